@@ -1,0 +1,53 @@
+# Everything a contributor runs. Each target builds what it needs.
+#
+#   make demo    build .venv and search for the embedded model (report in reports/demo)
+#   make test    build .venv and run the tests
+#   make check   what CI runs: lint, types, tests
+#   make lock    resolve the versions in locks/ again
+
+PYTHON ?= python3
+STACK ?= ipex
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(STACK)
+DEMO ?= reports/demo
+
+.PHONY: demo test check lint types lock clean help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(READY): pyproject.toml locks/$(STACK).txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); sys.exit(None if ok else f"autotune needs Python 3.11 to 3.13, {sys.executable} is {v.major}.{v.minor}; run make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint locks/$(STACK).txt --editable '.[$(STACK),datasets,test,dev]'
+	touch $@
+
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/autotune search --model demo --time-budget 5m --output $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+# Versions only: no index addresses, so that an install asks whatever index its user has.
+lock: $(READY)
+	for stack in ipex torch; do \
+		$(BIN)/uv pip compile pyproject.toml --quiet --universal --no-header --no-annotate \
+			--no-emit-index-url --no-emit-find-links --python-version 3.11 \
+			--extra $$stack --extra datasets --extra test --extra dev \
+			--output-file locks/$$stack.txt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

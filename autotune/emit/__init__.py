@@ -1,0 +1,1 @@
+"""What a search leaves to run: best.yaml, launch.sh, the Hugging Face command line."""

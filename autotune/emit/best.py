@@ -1,0 +1,38 @@
+"""best.yaml: the chosen configuration, complete enough to run from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from autotune.records import Config, ModelSource, to_jsonable
+
+
+def best_yaml(
+    config: Config,
+    *,
+    source: ModelSource,
+    task: str,
+    max_seq_length: int,
+    doc_stride: int,
+    stack: dict[str, str],
+    host: dict[str, Any],
+    promise: dict[str, Any],
+) -> str:
+    """The file's text. `promise` is what was measured: objective, speedup, metrics."""
+    content = {
+        "format": 1,
+        "id": config.id,
+        "config": config.as_dict(),
+        "task": task,
+        "model": to_jsonable(source),
+        "max_seq_length": max_seq_length,
+        "doc_stride": doc_stride,
+        "promise": promise,
+        "stack": stack,
+        "host": host,
+    }
+    return "# Written by autotune search; run it with the launch.sh beside it.\n" + str(
+        yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    )

@@ -1,0 +1,97 @@
+"""A configuration as the command line of Hugging Face's example script.
+
+Flags differ between versions of transformers, and each is emitted only where that version
+honours it (read in the releases' trainer.py and training_args.py):
+
+- `--use_ipex` works from 4.49 to 4.52 and is silently ignored from 4.53 on;
+- `--jit_mode_eval` and `--no_cuda` are gone in 5.0, `--use_cpu` stays;
+- `--bf16` is autocast, `--bf16_full_eval` converts the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autotune.records import Config
+
+IPEX_SERIES = ((4, 49), (4, 52))
+EXAMPLES = "examples/pytorch/question-answering"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptLine:
+    """`argv` of the example script, the variables to set, and what neither can express."""
+
+    settings: Mapping[str, str]
+    argv: tuple[str, ...]
+    not_expressed: tuple[str, ...]
+    source: str  # where the script is
+
+
+def version_series(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def script_line(
+    config: Config,
+    *,
+    script: str,
+    transformers: str,
+    model: str,
+    data: str,
+    max_seq_length: int,
+    doc_stride: int,
+    output: str,
+) -> ScriptLine:
+    """The nearest command line of `script` under `transformers` (a version)."""
+    series = version_series(transformers)
+    flags: list[str] = []
+    missing: list[str] = []
+    mode, precision = str(config["mode"]), str(config["precision"])
+
+    flags.append("--no_cuda" if series < (5, 0) else "--use_cpu")
+    if mode in ("ipex", "ipex_jit"):
+        if IPEX_SERIES[0] <= series <= IPEX_SERIES[1]:
+            flags.append("--use_ipex")
+        else:
+            missing.append(f"mode={mode}: --use_ipex does nothing in transformers {transformers}")
+    if mode in ("jit", "ipex_jit"):
+        if series < (5, 0):
+            flags.append("--jit_mode_eval")
+        else:
+            missing.append(f"mode={mode}: --jit_mode_eval is gone in transformers {transformers}")
+    if precision == "bf16":
+        full = config.get("bf16_method") == "full"
+        flags.append("--bf16_full_eval" if full else "--bf16")
+    elif precision != "fp32":
+        missing.append(f"precision={precision}: the script has no such flag")
+    if config.get("auto_kernel_selection"):
+        missing.append("auto_kernel_selection=true: the Trainer does not pass it to ipex.optimize")
+    attention = config.get("attention")
+    if attention == "eager":
+        missing.append("attention=eager: the script takes the model's default")
+    padding = str(config["padding"])
+    flags += ["--pad_to_max_length", str(padding == "max_length")]
+    if padding in ("length_sorted", "buckets"):
+        missing.append(f"padding={padding}: the script pads to the longest of each batch, unsorted")
+    if config.get("pinning", "none") != "none":
+        missing.append(f"pinning={config['pinning']}: start it under taskset")
+    return ScriptLine(
+        settings={"OMP_NUM_THREADS": str(config["threads"])},
+        argv=(
+            "python",
+            script,
+            *("--model_name_or_path", model),
+            *("--validation_file", data),
+            "--do_eval",
+            *("--max_seq_length", str(max_seq_length)),
+            *("--doc_stride", str(doc_stride)),
+            *("--per_device_eval_batch_size", str(config["batch_size"])),
+            *flags,
+            *("--output_dir", output),
+        ),
+        not_expressed=tuple(missing),
+        source=f"{EXAMPLES}/{script} at tag v{transformers} of huggingface/transformers",
+    )

@@ -1,0 +1,106 @@
+"""The machine as this process may use it: what affinity and cgroups leave of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from autotune.host.isa import instruction_sets
+from autotune.host.limits import Limits, cgroup_limits
+from autotune.host.topology import Cpu, cpu_model, parse_cpuinfo, parse_cpulist
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One machine, after affinity mask and cgroup limits."""
+
+    model_name: str
+    cpus: tuple[Cpu, ...]  # every online CPU of the machine
+    allowed: tuple[int, ...]  # CPU numbers in this process's affinity mask
+    cpu_quota: float | None  # CPUs' worth of time the cgroups allow, None: no limit
+    memory_bytes: int  # the machine's memory, or the cgroup limit where smaller
+    memory_limited: bool
+    instruction_sets: tuple[str, ...]
+    kernel: str
+
+    @property
+    def usable(self) -> tuple[Cpu, ...]:
+        return tuple(cpu for cpu in self.cpus if cpu.number in self.allowed)
+
+    @property
+    def cores(self) -> int:
+        """Physical cores the process may keep busy: min(affinity, floor of quota), at least 1."""
+        physical = len({(cpu.socket, cpu.core) for cpu in self.usable})
+        if self.cpu_quota is not None:
+            physical = min(physical, int(self.cpu_quota))
+        return max(1, physical)
+
+    @property
+    def sockets(self) -> int:
+        return len({cpu.socket for cpu in self.usable})
+
+    @property
+    def nodes(self) -> int:
+        return len({cpu.node for cpu in self.usable})
+
+    @property
+    def threads_per_core(self) -> int:
+        """SMT siblings a core has on this machine, allowed or not."""
+        cores = len({(cpu.socket, cpu.core) for cpu in self.cpus})
+        return max(1, len(self.cpus) // max(1, cores))
+
+    def compact(self, threads: int) -> tuple[int, ...]:
+        """The first `threads` allowed CPUs, one a physical core, socket by socket."""
+        chosen: dict[tuple[int, int], int] = {}
+        for cpu in sorted(self.usable, key=lambda c: (c.node, c.socket, c.core, c.number)):
+            chosen.setdefault((cpu.socket, cpu.core), cpu.number)
+        return tuple(chosen.values())[:threads]
+
+    def fingerprint(self) -> dict[str, str | int | float | None]:
+        """What must be the same for a measurement to mean the same."""
+        return {
+            "model_name": self.model_name,
+            "cores": self.cores,
+            "sockets": self.sockets,
+            "threads_per_core": self.threads_per_core,
+            "cpu_quota": self.cpu_quota,
+            "memory_gib": round(self.memory_bytes / 2**30),
+            "instruction_sets": ",".join(self.instruction_sets),
+        }
+
+
+def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Host:
+    """Read this host. `root` and `allowed` stand in for `/` and the real mask in tests."""
+
+    def read(path: str) -> str | None:
+        try:
+            return (root / path.lstrip("/")).read_text()
+        except (OSError, ValueError):
+            return None
+
+    cpuinfo = read("/proc/cpuinfo") or ""
+    nodes: dict[int, int] = {}
+    for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*")):
+        listed = read(f"/sys/devices/system/node/{folder.name}/cpulist") or ""
+        nodes.update(dict.fromkeys(parse_cpulist(listed), int(folder.name[4:])))
+    cpus = parse_cpuinfo(cpuinfo, nodes)
+    mask = allowed if allowed is not None else frozenset(os.sched_getaffinity(0))
+    if not cpus:  # an architecture whose cpuinfo has no topology
+        cpus = tuple(Cpu(number=n, core=n, socket=0, node=nodes.get(n, 0)) for n in sorted(mask))
+    limits: Limits = cgroup_limits(read)
+    total = psutil.virtual_memory().total
+    limited = limits.memory_bytes is not None and limits.memory_bytes < total
+    return Host(
+        model_name=cpu_model(cpuinfo) or platform.machine(),
+        cpus=cpus,
+        allowed=tuple(sorted(mask)),
+        cpu_quota=limits.cpus,
+        memory_bytes=limits.memory_bytes if limited and limits.memory_bytes else total,
+        memory_limited=limited,
+        instruction_sets=instruction_sets(cpuinfo),
+        kernel=platform.release(),
+    )

@@ -1,0 +1,190 @@
+"""One worker process: started, asked, and ended with everything it started.
+
+Replies come over a pipe, one JSON object a line; standard output and error go to a log file.
+The orchestrator blocks while it waits, so that it takes nothing from what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from autotune.launch import Command, environment
+from autotune.records import FAILURE_KINDS, Failure, dumps
+from autotune.wire import WireError, loads
+
+MAX_REPLY_BYTES = 64 * 2**20
+LOG_TAIL_BYTES = 4000
+EXIT_GRACE_S = 5.0
+
+
+class WorkerFailed(Exception):
+    """A request that got no usable answer, and why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.kind}: {failure.detail}")
+        self.failure = failure
+
+
+def exit_failure(code: int) -> Failure:
+    """What an exit status says of a worker that ended without an answer."""
+    if code >= 0:
+        return Failure(kind="crash", detail=f"the worker exited with code {code} and no answer")
+    name = signal.Signals(-code).name
+    if -code == signal.SIGILL:
+        return Failure(
+            kind="illegal-instruction",
+            detail="SIGILL: a kernel was built for instructions this CPU lacks",
+        )
+    if -code == signal.SIGKILL:
+        return Failure(
+            kind="out-of-memory",
+            detail="killed with SIGKILL from outside, as the kernel does when memory runs out",
+        )
+    return Failure(kind="crash", detail=f"the worker was killed by {name}")
+
+
+class WorkerProcess:
+    """A worker in a process group of its own. Use as a context manager, or call `close`."""
+
+    def __init__(
+        self, command: Command, *, workdir: Path, caller: Mapping[str, str] | None = None
+    ) -> None:
+        self.workdir = workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._log_path = workdir / "worker.log"
+        self._next_id = 1
+        self._buffer = b""
+        requests_read, self._requests = os.pipe()
+        self._replies, replies_write = os.pipe()
+        argv = [
+            *command.argv,
+            *("--requests", str(requests_read)),
+            *("--replies", str(replies_write)),
+            *("--workdir", str(workdir.resolve())),
+            *("--parent", str(os.getpid())),
+        ]
+        try:
+            with self._log_path.open("wb") as log:
+                self._process = subprocess.Popen(
+                    argv,
+                    env=environment(command, os.environ if caller is None else caller),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(requests_read, replies_write),
+                    start_new_session=True,
+                )
+        except OSError:
+            os.close(self._requests)
+            os.close(self._replies)
+            raise
+        finally:
+            os.close(requests_read)
+            os.close(replies_write)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def request(self, op: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
+        """The `ok` of the reply. Raises WorkerFailed; after one that is not the worker's own
+        typed answer the process has been killed."""
+        number, self._next_id = self._next_id, self._next_id + 1
+        line = dumps({"id": number, "op": op, "args": arguments}) + "\n"
+        try:
+            self._send(line.encode())
+            reply = loads(self._receive(timeout_s))
+        except WireError as error:
+            self.close()
+            raise WorkerFailed(Failure(kind="protocol", detail=str(error)[:500])) from error
+        if not isinstance(reply, dict) or reply.get("id") != number:
+            self.close()
+            got = reply.get("id") if isinstance(reply, dict) else type(reply).__name__
+            raise WorkerFailed(
+                Failure(kind="protocol", detail=f"expected the reply to {number}, got {got!r}")
+            )
+        if set(reply) == {"id", "ok"}:
+            return reply["ok"]
+        failure = reply.get("failure")
+        if (
+            set(reply) == {"id", "failure"}
+            and isinstance(failure, dict)
+            and failure.get("kind") in FAILURE_KINDS
+            and isinstance(failure.get("detail"), str)
+        ):
+            raise WorkerFailed(Failure(kind=failure["kind"], detail=failure["detail"]))
+        self.close()
+        raise WorkerFailed(
+            Failure(kind="protocol", detail=f"reply has keys {sorted(map(str, reply))}")
+        )
+
+    def _send(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._requests, data) :]
+        except BrokenPipeError:
+            raise WorkerFailed(self._gone()) from None
+
+    def _receive(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select(
+                [self._replies], [], [], max(0.0, deadline - time.monotonic())
+            )
+            if not ready:
+                self.close()
+                raise WorkerFailed(
+                    Failure(kind="timeout", detail=f"no answer in {timeout_s:.0f} s")
+                )
+            chunk = os.read(self._replies, 1 << 20)
+            if not chunk:
+                raise WorkerFailed(self._gone())
+            self._buffer += chunk
+            if len(self._buffer) > MAX_REPLY_BYTES:
+                self.close()
+                raise WorkerFailed(
+                    Failure(kind="protocol", detail=f"a reply of over {MAX_REPLY_BYTES} bytes")
+                )
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _gone(self) -> Failure:
+        """Why the worker closed its end of the pipes."""
+        try:
+            code = self._process.wait(EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return Failure(kind="crash", detail="the worker closed its pipes but kept running")
+        self.close()
+        return exit_failure(code)
+
+    @property
+    def log(self) -> str:
+        """The end of what the worker wrote to standard output and error."""
+        try:
+            with self._log_path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - LOG_TAIL_BYTES))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Kill the whole process group, whatever state it is in, and reap it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for descriptor in (self._requests, self._replies):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._requests = self._replies = -1

@@ -1,0 +1,232 @@
+"""The values that cross process boundaries or are written to disk.
+
+Everything here is immutable and JSON-serialisable with `to_jsonable`. The orchestrator reads
+these records back through pydantic (`autotune.wire`), which checks every field; the worker
+builds them on interpreters without pydantic, so this module is standard library only.
+
+Units: seconds as float (`_s`), bytes as int (`_bytes`), logits in the model's own scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+Scalar = bool | int | float | str
+
+FAILURE_KINDS = (
+    "crash",  # the worker died: signal or exit code in the detail
+    "timeout",  # no reply in time; the process group was killed
+    "out-of-memory",  # MemoryError, or killed by the kernel
+    "illegal-instruction",  # SIGILL
+    "unsupported",  # this stack, host or model cannot run the configuration
+    "fallback",  # something else than what was asked would have run
+    "non-finite",  # NaN or infinity in the outputs
+    "inaccurate",  # measured, and outside the accuracy limit
+    "protocol",  # a reply that does not follow the wire format
+)
+
+HOPELESS = 1.5
+"""A configuration this many times slower than the leader is not measured to an interval."""
+
+STRICT = {"extra": "forbid", "allow_inf_nan": False}
+"""pydantic settings of every record: unknown fields and non-finite numbers are errors."""
+
+
+@dataclass(frozen=True, slots=True, eq=True)
+class Config:
+    """One value for every active knob. Equal values give equal `id`s, in any order."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    values: tuple[tuple[str, Scalar], ...]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Scalar]) -> Config:
+        return cls(values=tuple(sorted(values.items())))
+
+    def __getitem__(self, knob: str) -> Scalar:
+        return dict(self.values)[knob]
+
+    def get(self, knob: str, default: Scalar | None = None) -> Any:
+        return dict(self.values).get(knob, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return (knob for knob, _ in self.values)
+
+    def as_dict(self) -> dict[str, Scalar]:
+        return dict(self.values)
+
+    def only(self, knobs: frozenset[str]) -> Config:
+        """The part of this configuration that concerns `knobs`."""
+        return Config(values=tuple((k, v) for k, v in self.values if k in knobs))
+
+    @property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """How a worker loads the model: always in float32, always from `path` as given."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    path: str
+    head: str  # transformers auto class, e.g. "AutoModelForQuestionAnswering"
+    outputs: dict[str, str]  # model outputs to return -> one vector a "token" or a "feature"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a worker found out about the model while encoding the dataset."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    model_type: str
+    architecture: str
+    parameters: int
+    attention: str  # the implementation transformers picks by default
+    attentions: tuple[str, ...]  # those that load
+    max_positions: int | None
+    digest: str  # SHA-256 over config, tokenizer and weights
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One timed run over the whole workload."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    batch_s: tuple[float, ...]  # one entry a batch, in the order run
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.batch_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one configuration did: every sample, and what was really in effect."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    examples: int  # rows of the dataset in one pass
+    features: int  # model inputs in one pass (a long row gives several)
+    tokens: int  # without padding
+    padded_tokens: int  # with it
+    batch_features: tuple[int, ...]  # features in each batch of a pass
+    passes: tuple[Pass, ...]
+    phases_s: dict[str, float]  # import, load, prepare, warm_up, measure
+    peak_rss_bytes: int
+    effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
+    outputs_digest: str  # of the outputs of the last pass
+    outputs_repeatable: bool  # all passes gave the same outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """The gate's judgement of one configuration."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    metrics: dict[str, float]  # in percent, the task's main metric first
+    relative_drop: float  # of the main metric against the reference; negative is a gain
+    agreement: float  # share of predictions equal to the reference's, 0..1
+    max_abs_logit_difference: float
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a configuration has no valid measurement."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    kind: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAILURE_KINDS:
+            raise ValueError(f"failure kind must be one of {FAILURE_KINDS}, got {self.kind!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One configuration's outcome.
+
+    A trial that succeeded has `measurement` and `accuracy` and no `failure`. One that was
+    measured and rejected by the gate has all three.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    number: int
+    origin: str  # baseline, prior or search
+    config: Config
+    started: str  # ISO 8601, UTC
+    duration_s: float
+    measurement: Measurement | None = None
+    accuracy: Accuracy | None = None
+    failure: Failure | None = None
+    log: str = ""  # the tail of the worker's standard error, on failure
+
+    @property
+    def succeeded(self) -> bool:
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """How a worker measures one point: the stopping rule of `worker.measure`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    min_passes: int = 3
+    max_passes: int = 20
+    half_width: float = 0.03  # stop once the relative interval of the median is this narrow
+    budget_s: float = 10.0  # stop after the pass that crosses this, given min_passes
+    patience_s: float = 40.0  # stop after the pass that crosses this, whatever min_passes says
+    leader_s: float | None = None  # stop after a first pass over HOPELESS times this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFacts:
+    """One interpreter and what it can run."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    python: str  # path of the interpreter
+    python_version: str
+    versions: dict[str, str]  # distribution -> version, those installed only
+    ipex: str | None  # None: usable; otherwise why not, in words
+    # mode -> precision -> None (it runs) or why not
+    modes: dict[str, dict[str, str | None]] = field(default_factory=dict)
+
+
+def to_jsonable(record: Any) -> Any:
+    """A record as dicts, lists and scalars (`Config` as its dict of values)."""
+    if isinstance(record, Config):
+        return record.as_dict()
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_jsonable(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, Mapping):
+        return {str(key): to_jsonable(value) for key, value in record.items()}
+    if isinstance(record, tuple | list):
+        return [to_jsonable(item) for item in record]
+    return record
+
+
+def dumps(record: Any) -> str:
+    """One line of JSON. Raises ValueError on NaN or infinity."""
+    return json.dumps(to_jsonable(record), allow_nan=False, separators=(",", ":"))

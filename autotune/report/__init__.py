@@ -1,0 +1,1 @@
+"""What a search leaves to read: report.json for programs, report.md for people."""

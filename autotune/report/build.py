@@ -1,0 +1,155 @@
+"""report.json: the run as one value, from which every text is rendered.
+
+The schema is described in docs/report.md.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune import knobs
+from autotune.emit.huggingface import ScriptLine
+from autotune.records import Trial, to_jsonable
+from autotune.search.loop import FINAL, Result, leaders
+from autotune.search.objective import Objective, batch_percentiles, throughput
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a report says besides its trials."""
+
+    manifest: Mapping[str, Any]
+    metrics: Sequence[str]
+    objective: Objective
+    line: ScriptLine
+    elapsed_s: float
+
+
+def entry(trial: Trial, baseline: Trial, objective: Objective) -> dict[str, Any]:
+    """One measured trial with everything derived from its samples."""
+    measurement, base = trial.measurement, baseline.measurement
+    assert measurement is not None
+    assert base is not None
+    own = objective.interval(measurement)
+    accuracy = trial.accuracy
+    return {
+        "trial": trial.number,
+        "origin": trial.origin,
+        "id": trial.config.id,
+        "config": trial.config.as_dict(),
+        "description": knobs.describe(trial.config),
+        "objective": to_jsonable(own),
+        "speedup": to_jsonable(objective.speedup(own, objective.interval(base))),
+        "throughput": to_jsonable(throughput(measurement)),
+        "batch_s": batch_percentiles(measurement),
+        "padded_tokens": measurement.padded_tokens,
+        "tokens": measurement.tokens,
+        "peak_rss_bytes": measurement.peak_rss_bytes,
+        "phases_s": measurement.phases_s,
+        "effective": measurement.effective,
+        "metrics": accuracy.metrics if accuracy else None,
+        "relative_drop": accuracy.relative_drop if accuracy else None,
+        "agreement": accuracy.agreement if accuracy else None,
+        "max_abs_logit_difference": accuracy.max_abs_logit_difference if accuracy else None,
+        "failure": None if trial.failure is None else to_jsonable(trial.failure),
+    }
+
+
+def build(result: Result, context: Context) -> dict[str, Any]:
+    """The report of a finished search."""
+    objective, trials = context.objective, result.trials
+    searched = [t for t in trials if t.origin != FINAL]
+    # A configuration that was measured again is shown with its final measurement.
+    latest = {t.config.id: t for t in trials if t.measurement is not None}
+    allowed = leaders(list(latest.values()), objective, [t.origin for t in latest.values()])
+
+    per_mode: dict[str, Trial] = {}
+    for trial in allowed:
+        per_mode.setdefault(f"{trial.config['mode']} {trial.config['precision']}", trial)
+    for trial in sorted(
+        (t for t in latest.values() if not t.succeeded),
+        key=lambda t: objective.interval(t.measurement).median if t.measurement else 0.0,
+        reverse=objective.maximize,
+    ):
+        per_mode.setdefault(f"{trial.config['mode']} {trial.config['precision']}", trial)
+
+    failures: dict[str, list[Trial]] = collections.defaultdict(list)
+    for trial in searched:
+        if trial.failure is not None:
+            failures[trial.failure.kind].append(trial)
+    return {
+        "format": FORMAT,
+        "autotune": context.manifest["autotune"],
+        "created": context.manifest["created"],
+        "verdict": verdict(result, context),
+        "significant": result.significant,
+        "interrupted": result.interrupted,
+        "objective": {
+            "name": objective.name,
+            "unit": objective.unit,
+            "maximize": objective.maximize,
+        },
+        "metrics": list(context.metrics),
+        "elapsed_s": context.elapsed_s,
+        "trials": {
+            "measured": len(searched),
+            "succeeded": sum(t.succeeded for t in searched),
+            "failed": sum(not t.succeeded for t in searched),
+            "finals": len(trials) - len(searched),
+        },
+        "baseline": entry(result.baseline, result.baseline, objective),
+        "best": entry(result.best, result.baseline, objective),
+        "best_by_mode": [entry(t, result.baseline, objective) for t in per_mode.values()],
+        "failures": {
+            kind: [
+                {
+                    "trial": t.number,
+                    "description": knobs.describe(t.config),
+                    "detail": t.failure.detail if t.failure else "",
+                }
+                for t in failed
+            ]
+            for kind, failed in sorted(failures.items())
+        },
+        "unavailable": context.manifest["space"]["unavailable"],
+        "huggingface": {
+            "settings": dict(context.line.settings),
+            "argv": list(context.line.argv),
+            "not_expressed": list(context.line.not_expressed),
+            "source": context.line.source,
+        },
+        "model": context.manifest["model"],
+        "workload": context.manifest["workload"],
+        "host": context.manifest["host"],
+        "stack": context.manifest["stack"],
+        "launch_check": None,
+    }
+
+
+def verdict(result: Result, context: Context) -> str:
+    """The outcome in one sentence."""
+    objective = context.objective
+    best, base = result.best, result.baseline
+    assert best.measurement
+    assert best.accuracy
+    assert base.measurement
+    assert base.accuracy
+    main = context.metrics[0]
+    if not result.significant:
+        return (
+            "No significant gain: nothing measured is surely faster than the baseline "
+            f"({knobs.describe(base.config)}) within the accuracy limit; keep it."
+        )
+    own, other = objective.interval(best.measurement), objective.interval(base.measurement)
+    gain = objective.speedup(own, other)
+    return (
+        f"{knobs.describe(best.config)} is {gain.median:.1f}x as fast as the baseline "
+        f"({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "
+        f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
+        f"{base.accuracy.metrics[main]:.2f}."
+    )

@@ -1,0 +1,151 @@
+"""The report as Markdown, and its table for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("", "configuration", "speed", "interval", "speedup")
+
+
+def escape(text: str) -> str:
+    """Text inside a Markdown table or paragraph, with nothing that markup would act on."""
+    flat = " ".join(text.split())
+    for char in "\\`*_[]<>|":
+        flat = flat.replace(char, "\\" + char)
+    return flat
+
+
+def shown(value: float, objective: Mapping[str, Any]) -> str:
+    return f"{value:.1f}/s" if objective["maximize"] else f"{value * 1000:.2f} ms"
+
+
+def percent(drop: float) -> str:
+    """A relative change of the metric, as gain or loss."""
+    return f"{-drop:+.1%}"
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: baseline, the best of each mode and precision, best."""
+    header = [*COLUMNS, *(name.replace("_", " ") for name in report["metrics"]), "verdict"]
+    rows = [_row("baseline", report["baseline"], report)]
+    rows += [
+        _row(f"{e['config']['mode']} {e['config']['precision']}", e, report)
+        for e in report["best_by_mode"]
+    ]
+    rows.append(_row("best", report["best"], report))
+    return header, rows
+
+
+def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    objective, own = report["objective"], entry["objective"]
+    failure = entry["failure"]
+    metrics = entry["metrics"] or {}
+    return [
+        label,
+        entry["description"],
+        shown(own["median"], objective),
+        f"{shown(own['low'], objective)} to {shown(own['high'], objective)}",
+        f"{entry['speedup']['median']:.2f}x",
+        *(f"{metrics[name]:.2f}" if name in metrics else "-" for name in report["metrics"]),
+        failure["kind"] if failure else "allowed",
+    ]
+
+
+def launch_sentence(report: Mapping[str, Any]) -> str | None:
+    """What running the written script gave."""
+    check = report["launch_check"]
+    if check is None:
+        return None
+    if "error" in check:
+        return f"launch.sh failed: {check['error']}"
+    same = "same" if check["same_metrics"] else "DIFFERENT"
+    return (
+        f"launch.sh, run once after the search, reached {check['ratio']:.2f} of the reported "
+        f"speed with the {same} {report['metrics'][0]}."
+    )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """report.md."""
+    header, rows = table(report)
+    workload, model, stack = report["workload"], report["model"], report["stack"]
+    host = report["host"]
+    parts = [
+        f"# {escape(str(model['name']))}: {escape(str(workload['task']))}",
+        escape(report["verdict"]),
+    ]
+    sentence = launch_sentence(report)
+    if sentence:
+        parts.append(escape(sentence))
+    if report["interrupted"]:
+        parts.append("The search was interrupted; this is the best it had found.")
+    parts += [
+        "## Results",
+        _markdown_table(header, rows),
+        "Speeds are medians over passes of the whole workload. An interval is the narrowest "
+        "pair of order statistics that holds the median with 95% probability; below six "
+        "passes it is their range, which holds it with the probability in report.json "
+        "(`coverage`). `baseline` and `best` come from the finals, measured again after the "
+        "search in fresh processes.",
+        "## Search",
+        f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
+        f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed or "
+        f"were rejected; {report['trials']['finals']} final measurements.",
+    ]
+    if report["failures"]:
+        parts.append("### Failures")
+        parts.append(
+            "\n".join(
+                f"- **{kind}** ({len(items)}): {escape(items[0]['description'])}: "
+                f"{escape(items[0]['detail'])[:300]}"
+                for kind, items in report["failures"].items()
+            )
+        )
+    if report["unavailable"]:
+        parts.append("### Not available here")
+        parts.append(
+            "\n".join(
+                f"- {escape(name)}: {escape(why)}" for name, why in report["unavailable"].items()
+            )
+        )
+    line = report["huggingface"]
+    settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in line["settings"].items())
+    command = f"{settings} {shlex.join(line['argv'])}"
+    fence = "`" * (3 + _longest_run(command, "`"))
+    parts += [
+        "## Run it",
+        "`bash launch.sh` reproduces the best configuration. The nearest command line of "
+        f"Hugging Face's own script ({escape(line['source'])}):",
+        f"{fence}sh\n{command}\n{fence}",
+    ]
+    if line["not_expressed"]:
+        parts.append("It cannot express:")
+        parts.append("\n".join(f"- {escape(part)}" for part in line["not_expressed"]))
+    versions = ", ".join(f"{k} {v}" for k, v in stack["versions"].items())
+    parts += [
+        "## Where",
+        f"- host: {escape(str(host['model_name']))}, {host['cores']} cores, "
+        f"{host['memory_gib']} GiB",
+        f"- stack: Python {stack['python_version']}, {escape(versions)}",
+        f"- workload: {workload['examples']} examples, {workload['features']} features of at "
+        f"most {workload['max_seq_length']} tokens ({workload['tokens']} tokens in all)",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _longest_run(text: str, char: str) -> int:
+    longest = current = 0
+    for c in text:
+        current = current + 1 if c == char else 0
+        longest = max(longest, current)
+    return longest
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell if set(cell) == {"-"} else escape(cell) for cell in line) + " |"
+        for line in lines
+    )

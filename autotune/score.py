@@ -1,0 +1,96 @@
+"""Judging the replies of one measurement against a run's promise: what launch.sh ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from autotune.errors import ResumeError, SearchError
+from autotune.folder import RunFolder
+from autotune.records import Measurement, to_jsonable
+from autotune.runner import OUTPUTS_FILE, Expected, read_outputs
+from autotune.search.objective import objective_named
+from autotune.stats import Interval
+from autotune.tasks import task_named
+from autotune.wire import WireError, loads, parse
+from autotune.worker_files import EncodedFeatures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One measurement beside what the run promised."""
+
+    objective: str
+    measured: Interval
+    promised: float
+    metrics: dict[str, float]
+    promised_metrics: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """Measured performance over promised: above 1 is better than promised."""
+        one, other = self.measured.median, self.promised
+        return one / other if objective_named(self.objective).maximize else other / one
+
+    @property
+    def same_metrics(self) -> bool:
+        return self.metrics == self.promised_metrics
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "objective": self.objective,
+            "measured": to_jsonable(self.measured),
+            "promised": self.promised,
+            "ratio": self.ratio,
+            "metrics": self.metrics,
+            "promised_metrics": self.promised_metrics,
+            "same_metrics": self.same_metrics,
+        }
+
+
+def score(folder: RunFolder, work: Path) -> Score:
+    """Score the replies and outputs in `work` against the promise in `folder`.
+
+    Raises SearchError where the measurement failed, ResumeError where the run is damaged.
+    """
+    manifest = folder.read_manifest()
+    task = task_named(str(manifest["workload"]["task"]))
+    try:
+        best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
+        rows = task.load(str(folder.data.resolve()), None)
+        features = EncodedFeatures.load(folder.workload)
+        promise = best["promise"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:
+        raise ResumeError(f"{folder.path} is damaged: {error}") from error
+    expected = Expected(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
+    try:
+        replies = [loads(line) for line in (work / "replies.jsonl").read_bytes().splitlines()]
+        for reply in replies:
+            if "failure" in reply:
+                failure = reply["failure"]
+                raise SearchError(f"{failure['kind']}: {failure['detail']}")
+        measurement = parse(Measurement, replies[-1]["ok"])
+        outputs = read_outputs(work / OUTPUTS_FILE, task.outputs, expected)
+    except (OSError, IndexError, KeyError, TypeError, WireError) as error:
+        raise SearchError(f"the worker left no usable measurement: {error}") from error
+    objective = objective_named(str(promise["objective"]))
+    return Score(
+        objective=objective.name,
+        measured=objective.interval(measurement),
+        promised=float(promise["median"]),
+        metrics=task.score(rows, task.decode(rows, features, outputs)),
+        promised_metrics=dict(promise["metrics"]),
+    )
+
+
+def load_outputs(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a stored reference. Raises ResumeError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise ResumeError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,100 @@
+"""What a search optimises, read from the raw samples of a measurement."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from autotune.errors import InputError
+from autotune.records import Measurement
+from autotune.stats import Interval, median_interval, percentile
+
+PERCENTILES = (50, 90, 99)
+
+
+class Objective(ABC):
+    """A number to make better, with its interval over the passes of a measurement."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]  # for people
+    maximize: ClassVar[bool]
+
+    @abstractmethod
+    def interval(self, measurement: Measurement) -> Interval:
+        """The objective's median over passes and its interval, in seconds or examples/s."""
+
+    @abstractmethod
+    def shown(self, value: float) -> str:
+        """A value with its unit, for people."""
+
+    def value(self, measurement: Measurement) -> float:
+        return self.interval(measurement).median
+
+    def better(self, one: float, other: float) -> bool:
+        return one > other if self.maximize else one < other
+
+    def speedup(self, one: Interval, other: Interval) -> Interval:
+        """How many times better `one` is than `other`; the interval takes both ends apart."""
+        if not self.maximize:
+            one, other = other, one
+        return Interval(
+            median=one.median / other.median,
+            low=one.low / other.high,
+            high=one.high / other.low,
+            coverage=min(one.coverage, other.coverage),
+            samples=min(one.samples, other.samples),
+        )
+
+
+class Throughput(Objective):
+    """Examples a second over the whole workload, any batch."""
+
+    name: ClassVar[str] = "throughput"
+    unit: ClassVar[str] = "examples/s"
+    maximize: ClassVar[bool] = True
+
+    def interval(self, measurement: Measurement) -> Interval:
+        return pass_interval(measurement).inverse(measurement.examples)
+
+    def shown(self, value: float) -> str:
+        return f"{value:.1f}/s"
+
+
+class Latency(Objective):
+    """The 90th percentile of the time of one example, MLPerf's single-stream measure."""
+
+    name: ClassVar[str] = "latency"
+    unit: ClassVar[str] = "s (p90)"
+    maximize: ClassVar[bool] = False
+
+    def interval(self, measurement: Measurement) -> Interval:
+        return median_interval([percentile(p.batch_s, 90) for p in measurement.passes])
+
+    def shown(self, value: float) -> str:
+        return f"{value * 1000:.2f} ms"
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"throughput": Throughput, "latency": Latency}
+
+
+def objective_named(name: str) -> Objective:
+    """The objective registered as `name`. Raises InputError for an unknown one."""
+    if name not in OBJECTIVES:
+        raise InputError(f"--objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+    return OBJECTIVES[name]()
+
+
+def pass_interval(measurement: Measurement) -> Interval:
+    """The median time of a pass, in seconds."""
+    return median_interval([p.total_s for p in measurement.passes])
+
+
+def throughput(measurement: Measurement) -> Interval:
+    """Examples a second, whatever the objective of the search."""
+    return Throughput().interval(measurement)
+
+
+def batch_percentiles(measurement: Measurement) -> dict[str, float]:
+    """p50, p90 and p99 of the time of a batch over all passes, in seconds."""
+    samples = [s for p in measurement.passes for s in p.batch_s]
+    return {f"p{q}": percentile(samples, q) for q in PERCENTILES}

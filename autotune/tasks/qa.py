@@ -1,0 +1,212 @@
+"""Extractive question answering, SQuAD v1.1 rules.
+
+Encoding and decoding follow Hugging Face's run_qa.py: windows of the context that overlap by
+`doc_stride`, the 20 best starts and ends of each window, spans of at most 30 tokens. Scoring
+follows the official SQuAD v1.1 evaluation script (Rajpurkar et al. 2016).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.errors import DatasetError
+from autotune.tasks.base import Row, Task, Texts
+from autotune.tasks.files import hub_rows, read_json
+from autotune.worker_files import EncodedFeatures
+
+N_BEST = 20
+MAX_ANSWER_TOKENS = 30
+FIELDS = ("id", "question", "context", "answers")
+
+
+class QuestionAnswering(Task):
+    name: ClassVar[str] = "qa"
+    head: ClassVar[str] = "AutoModelForQuestionAnswering"
+    outputs: ClassVar[Mapping[str, str]] = {"start_logits": "token", "end_logits": "token"}
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
+    default_dataset: ClassVar[str] = "squad"
+    default_split: ClassVar[str] = "validation"
+    script: ClassVar[str] = "run_qa.py"
+
+    def load(self, dataset: str, split: str | None) -> list[Row]:
+        """SQuAD layout, nested or flattened; JSON, JSON lines, or a dataset id.
+
+        A flattened row is `{"id", "title", "context", "question", "answers": {"text": [...],
+        "answer_start": [...]}}`.
+        """
+        raw = read_json(dataset)
+        rows: Iterator[Any] = (
+            iter(hub_rows(dataset, split or self.default_split)) if raw is None else _rows(raw)
+        )
+        checked = [_checked(row, number, dataset) for number, row in enumerate(rows, start=1)]
+        if not checked:
+            raise DatasetError(f"{dataset} holds no questions; pass a file with at least one")
+        return checked
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        # Leading spaces in a question can push the context out of the window (run_qa.py).
+        return Texts(
+            text=[row["question"].lstrip() for row in rows],
+            text_pair=[row["context"] for row in rows],
+            windowed=True,
+        )
+
+    def decode(
+        self,
+        rows: Sequence[Row],
+        features: EncodedFeatures,
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+    ) -> list[str]:
+        assert features.offsets is not None
+        best: list[tuple[float, str]] = [(-np.inf, "")] * len(rows)
+        starts = features.starts
+        for feature, example in enumerate(features.example):
+            where = slice(starts[feature], starts[feature + 1])
+            span = best_span(
+                outputs["start_logits"][where],
+                outputs["end_logits"][where],
+                features.offsets[where],
+            )
+            if span is not None and span[0] > best[example][0]:
+                score, low, high = span
+                best[example] = (score, rows[example]["context"][low:high])
+        return [text for _, text in best]
+
+    def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
+        f1 = [
+            max(token_f1(prediction, answer) for answer in row["answers"]["text"])
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
+        exact = [
+            max(normalize(prediction) == normalize(answer) for answer in row["answers"]["text"])
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
+        return {
+            "f1": 100 * float(np.mean(f1)),
+            "exact_match": 100 * float(np.mean(exact)),
+        }
+
+    def write(self, rows: Sequence[Row], path: Path) -> None:
+        path.write_text(json.dumps({"data": list(rows)}, ensure_ascii=False), encoding="utf-8")
+
+
+def best_span(
+    start_logits: npt.NDArray[np.float32],
+    end_logits: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int32],
+) -> tuple[float, int, int] | None:
+    """The best answer in one window: (score, first character, last character + 1).
+
+    Logits have shape (tokens,), offsets (tokens, 2). None where no candidate span lies in the
+    context.
+    """
+    starts = np.argsort(-start_logits, kind="stable")[:N_BEST]
+    ends = np.argsort(-end_logits, kind="stable")[:N_BEST]
+    starts, ends = starts[offsets[starts, 0] >= 0], ends[offsets[ends, 0] >= 0]
+    if not len(starts) or not len(ends):
+        return None
+    length = ends[None, :] - starts[:, None] + 1
+    scores = start_logits[starts][:, None] + end_logits[ends][None, :]
+    scores = np.where((length >= 1) & (length <= MAX_ANSWER_TOKENS), scores, -np.inf)
+    i, j = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    if not np.isfinite(scores[i, j]):
+        return None
+    return float(scores[i, j]), int(offsets[starts[i], 0]), int(offsets[ends[j], 1])
+
+
+def normalize(answer: str) -> str:
+    """Lower case, without punctuation, articles and extra white space."""
+    text = "".join(char for char in answer.lower() if char not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """Harmonic mean of precision and recall over the words two answers share."""
+    predicted, expected = normalize(prediction).split(), normalize(answer).split()
+    shared = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(predicted), shared / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _rows(raw: Any) -> Iterator[Any]:
+    """Flattened rows of any of the layouts."""
+    items = raw.get("data") if isinstance(raw, dict) else raw
+    if not isinstance(items, list):
+        raise DatasetError(
+            "expected SQuAD layout: an object with a list `data`, a list of rows, or JSON lines "
+            f"with the fields {', '.join(FIELDS)}"
+        )
+    for item in items:
+        if not (isinstance(item, dict) and isinstance(item.get("paragraphs"), list)):
+            yield item
+            continue
+        for paragraph in item["paragraphs"]:
+            if not (isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)):
+                yield paragraph
+                continue
+            for question in paragraph["qas"]:
+                if not isinstance(question, dict):
+                    yield question
+                    continue
+                answers = question.get("answers")
+                if isinstance(answers, list) and all(isinstance(a, dict) for a in answers):
+                    answers = {
+                        "text": [a.get("text") for a in answers],
+                        "answer_start": [a.get("answer_start") for a in answers],
+                    }
+                yield {
+                    "id": question.get("id"),
+                    "title": item.get("title", ""),
+                    "context": paragraph.get("context"),
+                    "question": question.get("question"),
+                    "answers": answers,
+                }
+
+
+def _checked(row: Any, number: int, dataset: str) -> Row:
+    """A row with exactly the fields the task needs. Raises DatasetError."""
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"{dataset}, row {number}: expected an object, got {type(row).__name__}")
+    lacking = [field for field in FIELDS[1:] if row.get(field) is None]
+    if lacking:
+        raise DatasetError(
+            f"{dataset}, row {number} lacks {', '.join(lacking)}; question answering needs the "
+            f"fields {', '.join(FIELDS)}, it has {', '.join(sorted(map(str, row))) or 'none'}"
+        )
+    answers = row["answers"]
+    texts = answers.get("text") if isinstance(answers, Mapping) else None
+    positions = answers.get("answer_start") if isinstance(answers, Mapping) else None
+    if (
+        not isinstance(row["question"], str)
+        or not isinstance(row["context"], str)
+        or not isinstance(texts, Sequence)
+        or isinstance(texts, str)
+        or not all(isinstance(text, str) for text in texts)
+    ):
+        raise DatasetError(
+            f"{dataset}, row {number}: question and context must be text, and answers "
+            '{"text": [...], "answer_start": [...]}'
+        )
+    if not texts:
+        raise DatasetError(
+            f"{dataset}, row {number} has no answer; SQuAD v2's unanswerable questions are not "
+            "scored by this task: remove them from the file"
+        )
+    return {
+        "id": str(row.get("id") if row.get("id") is not None else number),
+        "title": str(row.get("title") or ""),
+        "context": row["context"],
+        "question": row["question"],
+        "answers": {"text": list(texts), "answer_start": list(positions or [])},
+    }

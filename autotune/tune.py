@@ -1,0 +1,499 @@
+"""One search from what the user asked to what it leaves: the `search` command without its
+printing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune import __version__, demo, knobs
+from autotune.accuracy import Gate, Reference
+from autotune.emit.best import best_yaml
+from autotune.emit.huggingface import script_line
+from autotune.emit.script import launch_script, requests
+from autotune.errors import InputError, ModelError, OutputError, ResumeError, SpaceError
+from autotune.folder import RunFolder, create, default_path, write
+from autotune.host import Host, detect
+from autotune.journal import Journal
+from autotune.launch import worker_command
+from autotune.records import ModelSource, StackFacts, to_jsonable
+from autotune.report.build import Context, build
+from autotune.report.text import markdown
+from autotune.runner import Outcome, ProcessRunner
+from autotune.score import load_outputs
+from autotune.search.loop import FINAL_RULE, Limits, Listener, Result, Search
+from autotune.search.objective import objective_named
+from autotune.search.study import Study, open_storage
+from autotune.space import (
+    Space,
+    SpaceFile,
+    Surroundings,
+    baseline,
+    compile_space,
+    load_space,
+    parse_overrides,
+)
+from autotune.tasks import task_named
+from autotune.tasks.base import Row, Task
+from autotune.workload import Workload, encode, probe, sample, start_worker
+
+DEFAULT_TIME_BUDGET_S = 600.0
+LAUNCH_TIMEOUT_S = 1800
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+PARTIAL = {".work", "trials.jsonl", "workload"}
+"""What a run killed before its manifest was written may have left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user asked for, checked only for type. Stored in the manifest."""
+
+    model: str
+    task: str = "qa"
+    dataset: str | None = None
+    dataset_split: str | None = None
+    space: str | None = None
+    objective: str = "throughput"
+    max_accuracy_drop: float = 0.01
+    trials: int | None = None
+    time_budget_s: float | None = None
+    seed: int = 0
+    max_seq_length: int = 384
+    doc_stride: int = 128
+    max_samples: int = 256
+    storage: str | None = None
+    overrides: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    trial_timeout_s: float = 600.0
+
+    @property
+    def limits(self) -> Limits:
+        budget = self.time_budget_s
+        if self.trials is None and budget is None:
+            budget = DEFAULT_TIME_BUDGET_S
+        return Limits(trials=self.trials, time_budget_s=budget)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A search that left its results in `folder`."""
+
+    folder: RunFolder
+    report: dict[str, Any]
+
+
+def resolve_model(name: str) -> str:
+    """A folder's absolute path, or a hub id as it is. Raises ModelError."""
+    if name == demo.NAME:
+        return str(demo.MODEL)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"--model {name}: the folder has no config.json; pass a model folder")
+        return str(path.resolve())
+    if path.exists():
+        raise ModelError(f"--model {name} is a file; pass the folder that holds config.json")
+    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+        raise ModelError(f"--model {name}: no such folder, and not a model id (owner/name)")
+    return name
+
+
+def resolve_space(name: str | None, task: Task) -> Path:
+    """A space file: a path, or the name of one that travels with the package."""
+    chosen = name or task.name
+    path = Path(chosen)
+    if path.suffix in (".yaml", ".yml") or os.sep in chosen:
+        return path
+    package = Path(__file__).parent
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if (folder / f"{chosen}.yaml").is_file():
+            return folder / f"{chosen}.yaml"
+        known = sorted(found.stem for found in folder.glob("*.yaml"))
+        if known:
+            raise SpaceError(
+                f"--space {chosen}: no such space; known: {', '.join(known)}, or pass a .yaml file"
+            )
+    raise SpaceError("the package's search_spaces are missing; reinstall autotune-cpu")
+
+
+def load_rows(settings: Settings, task: Task) -> list[Row]:
+    """The rows to score, at most `max_samples` of them. Raises DatasetError."""
+    dataset = settings.dataset
+    if dataset is None:
+        dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
+    return sample(task.load(dataset, settings.dataset_split), settings.max_samples)
+
+
+class Tuning:
+    """The `search` command. `run` may be called once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        output: Path | None,
+        resume: bool,
+        command_line: list[str],
+        listener: Listener,
+        announce: Callable[[str], None],
+    ) -> None:
+        if resume and output is None:
+            raise InputError("--resume needs the run to resume: pass --output reports/<run>")
+        self._settings = settings
+        self._command_line = command_line
+        self._listener = listener
+        self._announce = announce
+        self._resume = resume
+        self._task = task_named(settings.task)
+        self._objective = objective_named(settings.objective)
+        self._overrides = parse_overrides(settings.overrides)
+        self._space_path = resolve_space(settings.space, self._task)
+        self._space_file = load_space(self._space_path)
+        if self._space_file.task != self._task.name:
+            raise SpaceError(
+                f"{self._space_path} is a space for task {self._space_file.task}, "
+                f"not {self._task.name}"
+            )
+        self._model = resolve_model(settings.model)
+        self._output = output or default_path(settings.model, settings.task, datetime.now())
+
+    def run(self) -> Finished:
+        """Raises InputError (nothing is left half-written) or SearchError."""
+        rows = load_rows(self._settings, self._task)
+        host = detect()
+        fresh = not (self._resume and self._has_run())
+        existed = self._output.exists()
+        folder = create(self._output) if fresh else RunFolder(self._output)
+        try:
+            journal = Journal(folder.trials)
+        except OSError as error:
+            raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
+        try:
+            return self._run(folder, journal, rows, host, fresh)
+        except (InputError, KeyboardInterrupt):
+            if fresh and not journal.trials:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                if existed:
+                    folder.path.mkdir()
+            raise
+        finally:
+            folder.clean()
+            journal.close()
+
+    def _has_run(self) -> bool:
+        """Whether the folder to resume holds a run; one killed too early starts afresh."""
+        folder = RunFolder(self._output)
+        if folder.manifest.exists():
+            return True
+        if self._output.is_dir():
+            left = {path.name for path in self._output.iterdir()}
+            if left - PARTIAL:
+                raise ResumeError(f"--output {self._output} holds no run (no manifest.json)")
+            shutil.rmtree(self._output)
+        self._announce(f"{self._output} holds no run yet; starting it")
+        return False
+
+    def _run(
+        self, folder: RunFolder, journal: Journal, rows: list[Row], host: Host, fresh: bool
+    ) -> Finished:
+        settings, task = self._settings, self._task
+        folder.clean()
+        self._announce(f"encoding {len(rows)} examples and probing {sys.executable}")
+        with start_worker(host, sys.executable, folder.work / "setup") as worker:
+            stack = probe(worker, host)
+            self._check_modes(stack)
+            workload = encode(
+                worker,
+                task=task,
+                source=ModelSource(
+                    path=self._model,
+                    head=task.head,
+                    outputs=dict(task.outputs),
+                    revision=settings.revision,
+                    trust_remote_code=settings.trust_remote_code,
+                    allow_pickle=settings.allow_pickle,
+                ),
+                rows=rows,
+                max_seq_length=settings.max_seq_length,
+                doc_stride=settings.doc_stride,
+                folder=folder,
+            )
+        surroundings = Surroundings(
+            cores=host.cores,
+            attentions=workload.facts.attentions,
+            modes=stack.modes,
+            objective=self._objective.name,
+        )
+        space = compile_space(
+            self._space_file, surroundings, overrides=self._overrides, dropped=settings.dropped
+        )
+        storage = open_storage(settings.storage, folder.study)
+        manifest = self._manifest(workload, host, stack, space, surroundings)
+        if fresh:
+            folder.write_manifest(manifest)
+        else:
+            check_same(folder.read_manifest(), manifest)
+        result, elapsed_s = self._search(
+            folder, journal, workload, host, stack, space, surroundings, storage
+        )
+        return self._finish(folder, result, workload, host, stack, manifest, elapsed_s)
+
+    def _check_modes(self, stack: StackFacts) -> None:
+        """Refuse a mode the user named that cannot run, before the model is loaded."""
+        for mode in self._overrides.get("mode", []):
+            reasons = stack.modes.get(str(mode), {})
+            if reasons and all(reason is not None for reason in reasons.values()):
+                raise SpaceError(f"--set mode={mode}: {next(iter(reasons.values()))}")
+
+    def _manifest(
+        self,
+        workload: Workload,
+        host: Host,
+        stack: StackFacts,
+        space: Space,
+        surroundings: Surroundings,
+    ) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "autotune": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command_line": self._command_line,
+            "settings": {**asdict(settings), "output": str(self._output)},
+            "model": {
+                "name": settings.model,
+                "path": workload.source.path,
+                **to_jsonable(workload.facts),
+                "trust_remote_code": settings.trust_remote_code,
+                "allow_pickle": settings.allow_pickle,
+            },
+            "workload": {
+                "id": workload.id,
+                **workload.identity,
+                "examples": workload.expected.examples,
+                "features": workload.expected.features,
+                "tokens": workload.expected.tokens,
+            },
+            "objective": self._objective.name,
+            "max_accuracy_drop": settings.max_accuracy_drop,
+            "baseline": baseline(surroundings),
+            "space": {
+                "file": self._space_path.name,
+                "dimensions": {d.name: list(d.choices) for d in space.dimensions},
+                "digest": _space_digest(self._space_file, space),
+                "unavailable": dict(space.unavailable),
+            },
+            "host": {**host.fingerprint(), "kernel": host.kernel},
+            "stack": stack,
+        }
+
+    def _search(
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        workload: Workload,
+        host: Host,
+        stack: StackFacts,
+        space: Space,
+        surroundings: Surroundings,
+        storage: Any,
+    ) -> tuple[Result, float]:
+        settings = self._settings
+        gate = Gate(
+            task=self._task,
+            rows=workload.rows,
+            features=workload.features,
+            max_drop=settings.max_accuracy_drop,
+        )
+
+        def keep_reference(outcome: Outcome) -> None:
+            partial = folder.reference.with_name("partial.npz")
+            np.savez(partial, **dict(outcome.outputs))  # type: ignore[arg-type]
+            partial.replace(folder.reference)
+
+        def stored_reference() -> Reference | None:
+            if not folder.reference.exists():
+                return None
+            return gate.reference(load_outputs(folder.reference))
+
+        search = Search(
+            run_name=str(folder.path.resolve()),
+            space=space,
+            baseline=baseline(surroundings),
+            study=Study(
+                space,
+                storage=storage,
+                name=self._study_name(workload, host),
+                seed=settings.seed + len(journal.trials),
+                maximize=self._objective.maximize,
+            ),
+            runner=ProcessRunner(
+                host=host,
+                python=stack.python,
+                source=workload.source,
+                features=folder.workload,
+                expected=workload.expected,
+                workdir=folder.work / "trial",
+                timeout_s=settings.trial_timeout_s,
+            ),
+            gate=gate,
+            journal=journal,
+            objective=self._objective,
+            max_drop=settings.max_accuracy_drop,
+            limits=settings.limits,
+            keep_reference=keep_reference,
+            stored_reference=stored_reference,
+            listener=self._listener,
+            seed=settings.seed,
+        )
+        return search.run(), search.elapsed_s
+
+    def _study_name(self, workload: Workload, host: Host) -> str:
+        """One study for each workload, host and objective."""
+        canonical = json.dumps(host.fingerprint(), sort_keys=True)
+        fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return f"{workload.id}-{fingerprint}-{self._objective.name}"
+
+    def _finish(
+        self,
+        folder: RunFolder,
+        result: Result,
+        workload: Workload,
+        host: Host,
+        stack: StackFacts,
+        manifest: Mapping[str, Any],
+        elapsed_s: float,
+    ) -> Finished:
+        """Write what the search leaves, run the script, and write what that gave."""
+        settings, best = self._settings, result.best
+        line = script_line(
+            best.config,
+            script=self._task.script,
+            transformers=stack.versions["transformers"],
+            model=workload.source.path,
+            data=str(folder.data.relative_to(folder.path)),
+            max_seq_length=settings.max_seq_length,
+            doc_stride=settings.doc_stride,
+            output="run_qa_output",
+        )
+        plain = json.loads(json.dumps(to_jsonable(manifest)))
+        report = build(
+            result,
+            Context(
+                manifest=plain,
+                metrics=self._task.metrics,
+                objective=self._objective,
+                line=line,
+                elapsed_s=elapsed_s,
+            ),
+        )
+        write(
+            folder.best,
+            best_yaml(
+                best.config,
+                source=workload.source,
+                task=self._task.name,
+                max_seq_length=settings.max_seq_length,
+                doc_stride=settings.doc_stride,
+                stack={"python": stack.python, **stack.versions},
+                host=host.fingerprint(),
+                promise={
+                    "objective": self._objective.name,
+                    **report["best"]["objective"],
+                    "speedup": report["best"]["speedup"]["median"],
+                    "metrics": report["best"]["metrics"],
+                },
+            ),
+        )
+        write(folder.requests, requests(best.config, workload.source, FINAL_RULE))
+        script = launch_script(
+            worker_command(best.config, host, stack.python),
+            title=f"{settings.model}: {knobs.describe(best.config)}",
+            line=line,
+            scorer=(sys.executable, "-m", "autotune", "score"),
+        )
+        write(folder.launch, script, executable=True)
+        self._write_report(folder, report)
+        if not result.interrupted:
+            self._announce("running the launch script once")
+            report["launch_check"] = launch_check(folder)
+            self._write_report(folder, report)
+        return Finished(folder=folder, report=report)
+
+    def _write_report(self, folder: RunFolder, report: dict[str, Any]) -> None:
+        write(folder.report_json, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write(folder.report_markdown, markdown(report))
+
+
+def launch_check(folder: RunFolder) -> dict[str, Any]:
+    """Run launch.sh as a user would, and what it measured."""
+    try:
+        done = subprocess.run(
+            ["bash", str(folder.launch.resolve()), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=LAUNCH_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _space_digest(file: SpaceFile, space: Space) -> str:
+    text = file.model_dump_json() + repr(space.dimensions)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Whether a run may go on: same workload, question, space, host and stack.
+
+    Raises ResumeError with the first difference.
+    """
+    current = json.loads(json.dumps(to_jsonable(now)))
+    places = [
+        *(("workload", key) for key in current["workload"] if key != "id"),
+        ("objective",),
+        ("max_accuracy_drop",),
+        ("baseline",),
+        ("space", "digest"),
+        ("space", "unavailable"),
+        *(("host", key) for key in current["host"]),
+        ("stack", "python"),
+        ("stack", "versions"),
+    ]
+    for place in places:
+        before: Any = stored
+        after: Any = current
+        for key in place:
+            before = before.get(key) if isinstance(before, Mapping) else None
+            after = after.get(key)
+        if before != after:
+            raise ResumeError(
+                f"--resume: {' '.join(place)} of this run is {_short(before)}, now it is "
+                f"{_short(after)}; pass the same options, or start a new run"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,112 @@
+"""Encoded features, and the padded batches made of them. numpy only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.int64]
+Batch = dict[str, Array]
+"""Model inputs by name, each int64 of shape (batch, width)."""
+
+FEATURES_FILE = "features.npz"
+META_FILE = "features.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """The dataset as token ids, encoded once: ragged rows stored end to end.
+
+    `inputs` holds one flat int64 array of shape (tokens,) a model input; feature i is
+    `flat[starts[i]:starts[i + 1]]`. `pad` is the value that fills each input.
+    """
+
+    inputs: Mapping[str, Array]
+    lengths: Array  # (features,)
+    pad: Mapping[str, int]
+    padding_side: str
+    max_seq_length: int
+    examples: int
+
+    @classmethod
+    def load(cls, folder: str) -> Features:
+        with open(os.path.join(folder, META_FILE), encoding="utf-8") as file:
+            meta = json.load(file)
+        with np.load(os.path.join(folder, FEATURES_FILE), allow_pickle=False) as arrays:
+            return cls(
+                inputs={name: arrays[name].astype(np.int64) for name in meta["inputs"]},
+                lengths=arrays["lengths"].astype(np.int64),
+                pad=meta["pad"],
+                padding_side=meta["padding_side"],
+                max_seq_length=meta["max_seq_length"],
+                examples=meta["examples"],
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Sequence[int], width: int) -> Batch:
+        """Rows as one padded batch with its attention mask, `width` tokens wide."""
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        shape = (len(rows), width)
+        batch = {name: np.full(shape, self.pad[name], np.int64) for name in self.inputs}
+        batch["attention_mask"] = np.zeros(shape, np.int64)
+        for i, row in enumerate(rows):
+            length = int(self.lengths[row])
+            where = slice(0, length) if self.padding_side == "right" else slice(-length, None)
+            for name, flat in self.inputs.items():
+                batch[name][i, where] = flat[starts[row] : starts[row + 1]]
+            batch["attention_mask"][i, where] = 1
+        return batch
+
+    def unpad(self, output: npt.NDArray[np.float32], rows: Sequence[int]) -> list[np.ndarray]:
+        """A per-token output of shape (batch, width, ...) as one array a row, padding cut."""
+        lengths = [int(self.lengths[row]) for row in rows]
+        if self.padding_side == "right":
+            return [output[i, :length] for i, length in enumerate(lengths)]
+        return [output[i, -length:] for i, length in enumerate(lengths)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedBatch:
+    rows: tuple[int, ...]
+    width: int
+
+
+def plan(
+    lengths: Array,
+    *,
+    batch_size: int,
+    padding: str,
+    max_seq_length: int,
+    bucket_step: int = 0,
+) -> tuple[PlannedBatch, ...]:
+    """Which rows go together, and how wide.
+
+    - `max_length`: dataset order, every batch `max_seq_length` wide (the guides' default);
+    - `longest`: dataset order, as wide as the batch's longest row;
+    - `length_sorted`: rows ordered by length, longest first (so that the largest batch is
+      met first), as wide as the batch's longest row;
+    - `buckets`: as `length_sorted`, widths rounded up to a multiple of `bucket_step`, which
+      bounds the number of distinct shapes.
+    """
+    order = np.arange(len(lengths))
+    if padding in ("length_sorted", "buckets"):
+        order = np.argsort(-lengths, kind="stable")
+    planned = []
+    for start in range(0, len(order), batch_size):
+        rows = tuple(int(row) for row in order[start : start + batch_size])
+        width = max(int(lengths[row]) for row in rows)
+        if padding == "max_length":
+            width = max_seq_length
+        elif padding == "buckets":
+            width = min(-(-width // bucket_step) * bucket_step, max_seq_length)
+        elif padding not in ("longest", "length_sorted"):
+            raise ValueError(f"unknown padding {padding!r}")
+        planned.append(PlannedBatch(rows=rows, width=width))
+    return tuple(planned)

@@ -1,0 +1,104 @@
+"""Intel Extension for PyTorch: `ipex.optimize`, with or without the graph (jit) mode.
+
+Source: https://intel.github.io/intel-extension-for-pytorch/cpu/2.8.0+cpu/ and the Hugging
+Face guide on CPU inference (`--use_ipex`, `--jit_mode_eval`).
+Precisions: fp32; bf16 (weights converted, the rest by autocast).
+Versions: IPEX 2.8 needs torch 2.8 and AVX2; bf16 needs AVX-512. Runs on AMD too.
+Limits: packed weights are tied to the number of OpenMP threads, so threads never change
+inside a process. `auto_kernel_selection` (fp32) lets oneDNN instead of MKL run Linear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from autotune.errors import TrialFailure
+from autotune.records import ModelSource, Scalar
+from autotune.worker.batches import Batch
+from autotune.worker.engines import torch_model
+from autotune.worker.engines.base import Engine, Environment, Prepared
+from autotune.worker.engines.jit import trace
+from autotune.worker.engines.torch_model import Runnable, autocast
+
+AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
+
+
+def import_ipex() -> Any:
+    """The extension's module. Raises TrialFailure `unsupported` where it cannot be used.
+
+    On a torch it was not built for, or below AVX2, its import ends the interpreter or raises
+    AttributeError, so everything is caught.
+    """
+    try:
+        import intel_extension_for_pytorch as ipex
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise TrialFailure(
+            "unsupported", f"intel_extension_for_pytorch does not load: {reason}"
+        ) from error
+    return ipex
+
+
+def optimized(
+    source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
+) -> tuple[Runnable, dict[str, Scalar]]:
+    """The model through `ipex.optimize`, and how many modules it replaced.
+
+    Raises TrialFailure `fallback` where it replaced none: eager would have been measured.
+    """
+    ipex = import_ipex()
+    model, _ = torch_model.load(source, str(options["attention"]))
+    bf16 = options["precision"] == "bf16"
+    context = autocast if bf16 else contextlib.nullcontext
+    example = {name: torch.from_numpy(array) for name, array in samples[0].items()}
+    with torch.no_grad(), context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = ipex.optimize(
+            model,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            inplace=True,
+            auto_kernel_selection=bool(options.get("auto_kernel_selection", False)),
+            sample_input=tuple(example.values()),
+        )
+    packed = sum(
+        type(module).__module__.startswith("intel_extension_for_pytorch")
+        for module in model.modules()
+    )
+    wanted = bf16 or bool(options.get("auto_kernel_selection", False))
+    if wanted and not packed:
+        raise TrialFailure("fallback", "ipex.optimize replaced no module of this model")
+    return Runnable(model, tuple(source.outputs), context), {"ipex_modules": packed}
+
+
+class IpexEngine(Engine):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
+
+    @classmethod
+    def unsupported(cls, precision: str, environment: Environment) -> str | None:
+        if environment.ipex is not None:
+            return environment.ipex
+        if precision == "bf16" and not environment.instruction_sets >= AVX512_FOR_BF16:
+            return "IPEX packs bf16 weights with AVX-512 (BW, VL, DQ), which this CPU lacks"
+        return torch_model.unsupported_precision(precision, environment)
+
+    def prepare(
+        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
+    ) -> Prepared:
+        runnable, effective = optimized(source, options, samples)
+        return Prepared(call=runnable, effective=effective)
+
+
+class IpexJitEngine(IpexEngine):
+    """Graph mode: the optimised model traced and frozen, where IPEX fuses operators."""
+
+    def prepare(
+        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
+    ) -> Prepared:
+        runnable, effective = optimized(source, options, samples)
+        call, difference = trace(runnable, samples, str(options["precision"]))
+        return Prepared(call=call, effective={**effective, "trace_difference": difference})

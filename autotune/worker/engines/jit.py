@@ -1,0 +1,72 @@
+"""TorchScript: the model traced once with dict inputs, then frozen.
+
+Source: https://docs.pytorch.org/docs/2.8/generated/torch.jit.trace.html and the Hugging Face
+guide on CPU inference. Deprecated from torch 2.11, still present in 2.13.
+Precisions: as eager. Limits: a trace is a recording; it is compared with the module it was
+made from on shorter, longer and odd batches, and refused where it differs. A tracing error
+is a `fallback` failure with the tracer's words, never a silent return to eager.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+
+from autotune.errors import TrialFailure
+from autotune.records import ModelSource, Scalar
+from autotune.worker.batches import Batch
+from autotune.worker.engines import torch_model
+from autotune.worker.engines.base import Call, Engine, Environment, Prepared
+from autotune.worker.engines.torch_model import Runnable
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "int8_dynamic": 5e-2}
+"""Largest relative difference allowed between a trace and the module it was made from."""
+
+
+def trace(runnable: Runnable, samples: Sequence[Batch], precision: str) -> tuple[Call, float]:
+    """The traced and frozen callable, and its largest difference from `runnable`.
+
+    Raises TrialFailure `fallback` when tracing or freezing fails, `inaccurate` when the
+    trace is not valid for the shapes of `samples`.
+    """
+    # Without this, a texpr fusion group is compiled anew for every shape (IPEX's own advice
+    # for dynamic shapes).
+    torch._C._jit_set_texpr_fuser_enabled(False)
+    example = {name: torch.from_numpy(array) for name, array in samples[0].items()}
+    with torch.no_grad(), runnable.context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TracerWarnings: judged by comparing, below
+        try:
+            traced = torch.jit.trace(
+                runnable.model,
+                example_kwarg_inputs=example,
+                check_trace=False,  # compared below, on other shapes than the example's
+                strict=False,  # lets the model return its outputs by name
+            )
+            traced = torch.jit.freeze(traced)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).strip()}"
+            raise TrialFailure("fallback", f"torch.jit.trace failed: {reason}") from error
+    # Autocast's conversions are part of the trace: it needs no context of its own.
+    call = Runnable(traced, runnable.outputs)
+    call(samples[0])  # the profiling executor records, then optimises
+    call(samples[0])
+    return call, torch_model.compare(runnable, call, samples, TOLERANCE[precision])
+
+
+class JitEngine(Engine):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_dynamic")
+
+    @classmethod
+    def unsupported(cls, precision: str, environment: Environment) -> str | None:
+        return torch_model.unsupported_precision(precision, environment)
+
+    def prepare(
+        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
+    ) -> Prepared:
+        model, _ = torch_model.load(source, str(options["attention"]))
+        runnable = torch_model.at_precision(model, source, options)
+        call, difference = trace(runnable, samples, str(options["precision"]))
+        return Prepared(call=call, effective={"trace_difference": difference})

@@ -1,0 +1,154 @@
+"""Loading a transformers model and giving it a precision: what all torch engines share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from autotune.errors import TrialFailure
+from autotune.records import ModelSource, Scalar
+from autotune.worker.batches import Batch
+from autotune.worker.engines.base import Environment
+
+BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
+    """The model in float32 and evaluation mode, and the weights its checkpoint lacks.
+
+    Raises TrialFailure `unsupported` where the model has no such attention implementation,
+    and whatever transformers raises for a model it cannot find.
+    """
+    # transformers 5 calls the argument `dtype` and takes the checkpoint's by default.
+    dtype_name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    arguments: dict[str, Any] = {
+        dtype_name: torch.float32,
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
+        "output_loading_info": True,
+    }
+    if not source.allow_pickle:
+        arguments["use_safetensors"] = True
+    if attention is not None:
+        arguments["attn_implementation"] = attention
+    head = getattr(transformers, source.head)
+    try:
+        model, info = head.from_pretrained(source.path, **arguments)
+    except ValueError as error:
+        if attention is not None and "attention" in str(error).lower():
+            raise TrialFailure("unsupported", f"attention={attention}: {error}") from error
+        raise
+    if attention is not None and model.config._attn_implementation != attention:
+        raise TrialFailure(
+            "fallback", f"asked for {attention} attention, got {model.config._attn_implementation}"
+        )
+    return model.eval(), sorted(info["missing_keys"])
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A model at its precision, and the context its forward pass needs."""
+
+    model: Any  # called with tensors by name, returns outputs by name
+    outputs: tuple[str, ...]
+    context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+
+    def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
+        with torch.no_grad(), self.context():
+            outputs = self.model(**{name: torch.from_numpy(a) for name, a in batch.items()})
+            return [outputs[name].float().numpy() for name in self.outputs]
+
+
+def autocast() -> AbstractContextManager[Any]:
+    """bfloat16 autocast without its weight cache, which breaks tracing (torch 2.8 to 2.13)."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
+
+
+def at_precision(
+    model: torch.nn.Module, source: ModelSource, options: Mapping[str, Scalar]
+) -> Runnable:
+    """Apply the precision of `options` to a float32 model with torch's own means.
+
+    bf16 with `bf16_method: autocast` keeps weights, normalisation and softmax in float32
+    (Trainer's `--bf16`); `full` converts the whole model (`--bf16_full_eval`). int8_dynamic
+    replaces each Linear by one with int8 weights, activations quantised per batch.
+    """
+    precision, outputs = options["precision"], tuple(source.outputs)
+    if precision == "fp32":
+        return Runnable(model, outputs)
+    if precision == "bf16":
+        if options["bf16_method"] == "full":
+            model = model.to(torch.bfloat16)
+            return Runnable(model, outputs)
+        return Runnable(model, outputs, autocast)
+    if precision == "int8_dynamic":
+        linear = sum(type(m) is torch.nn.Linear for m in model.modules())
+        model = torch.ao.quantization.quantize_dynamic(
+            model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+        )
+        left = sum(type(m) is torch.nn.Linear for m in model.modules())
+        if linear == 0 or left:
+            raise TrialFailure(
+                "fallback", f"{left} of {linear} Linear modules were not quantised to int8"
+            )
+        return Runnable(model, outputs)
+    raise TrialFailure("unsupported", f"precision {precision!r} is not one of torch's own")
+
+
+def unsupported_precision(precision: str, environment: Environment) -> str | None:
+    """What the instruction sets rule out for torch's own kernels."""
+    sets = environment.instruction_sets
+    if precision == "bf16" and not sets & BF16_SETS:
+        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
+    if precision == "int8_dynamic" and "avx2" not in sets:
+        return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
+    return None
+
+
+def compare(
+    reference: Callable[[Batch], Sequence[npt.NDArray[np.float32]]],
+    candidate: Callable[[Batch], Sequence[npt.NDArray[np.float32]]],
+    samples: Sequence[Batch],
+    tolerance: float,
+) -> float:
+    """Largest difference over all samples, relative to the reference's largest logit.
+
+    Raises TrialFailure `inaccurate` with the shape where it exceeds `tolerance`.
+    """
+    worst = 0.0
+    for batch in samples:
+        shape = batch["attention_mask"].shape
+        real = batch["attention_mask"].astype(bool)
+        for expected, actual in zip(reference(batch), candidate(batch), strict=True):
+            if actual.shape != expected.shape:
+                raise TrialFailure(
+                    "inaccurate",
+                    f"output has shape {actual.shape}, eager {expected.shape}, on batch {shape}",
+                )
+            if expected.shape[:2] == real.shape:  # what padding tokens get is nobody's answer
+                expected, actual = expected[real], actual[real]
+            scale = max(float(np.abs(expected).max()), 1.0)
+            difference = float(np.abs(actual - expected).max()) / scale
+            worst = max(worst, difference)
+            if not difference <= tolerance:
+                raise TrialFailure(
+                    "inaccurate",
+                    f"differs from eager by {difference:.2g} (limit {tolerance:.2g}) on a batch "
+                    f"of shape {shape}: the prepared graph is not valid for other shapes",
+                )
+    return worst
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and repeated advice out of the worker's log."""
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,0 +1,107 @@
+"""What this interpreter has and which engines can run on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+
+from autotune.errors import TrialFailure
+from autotune.records import StackFacts
+from autotune.worker.engines.base import Environment
+
+DISTRIBUTIONS = (
+    "torch",
+    "transformers",
+    "intel-extension-for-pytorch",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+)
+IMPORT_TIMEOUT_S = 120
+
+
+def installed() -> dict[str, str]:
+    """Distribution -> version, of those of `DISTRIBUTIONS` that are installed."""
+    versions = {}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _series(version: str) -> str:
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def ipex_unusable(versions: dict[str, str]) -> str | None:
+    """Why IPEX cannot be used here, in words; None where it can.
+
+    Versions are compared first: on a mismatch the import may end the interpreter. Then it is
+    imported, in a process of its own, since below AVX2 it calls exit.
+    """
+    ipex, torch = versions.get("intel-extension-for-pytorch"), versions.get("torch")
+    if ipex is None:
+        return (
+            "intel-extension-for-pytorch is not installed in this stack; its last release, "
+            "2.8, needs torch 2.8: pip install 'autotune-cpu[ipex]' in an environment of its own"
+        )
+    if torch is None or _series(ipex) != _series(torch):
+        return (
+            f"intel-extension-for-pytorch {ipex} needs torch {_series(ipex)}.x, "
+            f"this stack has {torch}: pip install 'torch=={_series(ipex)}.*'"
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import intel_extension_for_pytorch"],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"importing intel-extension-for-pytorch took over {IMPORT_TIMEOUT_S} s"
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        last = words[-1] if words else "no message"
+        return f"importing intel-extension-for-pytorch failed: {last}"
+    return None
+
+
+def probe(instruction_sets: list[str]) -> StackFacts:
+    """This interpreter as a stack.
+
+    Raises TrialFailure `unsupported` where torch or transformers is missing or broken.
+    """
+    versions = installed()
+    for needed in ("torch", "transformers"):
+        if needed not in versions:
+            raise TrialFailure(
+                "unsupported",
+                f"{needed} is not installed for {sys.executable}; "
+                "pip install 'autotune-cpu[torch]' or 'autotune-cpu[ipex]'",
+            )
+    try:
+        from autotune.worker.engines import ENGINES, engine_class
+    except ImportError as error:
+        raise TrialFailure("unsupported", f"{sys.executable}: {error}") from error
+    ipex = ipex_unusable(versions)
+    environment = Environment(
+        instruction_sets=frozenset(instruction_sets), versions=versions, ipex=ipex
+    )
+    classes = {mode: engine_class(mode) for mode in ENGINES}
+    return StackFacts(
+        python=sys.executable,
+        python_version=platform.python_version(),
+        versions=versions,
+        ipex=ipex,
+        modes={
+            mode: {p: found.unsupported(p, environment) for p in found.precisions}
+            for mode, found in classes.items()
+        },
+    )

@@ -1,0 +1,50 @@
+"""Reading what a worker's `encode` wrote: the orchestrator's side of features.npz."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.wire import WireError
+
+FEATURES_FILE = "features.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedFeatures:
+    """Where each feature's tokens came from. Ragged: tokens of all features end to end."""
+
+    lengths: npt.NDArray[np.int32]  # (features,)
+    example: npt.NDArray[np.int32]  # (features,): row of the dataset
+    offsets: npt.NDArray[np.int32] | None  # (tokens, 2): characters, (-1, -1) for no context
+
+    @classmethod
+    def load(cls, folder: Path) -> EncodedFeatures:
+        """Raises WireError where the file is not what a worker writes."""
+        try:
+            with np.load(folder / FEATURES_FILE, allow_pickle=False) as arrays:
+                loaded = cls(
+                    lengths=arrays["lengths"],
+                    example=arrays["example"],
+                    offsets=arrays.get("offsets"),
+                )
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise WireError(f"{folder / FEATURES_FILE} cannot be read: {error}") from error
+        if loaded.example.shape != loaded.lengths.shape:
+            raise WireError("features.npz: lengths and example differ in shape")
+        if loaded.offsets is not None and loaded.offsets.shape != (loaded.tokens, 2):
+            raise WireError("features.npz: offsets do not match the tokens")
+        return loaded
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """(features + 1,): feature i has tokens starts[i]:starts[i + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])

@@ -1,0 +1,150 @@
+"""A workload: one model, one task, the rows to run it on, and their features.
+
+Encoded once, by a worker with the model's own tokenizer; the same worker reports what the
+interpreter can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import DatasetError, ModelError, StackError
+from autotune.folder import RunFolder
+from autotune.host import Host
+from autotune.launch import worker_command
+from autotune.process import WorkerFailed, WorkerProcess
+from autotune.records import Config, ModelFacts, ModelSource, StackFacts, to_jsonable
+from autotune.runner import Expected
+from autotune.tasks.base import Row, Task
+from autotune.wire import WireError, parse
+from autotune.worker_files import EncodedFeatures
+
+PROBE_TIMEOUT_S = 300.0
+ENCODE_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Everything that decides what is measured, besides the configuration."""
+
+    source: ModelSource
+    facts: ModelFacts
+    rows: Sequence[Row]
+    features: EncodedFeatures
+    identity: dict[str, str | int | None]
+
+    @property
+    def id(self) -> str:
+        canonical = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def expected(self) -> Expected:
+        return Expected(
+            examples=len(self.rows),
+            features=len(self.features.lengths),
+            tokens=self.features.tokens,
+        )
+
+
+def sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most `most` rows, evenly spaced over the dataset, in its order (0: all)."""
+    if not most or len(rows) <= most:
+        return list(rows)
+    return [rows[i * len(rows) // most] for i in range(most)]
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    text = json.dumps(list(rows), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def start_worker(host: Host, python: str, workdir: Path) -> WorkerProcess:
+    """A worker for requests that measure nothing, on all cores. Raises StackError."""
+    command = worker_command(Config.of({"threads": host.cores}), host, python)
+    try:
+        return WorkerProcess(command, workdir=workdir)
+    except OSError as error:
+        raise StackError(f"{python} cannot be started: {error.strerror}") from error
+
+
+def probe(worker: WorkerProcess, host: Host) -> StackFacts:
+    """What the worker's interpreter can run on `host`. Raises StackError."""
+    try:
+        reply = worker.request(
+            "probe",
+            {"instruction_sets": list(host.instruction_sets)},
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+        return parse(StackFacts, reply)
+    except WorkerFailed as failed:
+        words = _last_line(worker.log) if failed.failure.kind == "crash" else ""
+        raise StackError(f"{failed.failure.detail} {words}".strip()) from failed
+    except WireError as error:
+        raise StackError(f"the worker's answer makes no sense: {error}") from error
+
+
+def encode(
+    worker: WorkerProcess,
+    *,
+    task: Task,
+    source: ModelSource,
+    rows: Sequence[Row],
+    max_seq_length: int,
+    doc_stride: int,
+    folder: RunFolder,
+) -> Workload:
+    """Write rows and features into `folder.workload`.
+
+    Raises ModelError (not found, no head for the task, too few positions) or DatasetError
+    (nothing left to encode).
+    """
+    texts = task.texts(rows)
+    rows_file = worker.workdir / "rows.json"
+    rows_file.write_text(
+        json.dumps({"text": texts.text, "text_pair": texts.text_pair}), encoding="utf-8"
+    )
+    folder.workload.mkdir(exist_ok=True)
+    try:
+        reply = worker.request(
+            "encode",
+            {
+                "source": to_jsonable(source),
+                "rows_file": str(rows_file.resolve()),
+                "max_seq_length": max_seq_length,
+                "doc_stride": doc_stride if texts.windowed else None,
+                "folder": str(folder.workload.resolve()),
+            },
+            timeout_s=ENCODE_TIMEOUT_S,
+        )
+        facts = parse(ModelFacts, reply)
+        features = EncodedFeatures.load(folder.workload)
+    except WorkerFailed as failed:
+        raise ModelError(failed.failure.detail) from failed
+    except WireError as error:
+        raise ModelError(f"the worker's answer makes no sense: {error}") from error
+    if not len(features.lengths):
+        raise DatasetError("the dataset has nothing to encode")
+    task.write(rows, folder.data)
+    return Workload(
+        source=source,
+        facts=facts,
+        rows=rows,
+        features=features,
+        identity={
+            "task": task.name,
+            "model": facts.digest,
+            "rows": rows_digest(rows),
+            "max_seq_length": max_seq_length,
+            "doc_stride": doc_stride,
+        },
+    )
+
+
+def _last_line(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return f"({lines[-1]})" if lines else ""

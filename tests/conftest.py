@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    have_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    have_ipex = have_torch and importlib.util.find_spec("intel_extension_for_pytorch")
+    for item in items:
+        if item.get_closest_marker("model") and not have_torch:
+            item.add_marker(pytest.mark.skip(reason="needs torch and transformers"))
+        if item.get_closest_marker("ipex") and not have_ipex:
+            item.add_marker(pytest.mark.skip(reason="needs intel-extension-for-pytorch"))
+
+
+@pytest.fixture
+def autotune(tmp_path):
+    """The real command line in an empty folder: autotune("search", ...) -> CompletedProcess."""
+
+    def run(*arguments, cwd=None, timeout=300, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "autotune", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd or tmp_path,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The development models and data, where they are."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared")
+    return SHARED

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pytest
+
+from autotune.host import detect
+from autotune.host.isa import instruction_sets
+from autotune.host.limits import cgroup_limits
+from autotune.host.topology import parse_cpulist
+
+FLAGS = "fpu avx2 avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 amx_tile"
+
+
+def cpuinfo(*cpus, flags=FLAGS):
+    """(number, socket, core) triples as the kernel prints them."""
+    return "\n".join(
+        f"processor\t: {number}\nmodel name\t: Test CPU @ 2GHz\nphysical id\t: {socket}\n"
+        f"core id\t\t: {core}\nflags\t\t: {flags}\n"
+        for number, socket, core in cpus
+    )
+
+
+TWO_SOCKETS_SMT = cpuinfo(
+    *((n, n % 8 // 4, n % 4) for n in range(8)), *((n + 8, n % 8 // 4, n % 4) for n in range(8))
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+def test_smt_siblings_count_as_one_core(root):
+    host = detect(root({"/proc/cpuinfo": TWO_SOCKETS_SMT}), frozenset(range(16)))
+    assert (host.cores, host.sockets, host.threads_per_core) == (8, 2, 2)
+
+
+def test_affinity_to_both_siblings_of_a_core_is_one_core(root):
+    host = detect(root({"/proc/cpuinfo": TWO_SOCKETS_SMT}), frozenset({0, 8}))
+    assert (host.cores, host.sockets) == (1, 1)
+
+
+def test_compact_takes_one_cpu_a_core_on_one_socket_first(root):
+    host = detect(root({"/proc/cpuinfo": TWO_SOCKETS_SMT}), frozenset(range(16)))
+    assert host.compact(4) == (0, 1, 2, 3)
+    assert host.compact(5) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000", 1), ("50000", 1), ("400000", 4)])
+def test_quota_caps_the_cores(root, quota, cores):
+    host = detect(
+        root(
+            {
+                "/proc/cpuinfo": TWO_SOCKETS_SMT,
+                "/proc/self/cgroup": "0::/box\n",
+                "/sys/fs/cgroup/box/cpu.max": f"{quota} 100000\n",
+            }
+        ),
+        frozenset(range(16)),
+    )
+    assert host.cores == cores
+
+
+def test_machine_without_topology_counts_each_allowed_cpu(root):
+    host = detect(root({"/proc/cpuinfo": "processor : 0\nBogoMIPS : 50\n"}), frozenset({0}))
+    assert host.cores == 1
+
+
+def test_an_empty_machine_still_has_one_core(root):
+    assert detect(root({}), frozenset({0})).cores == 1
+
+
+def test_numa_nodes_come_from_sysfs(root):
+    host = detect(
+        root(
+            {
+                "/proc/cpuinfo": cpuinfo(*((n, 0, n) for n in range(4))),
+                "/sys/devices/system/node/node0/cpulist": "0-1\n",
+                "/sys/devices/system/node/node1/cpulist": "2-3\n",
+            }
+        ),
+        frozenset(range(4)),
+    )
+    assert host.nodes == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-3,8", [0, 1, 2, 3, 8]), ("5\n", [5]), ("", []), ("0,2-3", [0, 2, 3])],
+)
+def test_cpulist(text, numbers):
+    assert parse_cpulist(text) == numbers
+
+
+def test_instruction_sets_are_those_every_cpu_has():
+    mixed = cpuinfo((0, 0, 0)) + "\n" + cpuinfo((1, 0, 1), flags="fpu avx2")
+    assert instruction_sets(mixed) == ("avx2",)
+    assert "avx512_bf16" in instruction_sets(cpuinfo((0, 0, 0)))
+    assert instruction_sets("") == ()
+
+
+def reader(files):
+    return files.get
+
+
+def test_v2_limits_are_searched_on_every_level():
+    limits = cgroup_limits(
+        reader(
+            {
+                "/proc/self/cgroup": "0::/a/b\n",
+                "/sys/fs/cgroup/a/b/cpu.max": "max 100000",
+                "/sys/fs/cgroup/a/b/memory.max": "max",
+                "/sys/fs/cgroup/a/cpu.max": "250000 100000",
+                "/sys/fs/cgroup/a/memory.max": "1073741824",
+            }
+        )
+    )
+    assert (limits.cpus, limits.memory_bytes) == (2.5, 2**30)
+
+
+def test_v1_limits_are_read_where_the_controllers_are_mounted():
+    limits = cgroup_limits(
+        reader(
+            {
+                "/proc/self/cgroup": "4:memory:/job\n3:cpu,cpuacct:/job\n0::/\n",
+                "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "/sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+                "/sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "2147483648",
+            }
+        )
+    )
+    assert (limits.cpus, limits.memory_bytes) == (2.0, 2**31)
+
+
+def test_container_path_that_does_not_exist_falls_back_to_the_mount():
+    limits = cgroup_limits(
+        reader(
+            {
+                "/proc/self/cgroup": "0::/../../docker/abc\n",
+                "/sys/fs/cgroup/cpu.max": "100000 100000",
+            }
+        )
+    )
+    assert limits.cpus == 1.0
+
+
+def test_no_limits():
+    assert cgroup_limits(reader({})).cpus is None
+    v1 = {
+        "/proc/self/cgroup": "1:cpu:/\n",
+        "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+    }
+    assert cgroup_limits(reader(v1)).cpus is None

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from fakes import MODES, WITHOUT_IPEX, surroundings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import SpaceError
+from autotune.space import baseline, compile_space, load_space, parse_overrides
+
+QA = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
+
+
+@pytest.fixture
+def space_file(tmp_path):
+    def write(text):
+        path = tmp_path / "space.yaml"
+        path.write_text("version: 1\ntask: qa\n" + text)
+        return path
+
+    return write
+
+
+def compiled(path, *, where=None, **options):
+    return compile_space(load_space(path), where or surroundings(), **options)
+
+
+def choices(space, knob):
+    return next(d.choices for d in space.dimensions if d.name == knob)
+
+
+def test_the_spaces_that_travel_are_valid():
+    for path in QA.parent.glob("*.yaml"):
+        for objective in ("throughput", "latency"):
+            for modes in (MODES, WITHOUT_IPEX):
+                space = compiled(path, where=surroundings(objective, modes=modes))
+                assert space.priors
+                assert all(space.violation(prior) is None for prior in space.priors)
+
+
+def test_priors_cover_every_mode_in_fp32_and_bf16():
+    covered = {(p["mode"], p["precision"]) for p in compiled(QA).priors}
+    assert covered >= {(m, p) for m in MODES for p in ("fp32", "bf16")}
+
+
+def test_auto_threads_are_powers_of_two_and_all_cores():
+    assert choices(compiled(QA, where=surroundings(cores=6)), "threads") == (1, 2, 4, 6)
+    assert choices(compiled(QA, where=surroundings(cores=1)), "threads") == (1,)
+
+
+def test_latency_runs_one_example_at_a_time():
+    space = compiled(QA, where=surroundings("latency"))
+    assert choices(space, "batch_size") == (1,)
+    assert all(config["padding"] != "length_sorted" for config in space.configs())
+
+
+def test_conditional_knobs_are_there_only_when_they_act():
+    for config in compiled(QA).configs():
+        assert ("bucket_step" in config) == (config["padding"] == "buckets")
+        assert ("bf16_method" in config) == (config["precision"] == "bf16")
+        assert ("auto_kernel_selection" in config) == str(config["mode"]).startswith("ipex")
+
+
+def test_modes_that_cannot_run_are_left_out_and_listed():
+    space = compiled(QA, where=surroundings(modes=WITHOUT_IPEX))
+    assert choices(space, "mode") == ("eager", "jit")
+    assert space.unavailable["ipex fp32"] == "IPEX is not installed"
+
+
+def test_every_config_is_built_once_and_allowed():
+    space = compiled(QA)
+    configs = list(space.configs())
+    assert len(configs) == len(set(configs)) > 1000
+    assert all(space.contains(config) for config in configs)
+
+
+@given(st.randoms())
+def test_sampled_configs_are_combinations_of_the_space(rng):
+    space = compiled(QA)
+    config = space.sample(rng)
+    assert space.contains(config) == (space.violation(config) is None)
+
+
+def test_neighbours_differ_in_one_knob_and_what_hangs_on_it():
+    space = compiled(QA)
+    config = space.priors[0]
+    neighbours = space.neighbours(config, frozenset({"batch_size", "padding"}))
+    assert neighbours
+    for other in neighbours:
+        changed = {k for k in {*config, *other} if config.get(k) != other.get(k)}
+        assert changed <= {"batch_size"} or changed <= {"padding", "bucket_step"}
+
+
+def test_set_narrows_and_drop_takes_the_default():
+    overrides = parse_overrides(["precision=bf16", "batch_size=4,64"])
+    space = compiled(QA, overrides=overrides, dropped=["attention"])
+    assert choices(space, "precision") == ("bf16",)
+    assert choices(space, "batch_size") == (4, 64)
+    assert choices(space, "attention") == ("sdpa",)
+    assert all(prior["precision"] == "bf16" for prior in space.priors)
+
+
+def test_ranges_step_or_double(space_file):
+    path = space_file(
+        "knobs: {mode: eager, batch_size: {range: {low: 2, high: 9, step: 3}},\n"
+        "  bucket_step: {range: {low: 16, high: 130, log: true}}, padding: buckets}\n"
+    )
+    space = compiled(path)
+    assert choices(space, "batch_size") == (2, 5, 8)
+    assert choices(space, "bucket_step") == (16, 32, 64, 128)
+
+
+def test_bounds_in_constraints(space_file):
+    path = space_file(
+        "knobs: {mode: eager, batch_size: [1, 8, 32]}\n"
+        "constraints: [{name: small, forbid: {batch_size: {min: 8}}, because: memory}]\n"
+    )
+    space = compiled(path)
+    assert [config["batch_size"] for config in space.configs()] == [1]
+    forbidden = space.sample(random.Random(0))
+    while forbidden["batch_size"] == 1:
+        forbidden = space.sample(random.Random(len(str(forbidden))))
+    assert space.violation(forbidden) == "small: memory"
+
+
+def test_baseline_is_what_the_user_has_today():
+    config = baseline(surroundings(cores=6))
+    assert config.as_dict() == {
+        "mode": "eager",
+        "precision": "fp32",
+        "attention": "sdpa",
+        "threads": 6,
+        "pinning": "none",
+        "batch_size": 8,
+        "padding": "max_length",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("knobs: [", "not valid YAML"),
+        ("knobs: {}\nsurprise: 1", "surprise: Extra inputs are not permitted; known keys"),
+        ("knobs: {colour: [red]}", "unknown knob 'colour'; known knobs: threads"),
+        ("knobs: {precision: [fp8]}", "precision must be one of fp32"),
+        ("knobs: {batch_size: [big]}", "batch_size must be a whole number"),
+        ("knobs: {batch_size: [true]}", "batch_size must be a whole number"),
+        ("knobs: {batch_size: [0]}", "batch_size must be at least 1"),
+        ("knobs: {batch_size: {range: {low: 9, high: 2}}}", "1 <= low <= high must hold"),
+        ("knobs: {batch_size: {range: {low: 1, high: 1000000000}}}", "may have 1000 values"),
+        ("knobs: {batch_size: {choices: [1], range: {low: 1, high: 2}}}", "either choices or"),
+        ("knobs: {batch_size: []}", "1 to 1000 values"),
+        ("knobs: {mode: {choices: [jit], when: {shape: 1}}}", "unknown knob 'shape'"),
+        ("knobs: {threads: {choices: [1], when: {mode: jit}}}", "is decided after threads"),
+        ("knobs: {mode: eager}\nconstraints: [{name: a}]", "constraints.0.forbid"),
+        ("knobs: {mode: eager}\npriors: [{speed: 1}]", "priors: unknown knob"),
+        ("knobs: {mode: eager, mode: jit}", "'mode' stands twice"),
+        ("a: &a [x]\nknobs: *a", "aliases"),
+        ("knobs: " + "[" * 3000, "not valid YAML|nested too deeply"),
+        ("knobs: !!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_malformed_spaces_are_refused_with_the_rule(space_file, text, message):
+    with pytest.raises(SpaceError, match=message):
+        compiled(space_file(text))
+
+
+def test_other_versions_and_tasks_of_the_format_are_refused(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("version: 2\ntask: qa\nknobs: {}\n")
+    with pytest.raises(SpaceError, match="version"):
+        load_space(path)
+
+
+def test_a_space_that_nothing_satisfies_names_what_is_in_the_way(space_file):
+    path = space_file(
+        "knobs: {mode: eager}\n"
+        "constraints: [{name: never, forbid: {mode: eager}, because: a test}]\n"
+    )
+    with pytest.raises(SpaceError, match="most often in the way: never: a test"):
+        compiled(path)
+
+
+def test_a_huge_space_that_nothing_satisfies_is_refused_too(space_file):
+    path = space_file(
+        "knobs:\n  mode: eager\n  padding: buckets\n"
+        "  batch_size: {range: {low: 1, high: 1000}}\n"
+        "  bucket_step: {range: {low: 8, high: 1007}}\n"
+        "constraints: [{name: never, forbid: {mode: eager}}]\n"
+    )
+    with pytest.raises(SpaceError, match="never"):
+        compiled(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["threads=99"], "at most the 4 cores"),
+        (["mode=warp"], "mode must be one of"),
+        (["batch_size=x"], "a whole number"),
+        (["nonsense=1"], "unknown knob"),
+        (["precision"], "--set takes KNOB=VALUE"),
+        (["precision="], "--set takes KNOB=VALUE"),
+        (["precision=fp32", "precision=bf16"], "given twice"),
+    ],
+)
+def test_overrides_that_cannot_be_honoured_are_errors(settings, message):
+    with pytest.raises(SpaceError, match=message):
+        compiled(QA, overrides=parse_overrides(settings))
+
+
+def test_a_mode_that_was_asked_for_must_run():
+    with pytest.raises(SpaceError, match="mode ipex cannot run here: IPEX is not installed"):
+        compiled(
+            QA,
+            where=surroundings(modes=WITHOUT_IPEX),
+            overrides=parse_overrides(["mode=ipex,jit"]),
+        )
+
+
+def test_dropping_an_unknown_knob_or_one_that_is_set_is_an_error():
+    with pytest.raises(SpaceError, match="unknown knob"):
+        compiled(QA, dropped=["colour"])
+    with pytest.raises(SpaceError, match="contradict"):
+        compiled(QA, overrides=parse_overrides(["mode=jit"]), dropped=["mode"])

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.stats import median_interval, percentile
+
+SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
+
+
+@given(SAMPLES)
+def test_interval_brackets_the_median_with_samples(samples):
+    interval = median_interval(samples)
+    assert interval.low <= interval.median <= interval.high
+    assert {interval.low, interval.high} <= set(samples)
+    assert interval.median == statistics.median(samples)
+
+
+@given(st.integers(min_value=6, max_value=200))
+def test_from_six_samples_on_the_coverage_is_at_least_95_percent(n):
+    assert median_interval([float(i) for i in range(n)]).coverage >= 0.95
+
+
+def test_coverage_is_the_binomial_probability():
+    # n=10: ranks 2 and 9, 1 - 2 (1 + 10) / 1024 (Conover, table A3)
+    interval = median_interval([float(i) for i in range(1, 11)])
+    assert (interval.low, interval.high) == (2, 9)
+    assert interval.coverage == pytest.approx(1 - 2 * 11 / 1024)
+
+
+def test_few_samples_say_how_little_they_cover():
+    assert median_interval([1.0]).coverage == 0
+    assert median_interval([1.0, 2.0, 3.0]).coverage == pytest.approx(0.75)
+
+
+def test_interval_covers_the_true_median_as_often_as_it_says():
+    rng = random.Random(3)
+    inside = 0
+    for _ in range(2000):
+        interval = median_interval([rng.lognormvariate(0, 1) for _ in range(9)])
+        inside += interval.low <= 1.0 <= interval.high
+    claimed = median_interval([float(i) for i in range(9)]).coverage
+    assert inside / 2000 == pytest.approx(claimed, abs=0.02)
+
+
+def test_inverse_turns_times_into_rates():
+    rate = median_interval([1.0, 2.0, 4.0]).inverse(8)
+    assert (rate.low, rate.median, rate.high) == (2, 4, 8)
+
+
+@given(SAMPLES, st.floats(min_value=0.1, max_value=100))
+def test_percentile_is_a_sample_with_that_share_at_or_below(samples, percent):
+    value = percentile(samples, percent)
+    at_or_below = sum(sample <= value for sample in samples)
+    assert value in samples
+    assert at_or_below >= math.ceil(percent / 100 * len(samples))
+
+
+@pytest.mark.parametrize("function", [median_interval, lambda s: percentile(s, 50)])
+def test_no_samples_are_refused(function):
+    with pytest.raises(ValueError, match="at least one sample"):
+        function([])
