@@ -147,13 +147,11 @@ def search(
 ) -> None:
     """Search for the best configuration of one model on this host."""
     with _reported(debug):
-        from autotune.tune import DEFAULT_TIME_BUDGET_S, Tuning
+        from autotune.tune import Tuning
 
         if resume and output is not None:
             options = _resumed(context, options, output)
         settings = _settings(options)
-        if settings.limits.trials is None and settings.time_budget_s is None:
-            say(f"no --trials and no --time-budget: searching for {clock(DEFAULT_TIME_BUDGET_S)}")
         finished = Tuning(
             settings,
             output=output,

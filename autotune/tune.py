@@ -248,6 +248,9 @@ class Tuning:
             folder.write_manifest(manifest)
         else:
             check_same(folder.read_manifest(), manifest)
+        if settings.trials is None and settings.time_budget_s is None:
+            minutes = DEFAULT_TIME_BUDGET_S / 60
+            self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         result, elapsed_s = self._search(
             folder, journal, workload, host, stack, space, surroundings, storage
         )

@@ -46,11 +46,17 @@ def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> lis
         label,
         entry["description"],
         shown(own["median"], objective),
-        f"{shown(own['low'], objective)} to {shown(own['high'], objective)}",
+        _range(own, objective),
         f"{entry['speedup']['median']:.2f}x",
         *(f"{metrics[name]:.2f}" if name in metrics else "-" for name in report["metrics"]),
         failure["kind"] if failure else "allowed",
     ]
+
+
+def _range(own: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
+    if own["samples"] == 1:
+        return "one pass"
+    return f"{shown(own['low'], objective)} to {shown(own['high'], objective)}"
 
 
 def launch_sentence(report: Mapping[str, Any]) -> str | None:

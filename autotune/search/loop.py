@@ -24,16 +24,15 @@ from autotune.search.objective import Objective, pass_interval
 from autotune.search.study import Study
 from autotune.space import Space
 
-FINALISTS = 3
+FINALISTS = 2
 PATIENCE = 15
 """Proposals in a row that are forbidden or known, before one is drawn at random instead."""
-RIDERS = 2
-PROMISING = 1.25
-"""A configuration at most this many times slower than the leader is worth RIDERS neighbours:
-points that differ in one point knob, measured in the session that is already warm."""
+RIDERS = 4
+"""Neighbours of each new leader, differing in one point knob: a warm session measures them for
+the price of their passes."""
 
-SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=25.0)
-FINAL_RULE = Measure(min_passes=3, budget_s=15.0, patience_s=45.0)
+SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
+FINAL_RULE = Measure(min_passes=3, budget_s=10.0, patience_s=45.0)
 """Exploring needs a ranking; what is reported is measured longer, by the rule of launch.sh."""
 
 DETERMINISTIC = ("unsupported", "fallback")
@@ -95,6 +94,14 @@ def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]
         key=lambda trial: objective.value(_measured(trial)),
         reverse=objective.maximize,
     )
+
+
+def _fresh_s(measurement: Measurement) -> float:
+    """About how long a measurement by FINAL_RULE takes, in a process of its own."""
+    phases, one = measurement.phases_s, pass_interval(measurement).median
+    preparing = sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))
+    passes = max(FINAL_RULE.budget_s + one / 2, FINAL_RULE.min_passes * one)
+    return preparing + min(passes, FINAL_RULE.patience_s + one / 2)
 
 
 def _measured(trial: Trial) -> Measurement:
@@ -206,6 +213,7 @@ class Search:
         priors = {prior.id for prior in self._space.priors}
         seen = {trial.config.id for trial in self._searched}
         queue = collections.deque(c for c in self._space.priors if c.id not in seen)
+        ridden: set[str] = set()
         fallback = self._untried(seen)
         refused = 0
         while not self._finished():
@@ -214,6 +222,8 @@ class Search:
                 if unseen is None:
                     return  # everything allowed has been tried
                 queue.append(unseen)
+            if not queue:  # priors come first: a short budget sees every engine
+                queue.extend(self._riders(ridden, seen))
             if queue:
                 self._study.enqueue(queue.popleft())
             proposal = self._study.ask(self._run_name)
@@ -230,19 +240,16 @@ class Search:
                 seen.add(config.id)
                 trial = self._try(config, PRIOR if config.id in priors else SEARCH)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
-                if not queue:  # priors come first: a short budget sees every engine
-                    queue.extend(self._riders(trial, seen))
 
-    def _riders(self, trial: Trial, seen: set[str]) -> list[Config]:
-        """Unseen neighbours of a promising trial that its warm session can measure."""
-        leader = self._leader_s()
-        if not trial.succeeded or leader is None:
+    def _riders(self, ridden: set[str], seen: set[str]) -> list[Config]:
+        """Unseen neighbours of the leader, once for each leader."""
+        best = leaders(self._searched, self._objective, SEARCHED)[0].config
+        if best.id in ridden or not self._space.contains(best):
             return []
-        if pass_interval(_measured(trial)).median > PROMISING * leader:
-            return []
+        ridden.add(best.id)
         near = [
             config
-            for config in self._space.neighbours(trial.config, POINT_KNOBS)
+            for config in self._space.neighbours(best, POINT_KNOBS)
             if config.id not in seen and self._usable(config)
         ]
         return self._rng.sample(near, min(RIDERS, len(near)))
@@ -266,9 +273,9 @@ class Search:
 
     def _finals_s(self) -> float:
         """Seconds the finals will take, and half of the trial that may be running before."""
-        seconds = {trial.config: trial.duration_s for trial in self._searched}
-        finals = sum(seconds[config] for config in self._finalists())
-        return finals + statistics.median(seconds.values()) / 2
+        measured = {t.config: t.measurement for t in self._searched if t.measurement}
+        finals = sum(_fresh_s(measured[c]) for c in self._finalists() if c in measured)
+        return finals + statistics.median(t.duration_s for t in self._searched) / 2
 
     def _finals(self) -> None:
         """Measure the leaders and the baseline again, each in a fresh process.

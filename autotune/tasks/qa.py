@@ -141,6 +141,8 @@ def token_f1(prediction: str, answer: str) -> float:
 
 def _rows(raw: Any) -> Iterator[Any]:
     """Flattened rows of any of the layouts."""
+    if isinstance(raw, dict) and "data" not in raw and set(FIELDS) <= set(raw):
+        raw = [raw]  # JSON lines of one line
     items = raw.get("data") if isinstance(raw, dict) else raw
     if not isinstance(items, list):
         raise DatasetError(

@@ -1,0 +1,77 @@
+"""A whole search on a made-up machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from fakes import Recorder, surroundings
+
+from autotune.accuracy import Gate
+from autotune.journal import Journal
+from autotune.search.loop import Limits, Search
+from autotune.search.objective import objective_named
+from autotune.search.study import Study, open_storage
+from autotune.space import baseline, compile_space, load_space, parse_overrides
+
+QA = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
+
+
+class Ones:
+    metrics: ClassVar = ("f1",)
+
+    def decode(self, rows, features, outputs):
+        return [round(float(x)) for x in outputs["logits"]]
+
+    def score(self, rows, predictions):
+        return {"f1": 100 * float(np.mean([p == 0 for p in predictions]))}
+
+
+class Bench:
+    """One run folder, and searches over it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.stored = None
+        self.listener = Recorder()
+
+    def search(
+        self, runner, *, trials=12, seed=0, overrides=(), where=None, budget=None, clock=None
+    ):
+        where = where or surroundings()
+        space = compile_space(load_space(QA), where, overrides=parse_overrides(list(overrides)))
+        objective = objective_named(where.objective)
+        gate = Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
+        self.journal = Journal(self.folder / "trials.jsonl")
+
+        def keep(outcome):
+            self.stored = outcome.outputs
+
+        search = Search(
+            run_name="test",
+            space=space,
+            baseline=baseline(where),
+            study=Study(
+                space,
+                storage=open_storage(None, self.folder / "study.journal"),
+                name="test",
+                seed=seed + len(self.journal.trials),
+                maximize=objective.maximize,
+            ),
+            runner=runner,
+            gate=gate,
+            journal=self.journal,
+            objective=objective,
+            max_drop=0.01,
+            limits=Limits(trials=trials, time_budget_s=budget),
+            keep_reference=keep,
+            stored_reference=lambda: self.stored and gate.reference(self.stored),
+            listener=self.listener,
+            seed=seed,
+            **({"clock": clock} if clock else {}),
+        )
+        try:
+            return search.run()
+        finally:
+            self.journal.close()

@@ -1,0 +1,158 @@
+"""launch.sh with hostile values, run by a real shell with a worker that only looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from fakes import host
+
+from autotune.emit.best import best_yaml
+from autotune.emit.huggingface import ScriptLine, script_line
+from autotune.emit.script import launch_script, requests
+from autotune.launch import Command, environment, worker_command
+from autotune.records import Config, Measure, ModelSource
+from autotune.runner import measure_request, open_request
+
+HOSTILE = [
+    "a model",
+    "it's",
+    'say "hi"',
+    "$(touch owned)",
+    "`touch owned`",
+    "a\nb; touch owned #",
+    "*",
+    "-rf",
+    "ünï☃",
+    "\u202eevil",
+]
+CONFIG = Config.of(
+    {
+        "mode": "jit",
+        "precision": "fp32",
+        "attention": "sdpa",
+        "threads": 2,
+        "pinning": "compact",
+        "batch_size": 4,
+        "padding": "longest",
+    }
+)
+
+
+def line(model):
+    return script_line(
+        CONFIG,
+        script="run_qa.py",
+        transformers="4.52.4",
+        model=model,
+        data="d.json",
+        max_seq_length=384,
+        doc_stride=128,
+        output="out",
+    )
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_data(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    seen = "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], sys.stdout)"
+    command = Command(
+        argv=(sys.executable, "-c", "import sys; sys.exit(0)", name), settings={"SETTING": name}
+    )
+    script = launch_script(
+        command, title=name, line=line(name), scorer=(sys.executable, "-c", seen, name)
+    )
+    path = folder / "launch.sh"
+    path.write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        ["bash", str(path), "--json", name],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    argv, _ = json.loads(done.stdout)
+    assert argv[0] == name
+    assert argv[1] == "."
+    assert argv[3:] == ["--json", name]
+    assert not list(tmp_path.rglob("owned"))
+
+
+def test_the_script_starts_the_command_that_was_measured(tmp_path):
+    """The worker of the script sees the argv and environment the runner would give it."""
+    real = worker_command(CONFIG, host(4), sys.executable)
+    spy = tmp_path / "spy"
+    spy.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"json.dump([sys.argv, dict(os.environ)], open({str(tmp_path / 'seen')!r}, 'w'))\n"
+    )
+    spy.chmod(0o755)
+    command = Command(argv=(str(spy), *real.argv[1:]), settings=real.settings)
+    path = tmp_path / "launch.sh"
+    path.write_text(launch_script(command, title="t", line=line("m"), scorer=("true",)))
+    caller = {**os.environ, "OMP_NUM_THREADS": "99", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(["bash", str(path)], check=True, env=caller)
+    argv, seen = json.loads((tmp_path / "seen").read_text())
+    channels = argv.index("--requests")
+    assert argv[1:channels] == list(real.argv[1:])
+    shell = {"PWD", "SHLVL", "_", "LC_CTYPE"}  # set by shells and by Python itself
+    assert {k: v for k, v in seen.items() if k not in shell} == environment(real, caller)
+
+
+def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
+    body = "import sys; print('the reason', file=sys.stderr); sys.exit(7)"
+    command = Command(argv=(sys.executable, "-c", body), settings={})
+    path = tmp_path / "launch.sh"
+    path.write_text(launch_script(command, title="t", line=line("m"), scorer=("false",)))
+    done = subprocess.run(
+        ["bash", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 7
+    assert "the reason" in done.stderr
+    assert not list(tmp_path.glob("autotune-launch*"))
+
+
+def test_the_requests_of_the_script_are_those_of_the_search():
+    source = ModelSource(path="/m", head="H", outputs={"logits": "feature"})
+    rule = Measure(min_passes=2)
+    first, second = map(json.loads, requests(CONFIG, source, rule).splitlines())
+    assert first["args"] == json.loads(json.dumps(open_request(CONFIG, source, "workload")))
+    assert second["args"] == json.loads(json.dumps(measure_request(CONFIG, rule)))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_best_yaml_reads_back_whatever_the_model_is_called(name):
+    source = ModelSource(path=name, head="H", outputs={"logits": "feature"})
+    text = best_yaml(
+        CONFIG,
+        source=source,
+        task="qa",
+        max_seq_length=384,
+        doc_stride=128,
+        stack={"torch": "2.8.0"},
+        host={"cores": 2},
+        promise={"median": 1.0},
+    )
+    content = yaml.safe_load(text)
+    assert content["model"]["path"] == name
+    assert Config.of(content["config"]) == CONFIG
+    assert content["id"] == CONFIG.id
+
+
+def test_unexpressed_parts_are_comments():
+    missing = ScriptLine(
+        settings={}, argv=("python",), not_expressed=("a\nrm -rf x",), source="here"
+    )
+    script = launch_script(
+        Command(argv=("true",), settings={}), title="t", line=missing, scorer=("true",)
+    )
+    assert "#   - a\\nrm -rf x" in script

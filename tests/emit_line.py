@@ -1,0 +1,10 @@
+"""A ready-made command line of the example script."""
+
+from autotune.emit.huggingface import ScriptLine
+
+LINE = ScriptLine(
+    settings={"OMP_NUM_THREADS": "2"},
+    argv=("python", "run_qa.py"),
+    not_expressed=("padding=length_sorted: unsorted",),
+    source="examples",
+)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from bench_search import Bench
+from emit_line import LINE
+from fakes import FakeRunner
+
+from autotune.records import Failure
+from autotune.report.build import Context, build
+from autotune.report.text import escape, markdown, table
+from autotune.search.objective import objective_named
+
+
+def manifest(name):
+    return {
+        "autotune": "0",
+        "created": "now",
+        "space": {"unavailable": {"ipex fp32": "not <installed>"}},
+        "model": {"name": name},
+        "workload": {
+            "task": "qa",
+            "examples": 10,
+            "features": 10,
+            "tokens": 100,
+            "max_seq_length": 384,
+        },
+        "host": {"model_name": "CPU", "cores": 4, "memory_gib": 16},
+        "stack": {"python_version": "3.11", "versions": {"torch": "2"}},
+    }
+
+
+@pytest.fixture
+def reported(tmp_path):
+    def run(runner, name="model"):
+        result = Bench(tmp_path).search(runner, trials=25)
+        context = Context(
+            manifest=manifest(name),
+            metrics=("f1",),
+            objective=objective_named("throughput"),
+            line=LINE,
+            elapsed_s=1.0,
+        )
+        return build(result, context)
+
+    return run
+
+
+def test_the_report_is_json_with_every_part(reported):
+    report = reported(FakeRunner())
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["best"]["speedup"]["median"] > 2
+    assert report["baseline"]["speedup"]["median"] == 1
+    assert report["trials"]["measured"] == 25
+    assert report["failures"]["inaccurate"]
+
+
+def test_the_table_has_baseline_each_mode_and_best(reported):
+    report = reported(FakeRunner())
+    _, rows = table(report)
+    labels = [row[0] for row in rows]
+    assert labels[0] == "baseline"
+    assert labels[-1] == "best"
+    assert {
+        f"{m} {p}" for m in ("eager", "jit", "ipex", "ipex_jit") for p in ("fp32", "bf16")
+    } <= set(labels)
+    rejected = [row for row in rows if row[0].endswith("int8_dynamic")]
+    assert rejected
+    assert all(row[-1] == "inaccurate" for row in rejected)
+
+
+def test_without_a_gain_the_report_says_so(reported):
+    report = reported(FakeRunner(seconds=lambda config: 2.0))
+    assert report["verdict"].startswith("No significant gain")
+    assert report["best"]["id"] == report["baseline"]["id"]
+
+
+def test_hostile_names_and_words_cannot_act_as_markup(reported):
+    evil = "<script>alert(1)</script>|`x`\n# title"
+
+    def fail(config):
+        return Failure(kind="crash", detail=evil) if config["mode"] == "jit" else None
+
+    text = markdown(reported(FakeRunner(fail=fail), name=evil))
+    assert "<script>" not in text
+    assert "\n# title" not in text
+    assert escape("a|b") == "a\\|b"

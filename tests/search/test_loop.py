@@ -1,0 +1,209 @@
+"""The whole search on a made-up machine: no worker, no noise."""
+
+from __future__ import annotations
+
+import pytest
+from bench_search import QA, Bench
+from fakes import FakeRunner, pass_seconds, surroundings
+
+from autotune.errors import ResumeError, SearchError
+from autotune.journal import read_trials
+from autotune.records import Failure
+from autotune.search.loop import FINAL_RULE
+from autotune.space import baseline, compile_space, load_space
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_the_baseline_is_first_and_then_the_priors(bench):
+    runner = FakeRunner()
+    result = bench.search(runner, trials=10)
+    assert runner.ran[0] == baseline(surroundings())
+    priors = compile_space(load_space(QA), surroundings()).priors
+    assert runner.ran[1:10] == list(priors)
+    assert [t.origin for t in result.trials[:10]] == ["baseline", *["prior"] * 9]
+
+
+def test_the_search_finds_a_configuration_near_the_optimum(bench):
+    runner = FakeRunner()
+    result = bench.search(runner, trials=40)
+    space = compile_space(load_space(QA), surroundings())
+    allowed = [c for c in space.configs() if c["precision"] != "int8_dynamic"]
+    optimum = min(map(pass_seconds, allowed))
+    found = pass_seconds(result.best.config)
+    assert result.significant
+    assert found <= 1.05 * optimum
+
+
+def test_no_configuration_is_run_twice_before_the_finals(bench):
+    result = bench.search(FakeRunner(), trials=60)
+    searched = [t.config for t in result.trials if t.origin != "final"]
+    assert len(searched) == len(set(searched)) == 60
+
+
+def test_what_is_reported_was_measured_again_by_the_rule_of_the_script(bench):
+    runner = FakeRunner()
+    result = bench.search(runner, trials=12)
+    finals = [t for t in result.trials if t.origin == "final"]
+    assert result.best in finals
+    assert result.baseline in finals
+    assert runner.rules[-len(finals) :] == [FINAL_RULE] * len(finals)
+
+
+def test_inaccurate_configurations_are_measured_and_never_win(bench):
+    result = bench.search(FakeRunner(), trials=40)
+    wrong = [t for t in result.trials if t.config["precision"] == "int8_dynamic"]
+    assert wrong
+    assert all(t.measurement and t.failure.kind == "inaccurate" for t in wrong)
+    assert result.best.config["precision"] != "int8_dynamic"
+
+
+def test_failures_are_recorded_and_the_search_goes_on(bench):
+    def fail(config):
+        if config["mode"] == "jit":
+            return Failure(kind="crash", detail="boom")
+        return None
+
+    result = bench.search(FakeRunner(fail=fail), trials=20)
+    failed = [t for t in result.trials if t.failure and t.failure.kind == "crash"]
+    assert failed
+    assert failed[0].log == "Traceback"
+    assert result.best.config["mode"] != "jit"
+
+
+def test_a_preparation_that_cannot_work_is_not_tried_again(bench):
+    def fail(config):
+        if config["mode"] == "jit":
+            return Failure(kind="fallback", detail="torch.jit.trace failed")
+        return None
+
+    runner = FakeRunner(fail=fail)
+    bench.search(runner, trials=60)
+    tried = [
+        tuple((k, v) for k, v in c.values if k not in ("batch_size", "padding", "bucket_step"))
+        for c in runner.ran
+        if c["mode"] == "jit"
+    ]
+    assert tried
+    assert len(tried) == len(set(tried))
+
+
+def test_a_baseline_that_fails_ends_the_search(bench):
+    runner = FakeRunner(fail=lambda c: Failure(kind="crash", detail="no memory"))
+    with pytest.raises(SearchError, match=r"baseline .* failed, crash: no memory"):
+        bench.search(runner)
+
+
+def test_nothing_better_than_the_baseline_is_no_significant_gain(bench):
+    result = bench.search(FakeRunner(seconds=lambda config: 5.0), trials=12)
+    assert not result.significant
+    assert result.best.config == result.baseline.config
+
+
+def test_a_space_is_searched_until_it_is_exhausted(bench):
+    overrides = [
+        "mode=jit",
+        "precision=fp32",
+        "attention=sdpa",
+        "threads=4",
+        "padding=longest,length_sorted",
+    ]
+    result = bench.search(FakeRunner(), trials=500, overrides=overrides)
+    searched = [t for t in result.trials if t.origin != "final"]
+    assert len(searched) == 1 + 12  # the baseline is eager, outside the narrowed space
+
+
+def test_a_time_budget_leaves_room_for_the_finals(bench):
+    now = [0.0]
+
+    class Slow(FakeRunner):
+        def run(self, config, rule):
+            now[0] += 10.0
+            return super().run(config, rule)
+
+    result = bench.search(Slow(), trials=None, budget=200.0, clock=lambda: now[0])
+    assert 150 <= now[0] <= 200
+    assert sum(t.origin == "final" for t in result.trials) == 3
+
+
+def test_latency_is_minimized(bench):
+    result = bench.search(FakeRunner(), trials=25, where=surroundings("latency"))
+    assert result.significant
+    assert pass_seconds(result.best.config) < pass_seconds(result.baseline.config)
+    assert all(t.config["batch_size"] == 1 for t in result.trials)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", [0, 1, 5, 9, 13, 14, 16])
+def test_a_search_killed_anywhere_goes_on_where_it_was(bench, moment):
+    class Mortal(FakeRunner):
+        def run(self, config, rule):
+            if len(self.ran) == moment:
+                raise Killed
+            return super().run(config, rule)
+
+    with pytest.raises(Killed):
+        bench.search(Mortal(), trials=14)
+    before = read_trials(bench.folder / "trials.jsonl")
+    assert len(before) == moment
+
+    second = FakeRunner()
+    result = bench.search(second, trials=14)
+    assert list(result.trials[:moment]) == before
+    searched = [t.config for t in result.trials if t.origin != "final"]
+    assert len(searched) == len(set(searched)) == 14
+    assert len(second.ran) == len(result.trials) - moment
+
+
+def test_a_finished_search_runs_nothing_when_resumed(bench):
+    first = bench.search(FakeRunner(), trials=12)
+    again = FakeRunner()
+    assert bench.search(again, trials=12) == first
+    assert again.ran == []
+
+
+def test_resuming_without_the_reference_is_refused(bench):
+    bench.search(FakeRunner(), trials=3)
+    bench.stored = None
+    with pytest.raises(ResumeError, match="reference outputs"):
+        bench.search(FakeRunner(), trials=5)
+
+
+def test_an_interrupt_keeps_the_best_so_far(bench):
+    class Interrupted(FakeRunner):
+        def run(self, config, rule):
+            if len(self.ran) == 6:
+                raise KeyboardInterrupt
+            return super().run(config, rule)
+
+    runner = Interrupted()
+    result = bench.search(runner, trials=20)
+    assert result.interrupted
+    assert result.significant
+    assert len(result.trials) == 6
+    assert runner.closed
+
+
+def test_progress_has_an_estimate_and_the_best_so_far(bench):
+    bench.search(FakeRunner(), trials=12)
+    last = bench.listener.progress[10]
+    assert last.done == 11
+    assert last.trials == 12
+    assert last.remaining_s is not None
+    assert last.best.succeeded
+
+
+def test_the_same_seed_proposes_the_same_configurations(tmp_path):
+    ran = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        runner = FakeRunner()
+        Bench(tmp_path / name).search(runner, trials=30, seed=7)
+        ran.append(runner.ran)
+    assert ran[0] == ran[1]

@@ -1,0 +1,267 @@
+"""Bad input on the real command line: exit code 2, one line, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+from autotune import demo
+
+SMALL = ("--max-samples", "4", "--trials", "2")
+
+
+def search(autotune, *arguments, model="demo", **options):
+    return autotune("search", "--model", model, "--output", "run", *arguments, **options)
+
+
+@pytest.fixture
+def refused(autotune, tmp_path):
+    """Runs a search that must be refused; returns its line."""
+
+    def run(*arguments, model="demo", **options):
+        before = sorted(tmp_path.iterdir())
+        done = search(autotune, *arguments, model=model, **options)
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("encoding ")]
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        lines = [line for line in lines if not line.startswith(("Usage:", "Try ")) and line]
+        assert len(lines) == 1, done.stderr
+        assert sorted(tmp_path.iterdir()) == before
+        return lines[0]
+
+    return run
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_model_folder_that_does_not_exist(refused):
+    assert "no such folder" in refused(model="./nowhere")
+
+
+def test_model_id_that_is_none(refused):
+    assert "not a model id" in refused(model="$(touch x) ; rm")
+
+
+def test_model_folder_without_a_config(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in refused(model=str(tmp_path / "empty"))
+
+
+def test_model_that_is_missing(autotune):
+    done = autotune("search", "--task", "qa")
+    assert done.returncode == 2
+    assert "--model is needed" in done.stderr
+
+
+@pytest.mark.model
+def test_hub_that_cannot_be_reached(refused, tmp_path):
+    line = refused("--dataset", str(demo.DATASET), model="nobody/no-such-model")
+    assert "download it where the hub is reachable" in line
+    assert "--model DIR" in line
+
+
+@pytest.mark.model
+def test_model_without_a_head_for_the_task(refused, shared):
+    model = shared / "models" / "minilm-l6-sst2"
+    line = refused("--dataset", str(demo.DATASET), model=str(model))
+    assert "no trained head for AutoModelForQuestionAnswering" in line
+    assert "fine-tuned for the task" in line
+
+
+def test_default_dataset_that_cannot_be_reached(refused):
+    pytest.importorskip("datasets")
+    line = refused(model=str(demo.MODEL))
+    assert "dataset 'squad', split 'validation' cannot be loaded" in line
+    assert "--dataset FILE" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"data": [{"sentence": "a", "label": 1}]}', "row 1 lacks question, context, answers"),
+        ('{"data": []}', "holds no questions"),
+        ("", "is empty"),
+        ("{", "neither JSON nor JSON lines"),
+    ],
+)
+def test_dataset_that_does_not_fit(refused, tmp_path, content, words):
+    assert words in refused("--dataset", write(tmp_path / "data.json", content))
+
+
+def test_dataset_that_does_not_exist(refused):
+    assert "no such file" in refused("--dataset", "none.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("knobs: [", "not valid YAML"),
+        ("version: 1\ntask: qa\nknobs: {}\nknob: 1\n", "known keys: version, task"),
+        ("version: 1\ntask: qa\nknobs: {sped: [1]}\n", "unknown knob 'sped'; known knobs:"),
+        ("version: 1\ntask: poetry\nknobs: {}\n", "is a space for task poetry"),
+    ],
+)
+def test_space_that_is_malformed(refused, tmp_path, content, words):
+    assert words in refused("--space", write(tmp_path / "space.yaml", content))
+
+
+def test_space_that_is_unknown(refused):
+    assert "no such space; known: " in refused("--space", "everything")
+
+
+@pytest.mark.model
+def test_constraint_that_nothing_satisfies(refused, tmp_path):
+    text = (
+        "version: 1\ntask: qa\nknobs: {mode: eager}\n"
+        "constraints: [{name: never, forbid: {mode: eager}, because: of a test}]\n"
+    )
+    line = refused("--space", write(tmp_path / "space.yaml", text))
+    assert "no configuration satisfies" in line
+    assert "never: of a test" in line
+
+
+@pytest.mark.model
+def test_more_threads_than_cores(refused):
+    line = refused("--set", "threads=4096")
+    assert "threads must be at most the" in line
+    assert "got 4096" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "precision=fp7"), "precision must be one of"),
+        (("--set", "nonsense"), "--set takes KNOB=VALUE"),
+        (("--time-budget", "soon"), "a duration is written 90s, 10m or 1h30m"),
+        (("--max-accuracy-drop", "150%"), "expected a share such as 1%"),
+        (("--task", "poetry"), "--task must be one of qa"),
+        (("--objective", "joy"), "'joy' is not one of"),
+        (("--trials", "0"), "0 is not in the range"),
+        (("--doc-stride", "500"), "--doc-stride must be below --max-seq-length 384"),
+        (("--resume",), "holds no run"),
+    ],
+)
+def test_options_that_make_no_sense(refused, tmp_path, arguments, words):
+    if arguments == ("--resume",):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "diary.txt").write_text("dear diary")
+    assert words in refused(*arguments)
+
+
+def test_resume_without_a_folder(autotune):
+    done = autotune("search", "--model", "demo", "--resume")
+    assert done.returncode == 2
+    assert "--resume needs the run to resume" in done.stderr
+
+
+def test_output_that_holds_something_else(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "diary.txt").write_text("dear diary")
+    assert "exists and is not empty; add --resume" in refused()
+    assert (tmp_path / "run" / "diary.txt").read_text() == "dear diary"
+
+
+def test_output_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    done_line = refused("--output", str(tmp_path / "file" / "run"))
+    assert "cannot be written" in done_line
+
+
+@pytest.mark.model
+def test_ipex_that_does_not_match_torch(autotune, tmp_path):
+    """An interpreter whose IPEX is of another series, faked by its metadata alone."""
+    for name, version in (("intel_extension_for_pytorch", "2.5.0"),):
+        folder = tmp_path / "site" / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+        )
+    wrapper = tmp_path / "python"
+    wrapper.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH={tmp_path}/site\nexec {sys.executable} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    from autotune.host import detect
+    from autotune.workload import probe, start_worker
+
+    with start_worker(detect(), str(wrapper), tmp_path / "work") as worker:
+        stack = probe(worker, detect())
+    assert "2.5.0 needs torch 2.5.x" in stack.ipex
+    assert stack.modes["ipex"]["fp32"] == stack.ipex
+    assert stack.modes["jit"]["fp32"] is None
+
+
+@pytest.mark.model
+def test_ipex_that_is_missing_but_asked_for(refused):
+    import importlib.util
+
+    if importlib.util.find_spec("intel_extension_for_pytorch"):
+        pytest.skip("it is installed here")
+    line = refused("--set", "mode=ipex")
+    assert "intel-extension-for-pytorch is not installed" in line
+
+
+@pytest.mark.model
+def test_doctor_as_json(autotune):
+    done = autotune("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["host"]["cores"] >= 1
+    assert found["stack"]["modes"]["eager"]["fp32"] is None
+    assert "modes" in autotune("doctor").stdout
+
+
+@pytest.mark.model
+def test_a_search_leaves_everything_and_resumes(autotune, tmp_path):
+    done = search(autotune, *SMALL, "--set", "mode=jit", "--set", "precision=fp32")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "manifest.json",
+        "trials.jsonl",
+        "study.journal",
+        "best.yaml",
+        "launch.sh",
+        "launch.jsonl",
+        "report.json",
+        "report.md",
+        "workload",
+    }
+    report = json.loads((run / "report.json").read_text())
+    assert "error" not in report["launch_check"], report["launch_check"]
+    assert report["launch_check"]["same_metrics"]
+    assert "baseline" in done.stdout
+    before = (run / "trials.jsonl").read_bytes()
+
+    different = search(autotune, "--resume", "--max-seq-length", "256", "--trials", "3")
+    assert different.returncode == 2
+    assert "max_seq_length of this run is 384, now it is 256" in different.stderr
+    assert (run / "trials.jsonl").read_bytes() == before
+
+    more = autotune("search", "--resume", "--output", "run", "--trials", "3", "--json")
+    assert more.returncode == 0, more.stderr
+    assert json.loads(more.stdout)["trials"]["measured"] == 3
+    assert (run / "trials.jsonl").read_bytes().startswith(before)
+
+
+@pytest.mark.model
+def test_a_model_whose_path_is_hostile_works_end_to_end(autotune, tmp_path):
+    model = tmp_path / 'it\'s a "$(touch owned)" model'
+    shutil.copytree(demo.MODEL, model)
+    done = search(
+        autotune, "--dataset", str(demo.DATASET), *SMALL, "--set", "mode=eager", model=str(model)
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["launch_check"]["same_metrics"]
+    assert not list(tmp_path.rglob("owned"))
+    assert os.listdir(tmp_path / "run" / "workload")

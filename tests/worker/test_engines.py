@@ -1,0 +1,299 @@
+"""Every engine in a real worker on the embedded model: one suite that each must pass."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune import demo
+from autotune.errors import ModelError
+from autotune.folder import RunFolder
+from autotune.host import detect
+from autotune.launch import worker_command
+from autotune.process import WorkerFailed, WorkerProcess
+from autotune.records import Config, Measure, ModelSource
+from autotune.runner import ProcessRunner, measure_request, open_request
+from autotune.space import Surroundings, baseline
+from autotune.tasks import task_named
+from autotune.workload import encode, probe, sample, start_worker
+
+pytestmark = pytest.mark.model
+
+TASK = task_named("qa")
+HOST = detect()
+SOURCE = ModelSource(path=str(demo.MODEL), head=TASK.head, outputs=dict(TASK.outputs))
+ONE_PASS = Measure(min_passes=2, max_passes=2)
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}  # largest logit difference; logits span about 15
+
+
+def encoded(folder, source=SOURCE, rows=12, **options):
+    (folder.path / ".work").mkdir(parents=True)
+    with start_worker(HOST, sys.executable, folder.work) as worker:
+        stack = probe(worker, HOST)
+        chosen = sample(TASK.load(str(demo.DATASET), None), rows)
+        arguments = {"max_seq_length": 384, "doc_stride": 128, **options}
+        return stack, encode(
+            worker, task=TASK, source=source, rows=chosen, folder=folder, **arguments
+        )
+
+
+@pytest.fixture(scope="module")
+def workload(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("engines"))
+    return (folder, *encoded(folder))
+
+
+@pytest.fixture
+def runner(workload, tmp_path):
+    folder, stack, encoded_workload = workload
+    running = ProcessRunner(
+        host=HOST,
+        python=stack.python,
+        source=SOURCE,
+        features=folder.workload,
+        expected=encoded_workload.expected,
+        workdir=tmp_path,
+        timeout_s=300,
+    )
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def reference(workload, tmp_path_factory):
+    folder, stack, encoded_workload = workload
+    running = ProcessRunner(
+        host=HOST,
+        python=stack.python,
+        source=SOURCE,
+        features=folder.workload,
+        expected=encoded_workload.expected,
+        workdir=tmp_path_factory.mktemp("reference"),
+        timeout_s=300,
+    )
+    outcome = running.run(config(), ONE_PASS)
+    running.close()
+    assert outcome.failure is None, outcome.log
+    return outcome.outputs
+
+
+def config(**knobs):
+    surroundings = Surroundings(
+        cores=HOST.cores, attentions=("sdpa",), modes={}, objective="throughput"
+    )
+    values = {**baseline(surroundings).as_dict(), "batch_size": 3, "padding": "longest", **knobs}
+    if values["precision"] == "bf16":
+        values.setdefault("bf16_method", "autocast")
+    if str(values["mode"]).startswith("ipex"):
+        values.setdefault("auto_kernel_selection", False)
+    return Config.of(values)
+
+
+ENGINES = [
+    pytest.param({"mode": mode, "precision": precision, **extra}, id=f"{mode}-{precision}{tag}")
+    for mode, precision, extra, tag in [
+        ("eager", "fp32", {"attention": "eager"}, "-eager-attention"),
+        ("eager", "bf16", {}, ""),
+        ("eager", "bf16", {"bf16_method": "full"}, "-full"),
+        ("jit", "fp32", {}, ""),
+        ("jit", "bf16", {}, ""),
+        ("jit", "bf16", {"bf16_method": "full"}, "-full"),
+        ("ipex", "fp32", {}, ""),
+        ("ipex", "fp32", {"auto_kernel_selection": True}, "-onednn"),
+        ("ipex", "bf16", {}, ""),
+        ("ipex_jit", "fp32", {}, ""),
+        ("ipex_jit", "bf16", {}, ""),
+    ]
+]
+
+
+def skip_unless_available(workload, knobs):
+    reason = workload[1].modes[knobs["mode"]][knobs["precision"]]
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("knobs", ENGINES)
+def test_engine_gives_the_logits_of_eager(knobs, workload, runner, reference):
+    skip_unless_available(workload, knobs)
+    for point in (
+        {"batch_size": 3, "padding": "longest"},
+        {"batch_size": 1, "padding": "length_sorted"},
+        {"batch_size": 5, "padding": "buckets", "bucket_step": 64},
+    ):
+        outcome = runner.run(config(**knobs, **point), ONE_PASS)
+        assert outcome.failure is None, outcome.log
+        assert outcome.measurement.outputs_repeatable
+        assert outcome.measurement.effective["threads"] == HOST.cores
+        for name, expected in reference.items():
+            worst = float(np.abs(outcome.outputs[name] - expected).max())
+            assert worst <= TOLERANCE[knobs["precision"]], (name, point)
+
+
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_dynamic_int8_really_quantises(mode, workload, runner, reference):
+    skip_unless_available(workload, {"mode": mode, "precision": "int8_dynamic"})
+    outcome = runner.run(config(mode=mode, precision="int8_dynamic"), ONE_PASS)
+    assert outcome.failure is None, outcome.log
+    difference = np.abs(outcome.outputs["start_logits"] - reference["start_logits"]).max()
+    assert difference > 0.01
+
+
+def test_points_share_a_session_and_engines_do_not(runner):
+    pids = []
+    for knobs in ({"batch_size": 1}, {"batch_size": 2}, {"attention": "eager"}):
+        assert runner.run(config(**knobs), ONE_PASS).failure is None
+        pids.append(runner._session[1]._process.pid)
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_an_engine_that_cannot_run_is_a_typed_failure(runner):
+    outcome = runner.run(config(mode="jit", precision="int4"), ONE_PASS)
+    assert outcome.failure.kind == "unsupported"
+    outcome = runner.run(config(mode="warp"), ONE_PASS)
+    assert outcome.failure.kind == "unsupported"
+    assert "mode must be one of" in outcome.failure.detail
+
+
+def test_pinning_takes_effect(runner):
+    outcome = runner.run(config(threads=1, pinning="compact"), ONE_PASS)
+    assert outcome.measurement.effective["cpus"] == str(HOST.compact(1)[0])
+    assert outcome.measurement.effective["threads"] == 1
+
+
+def test_more_threads_than_cpus_is_a_fallback_failure(workload, tmp_path):
+    """A worker that is given fewer CPUs than threads must not be measured as if it had them."""
+    folder, stack, _ = workload
+    point = config(threads=2)
+    command = worker_command(point, HOST, stack.python)
+    command = replace(command, argv=(*command.argv, "--cpus", str(HOST.allowed[0])))
+    with WorkerProcess(command, workdir=tmp_path) as worker:
+        features = str(folder.workload.resolve())
+        worker.request("open", open_request(point, SOURCE, features), timeout_s=300)
+        with pytest.raises(WorkerFailed) as caught:
+            worker.request("measure", measure_request(point, ONE_PASS), timeout_s=300)
+    assert caught.value.failure.kind == "fallback"
+
+
+MODEL_THAT_CANNOT_BE_TRACED = """
+import torch
+from autotune.errors import TrialFailure
+from autotune.worker.engines.jit import trace
+from autotune.worker.engines.torch_model import Runnable
+import numpy as np
+
+class Model(torch.nn.Module):
+    def forward(self, attention_mask):
+        if {body}
+batch = lambda rows, width: {{"attention_mask": np.ones((rows, width), np.int64)}}
+try:
+    trace(Runnable(Model().eval(), ("y",)), [batch(2, 4), batch(1, 3), batch(3, 7)], "fp32")
+except TrialFailure as failure:
+    print(failure)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("True: raise RuntimeError('the words of the tracer')", "fallback: .*the words of the tr"),
+        (
+            "attention_mask.shape[0] == 2: return {'y': attention_mask.float() * 2}\n"
+            "        return {'y': attention_mask.float()}",
+            "inaccurate: differs from eager",
+        ),
+        (
+            "True: return {'y': torch.ones(attention_mask.shape[0], 4)}",
+            "",  # constant in the batch: legal, and equal
+        ),
+    ],
+)
+def test_tracing_that_fails_or_does_not_generalise_is_seen(body, words, tmp_path):
+    code = MODEL_THAT_CANNOT_BE_TRACED.format(body=body)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert re.search(words, done.stdout), (done.stdout, done.stderr)
+    assert bool(words) == bool(done.stdout.strip())
+
+
+def test_the_reference_reads_the_published_figures(tmp_path):
+    """F1 54.48, EM 43.30 on all 194 questions, as demo/NOTICE.md says."""
+    folder = RunFolder(tmp_path / "run")
+    stack, whole = encoded(folder, rows=0)
+    running = ProcessRunner(
+        host=HOST,
+        python=stack.python,
+        source=SOURCE,
+        features=folder.workload,
+        expected=whole.expected,
+        workdir=tmp_path / "work",
+        timeout_s=300,
+    )
+    outcome = running.run(config(padding="length_sorted", batch_size=8), Measure(min_passes=1))
+    running.close()
+    assert outcome.failure is None, outcome.log
+    metrics = TASK.score(whole.rows, TASK.decode(whole.rows, whole.features, outcome.outputs))
+    assert {name: round(value, 2) for name, value in metrics.items()} == {
+        "f1": 54.48,
+        "exact_match": 43.30,
+    }
+
+
+def test_long_contexts_are_cut_into_overlapping_windows(tmp_path):
+    _, found = encoded(RunFolder(tmp_path), rows=4, max_seq_length=64, doc_stride=16)
+    assert len(found.features.lengths) > 4
+    assert set(found.features.example) == {0, 1, 2, 3}
+    assert found.features.lengths.max() <= 64
+
+
+def broken(tmp_path, change):
+    copy = tmp_path / "model"
+    shutil.copytree(demo.MODEL, copy)
+    change(copy)
+    return replace(SOURCE, path=str(copy))
+
+
+def masked_language_model(folder):
+    settings = json.loads((folder / "config.json").read_text())
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    for name in [n for n in weights if n.startswith("qa_outputs")]:
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings["architectures"] = ["BertForMaskedLM"]
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (masked_language_model, "no trained head for AutoModelForQuestionAnswering"),
+        (pickled, "no model.safetensors; pickled weights can run code"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_with_the_next_step(tmp_path, change, message):
+    source = broken(tmp_path, change)
+    with pytest.raises(ModelError, match=message):
+        encoded(RunFolder(tmp_path / "run"), source=source)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_window_longer_than_the_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="at most the model's 512 positions"):
+        encoded(RunFolder(tmp_path), max_seq_length=600)

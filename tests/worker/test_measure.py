@@ -1,0 +1,102 @@
+"""The stopping rules on a clock that only moves when it is told to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_batches import features
+
+from autotune.errors import TrialFailure
+from autotune.records import Measure
+from autotune.worker.batches import plan
+from autotune.worker.measure import measure, warm_up
+
+FEATURES = features([3, 5, 2])
+PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
+KINDS = {"start": "token", "label": "feature"}
+
+
+class Machine:
+    """Answers with the ids themselves; pass n takes `seconds[n]` (the last one for ever)."""
+
+    def __init__(self, seconds, answer=None):
+        self.now, self.seconds, self.calls = 0.0, seconds, 0
+        self.answer = answer or (
+            lambda b: [
+                b["input_ids"].astype(np.float32),
+                b["input_ids"].sum(1).astype(np.float32),
+            ]
+        )
+
+    def __call__(self, batch):
+        index = min(self.calls // len(PLANNED), len(self.seconds) - 1)
+        self.now += self.seconds[index] / len(PLANNED)
+        self.calls += 1
+        return self.answer(batch)
+
+    def run(self, **rule):
+        return measure(self, KINDS, PLANNED, FEATURES, Measure(**rule), clock=lambda: self.now)
+
+
+def test_outputs_are_in_dataset_order_without_padding():
+    _, outputs, repeatable = Machine([1.0]).run()
+    assert outputs.arrays["start"].tolist() == list(range(1, 11))
+    assert outputs.arrays["label"].tolist() == [6, 30, 19]
+    assert repeatable
+
+
+def test_steady_passes_stop_as_soon_as_the_minimum_is_reached():
+    passes, _, _ = Machine([1.0]).run(min_passes=3)
+    assert [p.total_s for p in passes] == pytest.approx([1.0] * 3)
+
+
+def test_noisy_passes_are_repeated_until_the_budget_is_gone():
+    noisy = [1.0, 1.5] * 50
+    assert len(Machine(noisy).run(budget_s=10.0, max_passes=99)[0]) == 8
+    assert len(Machine(noisy).run(budget_s=999.0, patience_s=999.0, max_passes=7)[0]) == 7
+
+
+def test_slow_passes_stop_at_the_patience():
+    assert len(Machine([30.0]).run(min_passes=3, patience_s=40.0)[0]) == 2
+
+
+def test_a_hopeless_first_pass_is_enough():
+    assert len(Machine([1.6]).run(leader_s=1.0)[0]) == 1
+    assert len(Machine([1.4]).run(leader_s=1.0)[0]) == 3
+
+
+def test_answers_that_change_between_passes_are_noticed():
+    drift = iter(range(1000))
+    machine = Machine([1.0])
+    steady = machine.answer
+    machine.answer = lambda b: [steady(b)[0] + next(drift), steady(b)[1]]
+    assert machine.run()[2] is False
+
+
+def test_non_finite_outputs_are_a_typed_failure():
+    bad = Machine([1.0], lambda b: [b["input_ids"] * np.float32("nan"), b["input_ids"].sum(1)])
+    with pytest.raises(TrialFailure, match="non-finite: output start"):
+        bad.run()
+
+
+def test_outputs_of_another_shape_are_a_typed_failure():
+    bad = Machine([1.0], lambda b: [b["input_ids"][:, :-1].astype(np.float32), b["input_ids"]])
+    with pytest.raises(TrialFailure, match="output start has shape"):
+        bad.run()
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [([1.0], 2), ([9.0, 3.0, 1.0], 4), ([2.0], 2)])
+def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
+    machine = Machine(seconds)
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
+    assert machine.calls == rounds * len(batches)
+
+
+def test_engines_that_compile_by_shape_see_every_shape_first():
+    seen = []
+    batches = [FEATURES.batch([0], width) for width in (3, 4, 4, 5)]
+    warm_up(
+        lambda b: seen.append(b["input_ids"].shape), batches, every_shape=True, clock=lambda: 0.0
+    )
+    assert seen[:6] == [(1, 3), (1, 3), (1, 4), (1, 4), (1, 5), (1, 5)]
