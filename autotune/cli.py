@@ -260,7 +260,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from autotune.report.text import launch_sentence, table
+    from autotune.report.text import by_reason, launch_sentence, table
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     header, rows = table(report)
@@ -273,8 +273,8 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     for kind, failed in report["failures"].items():
         first = f"{failed[0]['description']}: {' '.join(failed[0]['detail'].split())}"
         console.print(Text(f"{kind} ({len(failed)}): {first[:300]}"))
-    for name, why in report["unavailable"].items():
-        console.print(Text(f"not available, {name}: {why}"))
+    for names, why in by_reason(report["unavailable"]):
+        console.print(Text(f"not available, {names}: {why}"))
     console.print()
     console.print(Text(report["verdict"]))
     sentence = launch_sentence(report)
@@ -339,7 +339,7 @@ class _reported:
         if error is None or self._debug:
             return
         if isinstance(error, KeyboardInterrupt):
-            say("interrupted before the baseline was measured; nothing to keep")
+            say("autotune: interrupted")
             sys.exit(EXIT_INTERRUPTED)
         if isinstance(error, AutotuneError):
             words = " ".join(str(error).split())

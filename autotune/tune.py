@@ -52,6 +52,7 @@ from autotune.workload import Workload, encode, probe, sample, start_worker
 DEFAULT_TIME_BUDGET_S = 600.0
 LAUNCH_TIMEOUT_S = 1800
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HIDDEN = "***"
 PARTIAL = {".work", "trials.jsonl", "workload"}
 """What a run killed before its manifest was written may have left."""
 
@@ -95,6 +96,11 @@ class Finished:
 
     folder: RunFolder
     report: dict[str, Any]
+
+
+def without_password(text: str) -> str:
+    """`text` with the credentials of a URL in it replaced, for what is written down."""
+    return re.sub(r"//[^/@\s]*@", f"//{HIDDEN}@", text)
 
 
 def resolve_model(name: str) -> str:
@@ -154,6 +160,8 @@ class Tuning:
     ) -> None:
         if resume and output is None:
             raise InputError("--resume needs the run to resume: pass --output reports/<run>")
+        if settings.storage is not None and HIDDEN in settings.storage:
+            raise InputError("--storage: the password is not stored with a run; pass it again")
         self._settings = settings
         self._command_line = command_line
         self._listener = listener
@@ -186,7 +194,11 @@ class Tuning:
         try:
             return self._run(folder, journal, rows, host, fresh)
         except (InputError, KeyboardInterrupt):
-            if fresh and not journal.trials:
+            if journal.trials:
+                self._announce(
+                    f"what was measured is kept; go on with --resume --output {folder.path}"
+                )
+            elif fresh:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 if existed:
                     folder.path.mkdir()
@@ -275,8 +287,12 @@ class Tuning:
         return {
             "autotune": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command_line": self._command_line,
-            "settings": {**asdict(settings), "output": str(self._output)},
+            "command_line": [without_password(word) for word in self._command_line],
+            "settings": {
+                **asdict(settings),
+                "output": str(self._output),
+                "storage": settings.storage and without_password(settings.storage),
+            },
             "model": {
                 "name": settings.model,
                 "path": workload.source.path,

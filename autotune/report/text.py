@@ -53,6 +53,14 @@ def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> lis
     ]
 
 
+def by_reason(unavailable: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What cannot run here, as (names, reason), one entry a reason."""
+    grouped: dict[str, list[str]] = {}
+    for name, why in unavailable.items():
+        grouped.setdefault(why, []).append(name)
+    return [(", ".join(names), why) for why, names in grouped.items()]
+
+
 def _range(own: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
     if own["samples"] == 1:
         return "one pass"
@@ -113,7 +121,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         parts.append("### Not available here")
         parts.append(
             "\n".join(
-                f"- {escape(name)}: {escape(why)}" for name, why in report["unavailable"].items()
+                f"- {escape(names)}: {escape(why)}"
+                for names, why in by_reason(report["unavailable"])
             )
         )
     line = report["huggingface"]

@@ -1,0 +1,123 @@
+"""Kill searches with SIGKILL at random moments, resume them, and check what is left.
+
+    python bench/kill_resume.py --times 20 [--seed 0] [--jobs 2]
+
+Each search runs the demo on a few rows. It is killed at a random moment, resumed (and killed
+again with probability one half), until it ends. Then: every trial that was on disk at a kill
+is still there, unchanged and in place; no configuration was measured twice; the run is whole;
+no worker is left. Prints a line a search and exits 1 on the first violation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+TRIALS = 4
+SEARCH = ["--max-samples", "4", "--trials", str(TRIALS), "--set", "mode=eager,jit"]
+RUN_S = 70.0  # about what an undisturbed search takes; kills fall anywhere in it
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1].splitlines()
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Processes whose command line names the run's folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in command:
+            found.append(int(entry.name))
+    return found
+
+
+def start(folder: Path, resume: bool) -> subprocess.Popen[bytes]:
+    arguments = ["--model", "demo", "--output", str(folder), *SEARCH]
+    if resume:
+        arguments.append("--resume")
+    return subprocess.Popen(
+        [sys.executable, "-m", "autotune", "search", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def check(condition: bool, words: str) -> None:
+    if not condition:
+        raise SystemExit(f"VIOLATED: {words}")
+
+
+def one(folder: Path, seed: int) -> str:
+    """Kill and resume one search until it ends; what happened, in words."""
+    rng = random.Random(seed)
+    kills: list[str] = []
+    before: list[bytes] = []
+    resume = False
+    while True:
+        process = start(folder, resume)
+        deadline = rng.uniform(0.2, RUN_S) if not kills or rng.random() < 0.5 else None
+        try:
+            _, errors = process.communicate(timeout=deadline)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            for _ in range(50):
+                if not workers_of(folder):
+                    break
+                time.sleep(0.1)
+            check(not workers_of(folder), "a worker outlived its search")
+            now = whole_lines(folder / "trials.jsonl")
+            check(now[: len(before)] == before, "a finished trial was lost or changed")
+            before, resume = now, True
+            kills.append(f"{deadline:.0f}s/{len(now)} trials")
+            continue
+        check(process.returncode == 0, f"exit code {process.returncode}: {errors.decode()}")
+        break
+    now = whole_lines(folder / "trials.jsonl")
+    check(now[: len(before)] == before, "a finished trial was lost or changed")
+    trials = [json.loads(line) for line in now]
+    searched = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] != "final"]
+    finals = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] == "final"]
+    check(len(searched) == len(set(searched)) == TRIALS, "a trial was repeated or is missing")
+    check(len(finals) == len(set(finals)), "a final was repeated")
+    check((folder / "report.json").exists(), "no report")
+    check(not (folder / ".work").exists(), "scratch files are left")
+    return f"killed at {', '.join(kills) or 'no moment (it ended first)'}; {len(trials)} trials"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="searches at the same time")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="autotune-kill-") as parent,
+        ThreadPoolExecutor(options.jobs) as pool,
+    ):
+        folders = [Path(parent) / f"search-{number:03}" for number in range(options.times)]
+        seeds = [1000 * options.seed + number for number in range(options.times)]
+        for number, outcome in enumerate(pool.map(one, folders, seeds), start=1):
+            print(f"{number:2}: {outcome}", flush=True)
+    print(f"{options.times} searches killed and resumed: no finished trial lost or repeated")
+
+
+if __name__ == "__main__":
+    main()

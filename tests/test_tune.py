@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from autotune import demo
+from autotune.errors import InputError, ModelError, ResumeError
+from autotune.tasks import task_named
+from autotune.tune import (
+    Settings,
+    check_same,
+    load_rows,
+    resolve_model,
+    resolve_space,
+    without_password,
+)
+from autotune.workload import sample
+
+
+def test_passwords_of_a_storage_are_not_written_down():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://***@host/db"
+    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+@pytest.mark.parametrize("name", ["owner/name", "bert-base-uncased"])
+def test_hub_ids_are_taken_as_they_are(name):
+    assert resolve_model(name) == name
+
+
+@pytest.mark.parametrize("name", ["./x", "~/x", "/x/y", "a/b/c", "a b", "", "-rf", "..", "a;b"])
+def test_what_is_neither_folder_nor_id_is_refused(name):
+    with pytest.raises(ModelError):
+        resolve_model(name)
+
+
+def test_demo_is_the_embedded_model_and_data():
+    assert resolve_model("demo") == str(demo.MODEL)
+    assert len(load_rows(Settings(model="demo"), task_named("qa"))) == 194
+
+
+def test_rows_are_sampled_evenly_and_in_order():
+    rows = [{"n": n} for n in range(10)]
+    assert [r["n"] for r in sample(rows, 3)] == [0, 3, 6]
+    assert sample(rows, 0) == sample(rows, 10) == sample(rows, 99) == rows
+
+
+def test_a_space_is_found_by_name_or_path(tmp_path):
+    assert resolve_space(None, task_named("qa")).name == "qa.yaml"
+    assert resolve_space("smoke.yaml", task_named("qa")).name == "smoke.yaml"
+    with pytest.raises(InputError, match="no such space"):
+        resolve_space("nonsense", task_named("qa"))
+
+
+MANIFEST = {
+    "workload": {"id": "x", "model": "a", "max_seq_length": 384},
+    "objective": "throughput",
+    "max_accuracy_drop": 0.01,
+    "baseline": {"threads": 2},
+    "space": {"digest": "d", "unavailable": {}},
+    "host": {"model_name": "CPU", "cores": 2},
+    "stack": {"python": "/p", "versions": {"torch": "2.8.0"}},
+}
+
+
+def test_the_same_run_may_go_on():
+    check_same(MANIFEST, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("workload", "model", "workload model"),
+        ("workload", "max_seq_length", "workload max_seq_length of this run is 384, now it is 1"),
+        ("host", "cores", "host cores"),
+        ("stack", "versions", "stack versions"),
+        ("space", "digest", "space digest"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(section, key, words):
+    with pytest.raises(ResumeError, match=words):
+        check_same(MANIFEST, {**MANIFEST, section: {**MANIFEST[section], key: 1}})
