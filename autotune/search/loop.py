@@ -345,13 +345,14 @@ class Search:
         best = leaders(searched, self._objective, SEARCHED)
         elapsed, budget, trials = self.elapsed_s, self._limits.time_budget_s, self._limits.trials
         estimates = []
-        if trials is not None:
+        final = trial.origin == FINAL
+        if trials is not None and not final:
             typical = statistics.median(t.duration_s for t in searched)
             estimates.append((trials - len(searched)) * typical + self._finals_s())
-        if budget is not None:
+        if budget is not None and not final:
             estimates.append(budget - elapsed)
         return Progress(
-            phase="finals" if trial.origin == FINAL else "search",
+            phase="finals" if final else "search",
             trial=trial,
             done=len(searched),
             trials=trials,
