@@ -13,7 +13,7 @@ from typing import Any
 from autotune import knobs
 from autotune.emit.huggingface import ScriptLine
 from autotune.records import Trial, to_jsonable
-from autotune.search.loop import FINAL, Result, leaders
+from autotune.search.loop import FINAL, SEARCHED, Result, leaders
 from autotune.search.objective import Objective, batch_percentiles, throughput
 
 FORMAT = 1
@@ -64,9 +64,13 @@ def build(result: Result, context: Context) -> dict[str, Any]:
     """The report of a finished search."""
     objective, trials = context.objective, result.trials
     searched = [t for t in trials if t.origin != FINAL]
-    # A configuration that was measured again is shown with its final measurement.
+    # A configuration that was measured again is shown with its final measurement, before the
+    # others of its kind: theirs may be partly luck.
     latest = {t.config.id: t for t in trials if t.measurement is not None}
-    allowed = leaders(list(latest.values()), objective, [t.origin for t in latest.values()])
+    allowed = [
+        *leaders(list(latest.values()), objective, (FINAL,)),
+        *leaders(list(latest.values()), objective, SEARCHED),
+    ]
 
     per_mode: dict[str, Trial] = {}
     for trial in allowed:

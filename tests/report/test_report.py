@@ -5,11 +5,13 @@ import json
 import pytest
 from bench_search import Bench
 from emit_line import LINE
-from fakes import FakeRunner
+from fakes import FakeRunner, measurement, pass_seconds
 
 from autotune.records import Failure
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
+from autotune.runner import Outcome
+from autotune.search.loop import FINAL_RULE
 from autotune.search.objective import objective_named
 
 
@@ -68,6 +70,30 @@ def test_the_table_has_baseline_each_mode_and_best(reported):
     rejected = [row for row in rows if row[0].endswith("int8_dynamic")]
     assert rejected
     assert all(row[-1] == "inaccurate" for row in rejected)
+
+
+def test_what_was_measured_again_comes_before_what_was_lucky_once(reported):
+    class Lucky(FakeRunner):
+        """Every first measurement is up to twice too fast, each configuration by its own luck."""
+
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if rule == FINAL_RULE:
+                return outcome
+            luck = 1 + int(config.id, 16) % 100 / 100
+            lucky = measurement(pass_seconds(config) / luck)
+            return Outcome(measurement=lucky, outputs=outcome.outputs)
+
+    report = reported(Lucky())
+    best = report["best"]
+    kind = f"{best['config']['mode']} {best['config']['precision']}"
+    row = next(
+        e
+        for e in report["best_by_mode"]
+        if f"{e['config']['mode']} {e['config']['precision']}" == kind
+    )
+    assert row == best
+    assert best["origin"] == "final"
 
 
 def test_without_a_gain_the_report_says_so(reported):
