@@ -167,7 +167,7 @@ def search(
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from autotune.tune import Settings
+    from autotune.settings import Settings
 
     if not options["model"]:
         raise InputError("--model is needed: a model folder, a hub id, or demo")

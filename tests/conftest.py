@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: the machine may be busy. The same examples every time: a failure is a change's.
+settings.register_profile("autotune", deadline=None, derandomize=True)
+settings.load_profile("autotune")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -37,7 +37,7 @@ def test_the_unpacked_wheel_finds_its_spaces_and_demo(wheel, tmp_path):
     code = (
         "import autotune, autotune.demo as d\n"
         "from autotune.tasks import task_named\n"
-        "from autotune.tune import resolve_space\n"
+        "from autotune.settings import resolve_space\n"
         "from autotune.space import load_space\n"
         "path = resolve_space(None, task_named('qa'))\n"
         "load_space(path)\n"

@@ -4,15 +4,15 @@ import pytest
 
 from autotune import demo
 from autotune.errors import InputError, ModelError, ResumeError
-from autotune.tasks import task_named
-from autotune.tune import (
+from autotune.settings import (
     Settings,
-    check_same,
     load_rows,
     resolve_model,
     resolve_space,
     without_password,
 )
+from autotune.tasks import task_named
+from autotune.tune import check_same
 from autotune.workload import sample
 
 

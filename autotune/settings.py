@@ -1,0 +1,98 @@
+"""What the user asked for, and finding what it names: model, space, rows."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune import demo
+from autotune.errors import ModelError, SpaceError
+from autotune.search.loop import Limits
+from autotune.tasks.base import Row, Task
+from autotune.workload import sample
+
+DEFAULT_TIME_BUDGET_S = 600.0
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HIDDEN = "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user asked for, checked only for type. Stored in the manifest."""
+
+    model: str
+    task: str = "qa"
+    dataset: str | None = None
+    dataset_split: str | None = None
+    space: str | None = None
+    objective: str = "throughput"
+    max_accuracy_drop: float = 0.01
+    trials: int | None = None
+    time_budget_s: float | None = None
+    seed: int = 0
+    max_seq_length: int = 384
+    doc_stride: int = 128
+    max_samples: int = 256
+    storage: str | None = None
+    overrides: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    trial_timeout_s: float = 600.0
+
+    @property
+    def limits(self) -> Limits:
+        budget = self.time_budget_s
+        if self.trials is None and budget is None:
+            budget = DEFAULT_TIME_BUDGET_S
+        return Limits(trials=self.trials, time_budget_s=budget)
+
+
+def without_password(text: str) -> str:
+    """`text` with the credentials of a URL in it replaced, for what is written down."""
+    return re.sub(r"//[^/@\s]*@", f"//{HIDDEN}@", text)
+
+
+def resolve_model(name: str) -> str:
+    """A folder's absolute path, or a hub id as it is. Raises ModelError."""
+    if name == demo.NAME:
+        return str(demo.MODEL)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"--model {name}: the folder has no config.json; pass a model folder")
+        return str(path.resolve())
+    if path.exists():
+        raise ModelError(f"--model {name} is a file; pass the folder that holds config.json")
+    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+        raise ModelError(f"--model {name}: no such folder, and not a model id (owner/name)")
+    return name
+
+
+def resolve_space(name: str | None, task: Task) -> Path:
+    """A space file: a path, or the name of one that travels with the package."""
+    chosen = name or task.name
+    path = Path(chosen)
+    if path.suffix in (".yaml", ".yml") or os.sep in chosen:
+        return path
+    package = Path(__file__).parent
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if (folder / f"{chosen}.yaml").is_file():
+            return folder / f"{chosen}.yaml"
+        known = sorted(found.stem for found in folder.glob("*.yaml"))
+        if known:
+            raise SpaceError(
+                f"--space {chosen}: no such space; known: {', '.join(known)}, or pass a .yaml file"
+            )
+    raise SpaceError("the package's search_spaces are missing; reinstall autotune-cpu")
+
+
+def load_rows(settings: Settings, task: Task) -> list[Row]:
+    """The rows to score, at most `max_samples` of them. Raises DatasetError."""
+    dataset = settings.dataset
+    if dataset is None:
+        dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
+    return sample(task.load(dataset, settings.dataset_split), settings.max_samples)

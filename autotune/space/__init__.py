@@ -1,0 +1,17 @@
+"""Search spaces: a YAML file (`file`) -> what may be tried here (`compile`, `space`)."""
+
+from autotune.space.compile import Surroundings, baseline, compile_space
+from autotune.space.file import SpaceFile, Value, load_space, parse_overrides
+from autotune.space.space import Dimension, Space
+
+__all__ = [
+    "Dimension",
+    "Space",
+    "SpaceFile",
+    "Surroundings",
+    "Value",
+    "baseline",
+    "compile_space",
+    "load_space",
+    "parse_overrides",
+]

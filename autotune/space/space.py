@@ -1,0 +1,145 @@
+"""The configurations a study may try: conditions, constraints, neighbours, enumeration."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.records import Config, Scalar
+from autotune.space.file import OBJECTIVE, Bound, Condition, Constraint, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """One searched knob. Active where every condition of `when` holds."""
+
+    name: str
+    choices: tuple[Value, ...]
+    when: Mapping[str, list[Value] | Bound]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The configurations of one study. Dimensions are ordered: conditions look back only."""
+
+    dimensions: tuple[Dimension, ...]
+    constraints: tuple[Constraint, ...]
+    modes: Mapping[str, Mapping[str, str | None]]
+    objective: str
+    defaults: Mapping[str, Value]
+    priors: tuple[Config, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)  # "mode precision" -> why
+
+    def build(self, choose: Callable[[Dimension], Value]) -> Config:
+        """The configuration that picks `choose(dimension)` for each active dimension."""
+        values: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            if self._holds(dimension.when, values):
+                values[dimension.name] = choose(dimension)
+        return Config.of(values)
+
+    def _holds(self, condition: Condition | Mapping[str, Any], values: Mapping[str, Value]) -> bool:
+        for knob, allowed in condition.items():
+            value = self.objective if knob == OBJECTIVE else values.get(knob)
+            if value is None:
+                return False
+            if not (allowed.holds(value) if isinstance(allowed, Bound) else value in allowed):
+                return False
+        return True
+
+    def violation(self, config: Config) -> str | None:
+        """Why `config` may not run: the first constraint it violates. None where it may."""
+        values = config.as_dict()
+        mode, precision = str(values["mode"]), str(values["precision"])
+        offered = self.modes.get(mode, {})
+        if precision not in offered:
+            return f"{mode} does not offer {precision}"
+        if offered[precision] is not None:
+            return str(offered[precision])
+        for constraint in self.constraints:
+            if self._holds(constraint.forbid, values):  # type: ignore[arg-type]
+                return f"{constraint.name}: {constraint.because}".rstrip(": ")
+        return None
+
+    def fit(self, wanted: Mapping[str, Value]) -> Config | None:
+        """The nearest configuration to `wanted`; None where constraints rule it out.
+
+        A knob it does not name has its default; a value the space does not hold (narrowed on
+        the command line, say) becomes the knob's first choice.
+        """
+        values = {**self.defaults, **wanted}
+        config = self.build(lambda dimension: _nearest(dimension, values))
+        return config if self.violation(config) is None else None
+
+    def contains(self, config: Config) -> bool:
+        """Whether the study could have asked for `config`."""
+        values = config.as_dict()
+        try:
+            built = self.build(lambda dimension: _member(dimension, values))
+        except KeyError:
+            return False
+        return built == config and self.violation(config) is None
+
+    def neighbours(self, config: Config, knobs: frozenset[str]) -> list[Config]:
+        """Combinations that differ from `config` in one of `knobs` (and what depends on it).
+
+        Numbers move to the next choice up or down, other values to any choice.
+        """
+        values = {**self.defaults, **config.as_dict()}
+        found: list[Config] = []
+        for dimension in self.dimensions:
+            if dimension.name not in knobs or dimension.name not in config:
+                continue
+            here = dimension.choices.index(_member(dimension, config.as_dict()))
+            for index, choice in enumerate(dimension.choices):
+                numeric = type(choice) is int
+                if index == here or (numeric and abs(index - here) > 1):
+                    continue
+                changed = {**values, dimension.name: choice}
+                found.append(self.build(lambda d, c=changed: _nearest(d, c)))  # type: ignore[misc]
+        return found
+
+    def sample(self, rng: random.Random) -> Config:
+        """One configuration, each active dimension uniform; constraints not applied."""
+        return self.build(lambda dimension: rng.choice(dimension.choices))
+
+    def combinations(self) -> Iterator[Config]:
+        """Every combination of choices, in the order of the file; constraints not applied."""
+
+        def expand(index: int, values: dict[str, Value]) -> Iterator[Config]:
+            if index == len(self.dimensions):
+                yield Config.of(values)
+                return
+            dimension = self.dimensions[index]
+            if not self._holds(dimension.when, values):
+                yield from expand(index + 1, values)
+                return
+            for choice in dimension.choices:
+                yield from expand(index + 1, {**values, dimension.name: choice})
+
+        return expand(0, {})
+
+    def configs(self) -> Iterator[Config]:
+        """Every allowed configuration."""
+        return (config for config in self.combinations() if self.violation(config) is None)
+
+    def count(self, most: int) -> int:
+        """How many configurations are allowed, counting among the first `most` combinations."""
+        looked_at = itertools.islice(self.combinations(), most)
+        return sum(self.violation(config) is None for config in looked_at)
+
+
+def _nearest(dimension: Dimension, values: Mapping[str, Any]) -> Value:
+    value: Value = values[dimension.name]
+    return value if value in dimension.choices else dimension.choices[0]
+
+
+def _member(dimension: Dimension, values: Mapping[str, Scalar]) -> Value:
+    value = values[dimension.name]
+    if value not in dimension.choices:
+        raise KeyError(dimension.name)
+    assert isinstance(value, bool | int | str)
+    return value
