@@ -32,7 +32,7 @@ RIDERS = 4
 the price of their passes."""
 
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
-FINAL_RULE = Measure(min_passes=3, max_passes=40, budget_s=20.0, patience_s=45.0)
+FINAL_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
 """Exploring needs a ranking; what is reported is measured longer, by the rule of launch.sh."""
 
 DETERMINISTIC = ("unsupported", "fallback")
