@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from autotune.launch import worker_command
 from autotune.process import WorkerFailed, WorkerProcess
 from autotune.records import Config, Failure, Measure, Measurement, ModelSource, to_jsonable
 from autotune.wire import WireError, parse
+from autotune.worker_files import read_arrays
 
 OutputArrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -75,11 +75,10 @@ def read_outputs(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The outputs a worker left, checked against the workload. Raises WireError."""
     lengths = {"token": expected.tokens, "feature": expected.features}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in kinds}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WireError(f"outputs cannot be read: {error}") from error
+    found = read_arrays(path)
+    if set(found) != set(kinds):
+        raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(found)}")
+    arrays = {name: found[name] for name in kinds}
     for name, array in arrays.items():
         if array.dtype != np.float32 or array.shape[:1] != (lengths[kinds[name]],):
             raise WireError(
@@ -161,6 +160,8 @@ class ProcessRunner:
             raise WireError(f"expected {self._expected}, got {found}")
         if sum(measurement.batch_features) != measurement.features:
             raise WireError("the batches do not hold every feature once")
+        if not measurement.passes:
+            raise WireError("a measurement of no passes")
         counts = {len(p.batch_s) for p in measurement.passes}
         if counts != {len(measurement.batch_features)}:
             raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from autotune.errors import ResumeError, SearchError
@@ -85,12 +84,3 @@ def score(folder: RunFolder, work: Path) -> Score:
         metrics=task.score(rows, task.decode(rows, features, outputs)),
         promised_metrics=dict(promise["metrics"]),
     )
-
-
-def load_outputs(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a stored reference. Raises ResumeError."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise ResumeError(f"{path} cannot be read: {error}") from error

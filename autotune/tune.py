@@ -29,8 +29,7 @@ from autotune.launch import worker_command
 from autotune.records import ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
-from autotune.runner import Outcome, ProcessRunner
-from autotune.score import load_outputs
+from autotune.runner import Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import FINAL_RULE, Listener, Result, Search
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
@@ -54,6 +53,7 @@ from autotune.space import (
 )
 from autotune.tasks import task_named
 from autotune.tasks.base import Row
+from autotune.wire import WireError
 from autotune.workload import Workload, encode, probe, start_worker
 
 LAUNCH_TIMEOUT_S = 1800
@@ -271,7 +271,11 @@ class Tuning:
         def stored_reference() -> Reference | None:
             if not folder.reference.exists():
                 return None
-            return gate.reference(load_outputs(folder.reference))
+            try:
+                outputs = read_outputs(folder.reference, self._task.outputs, workload.expected)
+            except WireError as error:
+                raise ResumeError(f"the reference of this run: {error}; start a new run") from error
+            return gate.reference(outputs)
 
         search = Search(
             run_name=str(folder.path.resolve()),

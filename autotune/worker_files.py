@@ -1,10 +1,10 @@
-"""Reading what a worker's `encode` wrote: the orchestrator's side of features.npz."""
+"""Reading the arrays that workers write: the orchestrator's side of features and outputs."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,15 @@ import numpy.typing as npt
 from autotune.wire import WireError
 
 FEATURES_FILE = "features.npz"
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Every array of an .npz file; nothing in it is unpickled. Raises WireError."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy and zipfile raise whatever damage leads them to
+        raise WireError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +34,15 @@ class EncodedFeatures:
     @classmethod
     def load(cls, folder: Path) -> EncodedFeatures:
         """Raises WireError where the file is not what a worker writes."""
+        arrays = read_arrays(folder / FEATURES_FILE)
         try:
-            with np.load(folder / FEATURES_FILE, allow_pickle=False) as arrays:
-                loaded = cls(
-                    lengths=arrays["lengths"],
-                    example=arrays["example"],
-                    offsets=arrays.get("offsets"),
-                )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise WireError(f"{folder / FEATURES_FILE} cannot be read: {error}") from error
+            loaded = cls(
+                lengths=arrays["lengths"],
+                example=arrays["example"],
+                offsets=arrays.get("offsets"),
+            )
+        except KeyError as error:
+            raise WireError(f"{FEATURES_FILE} lacks {error}") from error
         if loaded.example.shape != loaded.lengths.shape:
             raise WireError("features.npz: lengths and example differ in shape")
         if loaded.offsets is not None and loaded.offsets.shape != (loaded.tokens, 2):

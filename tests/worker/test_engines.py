@@ -44,6 +44,18 @@ def encoded(folder, source=SOURCE, rows=12, **options):
         )
 
 
+def process_runner(folder, stack, encoded_workload, workdir):
+    return ProcessRunner(
+        host=HOST,
+        python=stack.python,
+        source=SOURCE,
+        features=folder.workload,
+        expected=encoded_workload.expected,
+        workdir=workdir,
+        timeout_s=300,
+    )
+
+
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("engines"))
@@ -53,15 +65,7 @@ def workload(tmp_path_factory):
 @pytest.fixture
 def runner(workload, tmp_path):
     folder, stack, encoded_workload = workload
-    running = ProcessRunner(
-        host=HOST,
-        python=stack.python,
-        source=SOURCE,
-        features=folder.workload,
-        expected=encoded_workload.expected,
-        workdir=tmp_path,
-        timeout_s=300,
-    )
+    running = process_runner(folder, stack, encoded_workload, tmp_path)
     yield running
     running.close()
 
@@ -69,15 +73,7 @@ def runner(workload, tmp_path):
 @pytest.fixture(scope="module")
 def reference(workload, tmp_path_factory):
     folder, stack, encoded_workload = workload
-    running = ProcessRunner(
-        host=HOST,
-        python=stack.python,
-        source=SOURCE,
-        features=folder.workload,
-        expected=encoded_workload.expected,
-        workdir=tmp_path_factory.mktemp("reference"),
-        timeout_s=300,
-    )
+    running = process_runner(folder, stack, encoded_workload, tmp_path_factory.mktemp("reference"))
     outcome = running.run(config(), ONE_PASS)
     running.close()
     assert outcome.failure is None, outcome.log
@@ -228,15 +224,7 @@ def test_the_reference_reads_the_published_figures(tmp_path):
     """F1 54.48, EM 43.30 on all 194 questions, as demo/NOTICE.md says."""
     folder = RunFolder(tmp_path / "run")
     stack, whole = encoded(folder, rows=0)
-    running = ProcessRunner(
-        host=HOST,
-        python=stack.python,
-        source=SOURCE,
-        features=folder.workload,
-        expected=whole.expected,
-        workdir=tmp_path / "work",
-        timeout_s=300,
-    )
+    running = process_runner(folder, stack, whole, tmp_path / "work")
     outcome = running.run(config(padding="length_sorted", batch_size=8), Measure(min_passes=1))
     running.close()
     assert outcome.failure is None, outcome.log
