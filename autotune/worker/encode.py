@@ -88,7 +88,9 @@ def inspect(source: ModelSource) -> tuple[Any, ModelFacts]:
     try:
         tokenizer = load_tokenizer(source)
         model, missing = torch_model.load(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (TrialFailure, MemoryError):
+        raise
+    except Exception as error:  # transformers and safetensors share no base class
         raise TrialFailure("unsupported", _advice(source, error)) from error
     config = model.config
     if missing:
