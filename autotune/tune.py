@@ -57,7 +57,7 @@ from autotune.wire import WireError
 from autotune.workload import Workload, encode, probe, start_worker
 
 LAUNCH_TIMEOUT_S = 1800
-PARTIAL = {".work", "trials.jsonl", "workload"}
+PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
 """What a run killed before its manifest was written may have left."""
 
 
@@ -117,12 +117,12 @@ class Tuning:
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
             return self._run(folder, journal, rows, host, fresh)
-        except (InputError, KeyboardInterrupt):
-            if journal.trials:
+        except (InputError, KeyboardInterrupt) as error:
+            if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
                     f"what was measured is kept; go on with --resume --output {folder.path}"
                 )
-            elif fresh:
+            elif fresh and not journal.trials:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 if existed:
                     folder.path.mkdir()
