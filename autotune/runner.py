@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,8 @@ SESSION_KNOBS = knobs.names("process") | knobs.names("engine")
 ENGINE_KNOBS = knobs.names("engine")
 POINT_KNOBS = knobs.names("point")
 OUTPUTS_FILE = "outputs.npz"
+MEMORY_SHARE = 0.7
+"""Of the host's memory, what the peaks of sessions kept side by side may add up to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,9 @@ class Runner(Protocol):
 
     def run(self, config: Config, rule: Measure) -> Outcome:
         """Measure `config` by `rule`; every failure is in the outcome, never raised."""
+
+    def keep(self, configs: Sequence[Config]) -> None:
+        """Until `close`, keep what these configurations need between runs, memory permitting."""
 
     def close(self) -> None:
         """End whatever is still running."""
@@ -91,7 +97,10 @@ def read_outputs(
 
 
 class ProcessRunner:
-    """Measures in worker processes; configurations that differ only in point knobs share one."""
+    """Measures in worker processes; configurations that differ only in point knobs share one.
+
+    The last session stays open for the next run, and those that `keep` named beside it.
+    """
 
     def __init__(
         self,
@@ -111,12 +120,17 @@ class ProcessRunner:
         self._expected = expected
         self._workdir = workdir
         self._timeout_s = timeout_s
-        self._session: tuple[Config, WorkerProcess] | None = None
+        self._sessions: dict[Config, WorkerProcess] = {}
+        self._peak_bytes: dict[Config, int] = {}
+        self._kept: frozenset[Config] = frozenset()
+
+    def keep(self, configs: Sequence[Config]) -> None:
+        self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
 
     def run(self, config: Config, rule: Measure) -> Outcome:
-        worker: WorkerProcess | None = None
+        key = config.only(SESSION_KNOBS)
         try:
-            worker = self._opened(config)
+            worker = self._opened(key, config)
             reply = worker.request(
                 "measure", measure_request(config, rule), timeout_s=self._timeout_s
             )
@@ -126,23 +140,27 @@ class ProcessRunner:
                 worker.workdir / OUTPUTS_FILE, self._source.outputs, self._expected
             )
         except WorkerFailed as failed:
-            return self._failed(failed.failure)
+            return self._failed(key, failed.failure)
         except WireError as error:
-            return self._failed(Failure(kind="protocol", detail=str(error)))
+            return self._failed(key, Failure(kind="protocol", detail=str(error)))
         except OSError as error:
-            return self._failed(Failure(kind="crash", detail=f"no worker could start: {error}"))
+            detail = f"no worker could start: {error}"
+            return self._failed(key, Failure(kind="crash", detail=detail))
+        self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
-    def _opened(self, config: Config) -> WorkerProcess:
-        key = config.only(SESSION_KNOBS)
-        if self._session is not None:
-            if self._session[0] == key:
-                return self._session[1]
-            self.close()
+    def _opened(self, key: Config, config: Config) -> WorkerProcess:
+        if key in self._sessions:
+            return self._sessions[key]
+        peaks = [self._peak_bytes.get(k, 0) for k in {key, *self._kept}]
+        crowded = sum(peaks) > MEMORY_SHARE * self._host.memory_bytes
+        for other in list(self._sessions):
+            if crowded or other not in self._kept:
+                self._end(self._sessions.pop(other))
         worker = WorkerProcess(
-            worker_command(config, self._host, self._python), workdir=self._workdir
+            worker_command(config, self._host, self._python), workdir=self._workdir / key.id
         )
-        self._session = (key, worker)
+        self._sessions[key] = worker
         worker.request(
             "open",
             open_request(config, self._source, str(self._features.resolve())),
@@ -168,12 +186,20 @@ class ProcessRunner:
         if min(min(p.batch_s) for p in measurement.passes) <= 0:
             raise WireError("a batch took no time")
 
-    def _failed(self, failure: Failure) -> Outcome:
-        log = self._session[1].log if self._session else ""
-        self.close()
+    def _failed(self, key: Config, failure: Failure) -> Outcome:
+        worker = self._sessions.pop(key, None)
+        if worker is None:
+            return Outcome(failure=failure)
+        log = worker.log
+        self._end(worker)
         return Outcome(failure=failure, log=log)
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session[1].close()
-            self._session = None
+        self._kept = frozenset()
+        while self._sessions:
+            self._end(self._sessions.popitem()[1])
+
+    @staticmethod
+    def _end(worker: WorkerProcess) -> None:
+        worker.close()
+        shutil.rmtree(worker.workdir, ignore_errors=True)

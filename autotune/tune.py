@@ -30,7 +30,7 @@ from autotune.records import ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
 from autotune.runner import Outcome, ProcessRunner, read_outputs
-from autotune.search.loop import FINAL_RULE, Listener, Result, Search
+from autotune.search.loop import Listener, Result, Search
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
 from autotune.settings import (
@@ -366,7 +366,7 @@ class Tuning:
                 },
             ),
         )
-        write(folder.requests, requests(best.config, workload.source, FINAL_RULE))
+        write(folder.requests, requests(best.config, workload.source))
         script = launch_script(
             worker_command(best.config, host, stack.python),
             title=f"{settings.model}: {knobs.describe(best.config)}",

@@ -11,6 +11,7 @@ no worker is left. Prints a line a search and exits 1 on the first violation.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import random
@@ -96,8 +97,9 @@ def one(folder: Path, seed: int) -> str:
     trials = [json.loads(line) for line in now]
     searched = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] != "final"]
     finals = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] == "final"]
+    visits = collections.Counter(finals)
     check(len(searched) == len(set(searched)) == TRIALS, "a trial was repeated or is missing")
-    check(len(finals) == len(set(finals)), "a final was repeated")
+    check(len(visits) >= 2 and len(set(visits.values())) == 1, f"uneven finals: {visits}")
     check((folder / "report.json").exists(), "no report")
     check(not (folder / ".work").exists(), "scratch files are left")
     return f"killed at {', '.join(kills) or 'no moment (it ended first)'}; {len(trials)} trials"

@@ -98,6 +98,9 @@ class FakeRunner:
             outputs={"logits": np.full((10,), wrong, np.float32)},
         )
 
+    def keep(self, configs) -> None:
+        self.kept = list(configs)
+
     def close(self) -> None:
         self.closed += 1
 

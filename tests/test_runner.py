@@ -75,10 +75,10 @@ class Worker:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    write(tmp_path / "outputs.npz", **GOOD)
-
     def go(reply):
-        worker = Worker(tmp_path, reply)
+        (tmp_path / "session").mkdir()
+        write(tmp_path / "session" / "outputs.npz", **GOOD)
+        worker = Worker(tmp_path / "session", reply)
         monkeypatch.setattr("autotune.runner.WorkerProcess", lambda *a, **k: worker)
         runner = ProcessRunner(
             host=host(),
@@ -127,3 +127,65 @@ def test_a_failure_brings_the_workers_log(run):
     assert outcome.failure == Failure(kind="fallback", detail="tracing failed")
     assert outcome.log == "the log"
     assert worker.closed
+
+
+@pytest.fixture
+def sessions(tmp_path, monkeypatch):
+    """A runner on a host of 16 GiB, and the workers it starts, in order."""
+    started = []
+
+    def start(command, *, workdir):
+        workdir.mkdir(parents=True)
+        write(workdir / "outputs.npz", **GOOD)
+        started.append(Worker(workdir, to_jsonable(measurement(2.0))))
+        return started[-1]
+
+    monkeypatch.setattr("autotune.runner.WorkerProcess", start)
+    runner = ProcessRunner(
+        host=host(),
+        python="python",
+        source=ModelSource(path="m", head="H", outputs=KINDS),
+        features=tmp_path,
+        expected=EXPECTED,
+        workdir=tmp_path / "work",
+        timeout_s=1,
+    )
+    return runner, started
+
+
+def session_config(mode: str, batch_size: int = 1) -> Config:
+    values = {"mode": mode, "threads": 1, "batch_size": batch_size, "padding": "longest"}
+    return Config.of(values)
+
+
+def test_points_share_a_session_and_another_engine_ends_it(sessions):
+    runner, started = sessions
+    for config in (session_config("eager"), session_config("eager", 2), session_config("jit")):
+        runner.run(config, Measure())
+    assert [worker.closed for worker in started] == [1, 0]
+    assert not started[0].workdir.exists()
+
+
+def test_sessions_to_keep_stay_open_side_by_side_until_close(sessions):
+    runner, started = sessions
+    eager, jit = session_config("eager"), session_config("jit")
+    runner.keep([eager, jit])
+    for config in (eager, jit, jit, eager):
+        runner.run(config, Measure())
+    assert [worker.closed for worker in started] == [0, 0]
+    runner.close()
+    assert [worker.closed for worker in started] == [1, 1]
+
+
+def test_sessions_that_do_not_fit_in_memory_together_take_turns(sessions):
+    runner, started = sessions
+    configs = [session_config("eager"), session_config("jit")]
+    for config in configs:
+        runner.run(config, Measure())
+        started[-1].reply["peak_rss_bytes"] = 2**33
+        runner.run(config, Measure())
+    runner.close()
+    runner.keep(configs)
+    for config in (*configs, *configs):
+        runner.run(config, Measure())
+    assert [worker.closed for worker in started[2:]] == [1, 1, 1, 0]

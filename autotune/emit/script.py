@@ -11,6 +11,8 @@ from autotune.records import Config, Measure, ModelSource, dumps
 from autotune.runner import measure_request, open_request
 
 WORKLOAD = "workload"
+LAUNCH_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
+"""How long launch.sh measures: about as long as each finalist was in all its visits."""
 
 
 def quote(text: str) -> str:
@@ -23,12 +25,12 @@ def comment(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def requests(config: Config, source: ModelSource, rule: Measure) -> str:
+def requests(config: Config, source: ModelSource) -> str:
     """The requests of one measurement, as the search sent them, for a worker started in the
     run's folder."""
     lines: Sequence[dict[str, object]] = (
         {"id": 1, "op": "open", "args": open_request(config, source, WORKLOAD)},
-        {"id": 2, "op": "measure", "args": measure_request(config, rule)},
+        {"id": 2, "op": "measure", "args": measure_request(config, LAUNCH_RULE)},
     )
     return "".join(dumps(line) + "\n" for line in lines)
 

@@ -13,8 +13,9 @@ from typing import Any
 from autotune import knobs
 from autotune.emit.huggingface import ScriptLine
 from autotune.records import Trial, to_jsonable
-from autotune.search.loop import FINAL, SEARCHED, Result, leaders
+from autotune.search.loop import FINAL, SEARCHED, Result, finals, leaders
 from autotune.search.objective import Objective, batch_percentiles, throughput
+from autotune.stats import Interval
 
 FORMAT = 1
 
@@ -30,8 +31,13 @@ class Context:
     elapsed_s: float
 
 
-def entry(trial: Trial, baseline: Trial, objective: Objective) -> dict[str, Any]:
-    """One measured trial with everything derived from its samples."""
+def entry(
+    trial: Trial, baseline: Trial, objective: Objective, gain: Interval | None = None
+) -> dict[str, Any]:
+    """One measured trial with everything derived from its samples.
+
+    `gain` is its speedup where that is known better than from two medians.
+    """
     measurement, base = trial.measurement, baseline.measurement
     assert measurement is not None
     assert base is not None
@@ -44,7 +50,7 @@ def entry(trial: Trial, baseline: Trial, objective: Objective) -> dict[str, Any]
         "config": trial.config.as_dict(),
         "description": knobs.describe(trial.config),
         "objective": to_jsonable(own),
-        "speedup": to_jsonable(objective.speedup(own, objective.interval(base))),
+        "speedup": to_jsonable(gain or objective.speedup(own, objective.interval(base))),
         "throughput": to_jsonable(throughput(measurement)),
         "batch_s": batch_percentiles(measurement),
         "padded_tokens": measurement.padded_tokens,
@@ -67,6 +73,8 @@ def build(result: Result, context: Context) -> dict[str, Any]:
     # A configuration that was measured again is shown with its final measurement, before the
     # others of its kind: theirs may be partly luck.
     latest = {t.config.id: t for t in trials if t.measurement is not None}
+    for final in finals(trials):
+        latest[final.config.id] = final
     allowed = [
         *leaders(list(latest.values()), objective, (FINAL,)),
         *leaders(list(latest.values()), objective, SEARCHED),
@@ -86,6 +94,11 @@ def build(result: Result, context: Context) -> dict[str, Any]:
     for trial in searched:
         if trial.failure is not None:
             failures[trial.failure.kind].append(trial)
+
+    def shown(trial: Trial) -> dict[str, Any]:
+        gain = result.gain if trial.config == result.best.config else None
+        return entry(trial, result.baseline, objective, gain)
+
     return {
         "format": FORMAT,
         "autotune": context.manifest["autotune"],
@@ -104,11 +117,11 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             "measured": len(searched),
             "succeeded": sum(t.succeeded for t in searched),
             "failed": sum(not t.succeeded for t in searched),
-            "finals": len(trials) - len(searched),
+            "finals": len(trials) - len(searched),  # visits, of all finalists
         },
-        "baseline": entry(result.baseline, result.baseline, objective),
-        "best": entry(result.best, result.baseline, objective),
-        "best_by_mode": [entry(t, result.baseline, objective) for t in per_mode.values()],
+        "baseline": shown(result.baseline),
+        "best": shown(result.best),
+        "best_by_mode": [shown(trial) for trial in per_mode.values()],
         "failures": {
             kind: [
                 {
@@ -150,7 +163,7 @@ def verdict(result: Result, context: Context) -> str:
             f"({knobs.describe(base.config)}) within the accuracy limit; keep it."
         )
     own, other = objective.interval(best.measurement), objective.interval(base.measurement)
-    gain = objective.speedup(own, other)
+    gain = result.gain
     return (
         f"{knobs.describe(best.config)} is {gain.median:.1f}x as fast as the baseline "
         f"({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "

@@ -101,12 +101,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         "Speeds are medians over passes of the whole workload. An interval is the narrowest "
         "pair of order statistics that holds the median with 95% probability; below six "
         "passes it is their range, which holds it with the probability in report.json "
-        "(`coverage`). `baseline` and `best` come from the finals, measured again after the "
-        "search in fresh processes.",
+        "(`coverage`). `baseline` and `best` come from the finals, in which they were measured "
+        "in turn after the search; the speedup of `best` is the median of the rounds' ratios.",
         "## Search",
         f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
         f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed or "
-        f"were rejected; {report['trials']['finals']} final measurements.",
+        f"were rejected; {report['trials']['finals']} visits of the finals.",
     ]
     if report["failures"]:
         parts.append("### Failures")

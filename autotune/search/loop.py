@@ -23,6 +23,7 @@ from autotune.runner import POINT_KNOBS, SESSION_KNOBS, Outcome, Runner
 from autotune.search.objective import Objective, pass_interval
 from autotune.search.study import Study
 from autotune.space import Space
+from autotune.stats import CONFIDENCE, Interval, median_interval
 
 FINALISTS = 2
 PATIENCE = 15
@@ -32,8 +33,13 @@ RIDERS = 4
 the price of their passes."""
 
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
-FINAL_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
-"""Exploring needs a ranking; what is reported is measured longer, by the rule of launch.sh."""
+"""Exploring needs a ranking; what is reported is measured longer, in the finals."""
+VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=2.5, patience_s=2.5)
+"""One visit of the finals, which go round the finalists and the baseline."""
+MIN_ROUNDS, MAX_ROUNDS = 3, 12
+FINALS_S, FINALS_SHARE = 60.0, 0.25
+"""No new round begins after so many seconds of passes, or such a share of the time budget."""
+FINALS_HALF_WIDTH = 0.02
 
 DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every batch and padding."""
@@ -74,10 +80,15 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a search found. `best` is `baseline` where nothing is significantly better."""
+    """What a search found. `best` is `baseline` where nothing is significantly better.
+
+    Where the finals were held, both hold the passes of all their visits, and `gain` is the
+    median over rounds of how many times better `best` was than the baseline in that round.
+    """
 
     baseline: Trial
     best: Trial
+    gain: Interval
     significant: bool
     trials: tuple[Trial, ...]
     interrupted: bool = False
@@ -96,12 +107,40 @@ def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]
     )
 
 
-def _fresh_s(measurement: Measurement) -> float:
-    """About how long a measurement by FINAL_RULE takes, in a process of its own."""
-    phases, one = measurement.phases_s, pass_interval(measurement).median
-    preparing = sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))
-    passes = max(FINAL_RULE.budget_s + one / 2, FINAL_RULE.min_passes * one)
-    return preparing + min(passes, FINAL_RULE.patience_s + one / 2)
+def merged(trials: Sequence[Trial]) -> Trial:
+    """Visits of one configuration as one trial: the last one, with the passes of all."""
+    passes = tuple(p for trial in trials for p in _measured(trial).passes)
+    last = trials[-1]
+    return replace(
+        last,
+        duration_s=sum(trial.duration_s for trial in trials),
+        measurement=replace(_measured(last), passes=passes),
+    )
+
+
+def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
+    """The trials of the finals that succeeded, by configuration."""
+    found: dict[Config, list[Trial]] = {}
+    for trial in trials:
+        if trial.origin == FINAL and trial.succeeded:
+            found.setdefault(trial.config, []).append(trial)
+    return found
+
+
+def finals(trials: Sequence[Trial]) -> list[Trial]:
+    """What the finals measured, one trial a configuration."""
+    return [merged(found) for found in visits(trials).values()]
+
+
+def _visit_s(measurement: Measurement) -> float:
+    """About how long one visit of the finals takes, the process being there."""
+    one = pass_interval(measurement).median
+    return max(one, VISIT_RULE.budget_s + one / 2)
+
+
+def _preparing_s(measurement: Measurement) -> float:
+    phases = measurement.phases_s
+    return sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))
 
 
 def _measured(trial: Trial) -> Measurement:
@@ -273,32 +312,82 @@ class Search:
 
     def _finals_s(self) -> float:
         """Seconds the finals will take, and half of the trial that may be running before."""
-        measured = {t.config: t.measurement for t in self._searched if t.measurement}
-        finals = sum(_fresh_s(measured[c]) for c in self._finalists() if c in measured)
-        return finals + statistics.median(t.duration_s for t in self._searched) / 2
+        known = {t.config: t.measurement for t in self._searched if t.measurement}
+        finalists = [known[config] for config in self._finalists() if config in known]
+        one = sum(map(_visit_s, finalists))
+        rounds = max(MIN_ROUNDS * one, min(self._rounds_s + one / 2, MAX_ROUNDS * one))
+        typical = statistics.median(t.duration_s for t in self._searched)
+        return sum(map(_preparing_s, finalists)) + rounds + typical / 2
+
+    @property
+    def _rounds_s(self) -> float:
+        budget = self._limits.time_budget_s
+        return FINALS_S if budget is None else min(FINALS_S, FINALS_SHARE * budget)
 
     def _finals(self) -> None:
-        """Measure the leaders and the baseline again, each in a fresh process.
+        """Measure the leaders and the baseline again, in turn, in processes kept side by side.
 
         The best of many noisy measurements is partly the luckiest; what is reported comes
-        from these, which were not selected.
+        from these, which were not selected. In turn, so that a host that speeds up or slows
+        down does so for all of them; every second round backwards, so that a steady drift
+        cancels. Each visit is a trial on disk: a search killed here goes on here.
         """
-        done = {trial.config for trial in self._journal.trials if trial.origin == FINAL}
-        for config in self._finalists():
-            if config not in done:
-                self._runner.close()
-                self._try(config, FINAL)
+        self._runner.close()
+        while (round_ := self._next_round()) is not None:
+            self._runner.keep(self._finalists())
+            for config in round_:
+                if not self._try(config, FINAL).succeeded:
+                    break  # another leader takes its place
+        self._runner.close()
+
+    def _next_round(self) -> list[Config] | None:
+        """Whom to visit next, None when the finals are over.
+
+        A finalist that took the place of a failed one catches up before the next round.
+        """
+        if self._final_failures(self._baseline.config) >= MIN_ROUNDS:
+            return None
+        finalists, visited = self._finalists(), visits(self._journal.trials)
+        counts = {config: len(visited.get(config, [])) for config in finalists}
+        done = min(counts.values())
+        behind = [config for config in finalists if counts[config] == done]
+        order = behind if done % 2 == 0 else behind[::-1]
+        if done < MIN_ROUNDS or len(set(counts.values())) > 1:
+            return order
+        spent = sum(t.duration_s for config in finalists for t in visited[config])
+        preparing = sum(_preparing_s(_measured(visited[config][0])) for config in finalists)
+        budget = self._limits.time_budget_s
+        late = budget is not None and self.elapsed_s + spent / done > budget
+        if late or done >= MAX_ROUNDS or spent - preparing >= self._rounds_s:
+            return None
+        gains = [self._gain(config) for config in finalists[1:]]
+        narrow = all(g.half_width <= FINALS_HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
+        return None if narrow else order
+
+    def _final_failures(self, config: Config) -> int:
+        finals = (t for t in self._journal.trials if t.origin == FINAL and t.config == config)
+        return sum(not trial.succeeded for trial in finals)
+
+    def _gain(self, config: Config) -> Interval:
+        """How many times better than the baseline, round by round."""
+        visited = visits(self._journal.trials)
+        pairs = zip(visited[config], visited[self._baseline.config], strict=False)
+        return median_interval(
+            [self._objective.ratio(_measured(own), _measured(baseline)) for own, baseline in pairs]
+        )
 
     def _finalists(self) -> list[Config]:
-        best = leaders(self._searched, self._objective, SEARCHED)[:FINALISTS]
-        return list(dict.fromkeys([self._baseline.config, *(trial.config for trial in best)]))
+        """The baseline, then the leaders, best first; one that fails in the finals is out."""
+        ranked = leaders(self._searched, self._objective, SEARCHED)
+        best = [trial.config for trial in ranked if not self._final_failures(trial.config)]
+        return list(dict.fromkeys([self._baseline.config, *best[:FINALISTS]]))
 
     def _try(self, config: Config, origin: str) -> Trial:
         """Run, judge, write down."""
         number = len(self._journal.trials)
         self._listener.started(config, origin, number)
         start, started = self._clock(), datetime.now(UTC).isoformat(timespec="seconds")
-        rule = FINAL_RULE
+        rule = VISIT_RULE
         if origin != FINAL:
             rule = replace(SEARCH_RULE, leader_s=self._leader_s())
         outcome = self._runner.run(config, rule)
@@ -363,22 +452,31 @@ class Search:
         )
 
     def _result(self, interrupted: bool) -> Result:
-        trials = tuple(self._journal.trials)
-        measured_again = {t.config for t in trials if t.origin == FINAL}
-        complete = measured_again >= set(self._finalists())
-        ranked = leaders(trials, self._objective, (FINAL,) if complete else SEARCHED)
-        baseline = next((t for t in ranked if t.config == self._baseline_config), self._baseline)
-        best = ranked[0] if ranked else baseline
-        gain = self._objective.speedup(
-            self._objective.interval(_measured(best)),
-            self._objective.interval(_measured(baseline)),
-        )
+        measured_again = {t.config: t for t in finals(self._journal.trials)}
+        finalists = self._finalists()
+        if all(config in measured_again for config in finalists):
+            again = [measured_again[config] for config in finalists]
+            ranked = leaders(again, self._objective, (FINAL,))
+        else:
+            ranked = leaders(self._searched, self._objective, SEARCHED)
+        baseline = next(t for t in ranked if t.config == self._baseline_config)
+        best = ranked[0]
+        if best.origin == FINAL:
+            gain = self._gain(best.config)
+        else:
+            gain = self._objective.speedup(
+                self._objective.interval(_measured(best)),
+                self._objective.interval(_measured(baseline)),
+            )
         significant = best.config != baseline.config and gain.low > 1
+        if not significant:
+            best, gain = baseline, median_interval([1.0])
         return Result(
             baseline=baseline,
-            best=best if significant else baseline,
+            best=best,
+            gain=gain,
             significant=significant,
-            trials=trials,
+            trials=tuple(self._journal.trials),
             interrupted=interrupted,
         )
 

@@ -33,6 +33,10 @@ class Objective(ABC):
     def better(self, one: float, other: float) -> bool:
         return one > other if self.maximize else one < other
 
+    def ratio(self, one: Measurement, other: Measurement) -> float:
+        """How many times better the one median is than the other."""
+        return self.speedup(self.interval(one), self.interval(other)).median
+
     def speedup(self, one: Interval, other: Interval) -> Interval:
         """How many times better `one` is than `other`; the interval takes both ends apart."""
         if not self.maximize:

@@ -22,6 +22,8 @@ Clock = Callable[[], float]
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
 WARM_UP_AGREEMENT = 0.05
+WARM_UP_S = 3.0
+"""No new round begins this long after the first, in which engines may still compile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +57,18 @@ def warm_up(call: Call, batches: Sequence[Batch], *, every_shape: bool, clock: C
                 call(batch)
                 call(batch)
     indices = np.unique(np.linspace(0, len(batches) - 1, WARM_UP_BATCHES).astype(int))
-    before = math.inf
+    before, deadline = math.inf, math.inf
     for _ in range(WARM_UP_ROUNDS):
         start = clock()
+        if start > deadline:
+            return
         for index in indices:
             call(batches[index])
         now = clock() - start
         if abs(before - now) <= WARM_UP_AGREEMENT * now:
             return
+        if before == math.inf:
+            deadline = clock() + WARM_UP_S
         before = now
 
 
@@ -138,7 +144,7 @@ def measure(
             continue
         if (
             len(passes) >= rule.max_passes
-            or median_interval(totals).half_width <= rule.half_width
+            or (len(passes) > 1 and median_interval(totals).half_width <= rule.half_width)
             or sum(totals) >= rule.budget_s
         ):
             return tuple(passes), collected, len(digests) == 1

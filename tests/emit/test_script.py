@@ -13,9 +13,9 @@ from fakes import host
 
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import ScriptLine, script_line
-from autotune.emit.script import launch_script, requests
+from autotune.emit.script import LAUNCH_RULE, launch_script, requests
 from autotune.launch import Command, environment, worker_command
-from autotune.records import Config, Measure, ModelSource
+from autotune.records import Config, ModelSource
 from autotune.runner import measure_request, open_request
 
 HOSTILE = [
@@ -123,10 +123,9 @@ def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
 
 def test_the_requests_of_the_script_are_those_of_the_search():
     source = ModelSource(path="/m", head="H", outputs={"logits": "feature"})
-    rule = Measure(min_passes=2)
-    first, second = map(json.loads, requests(CONFIG, source, rule).splitlines())
+    first, second = map(json.loads, requests(CONFIG, source).splitlines())
     assert first["args"] == json.loads(json.dumps(open_request(CONFIG, source, "workload")))
-    assert second["args"] == json.loads(json.dumps(measure_request(CONFIG, rule)))
+    assert second["args"] == json.loads(json.dumps(measure_request(CONFIG, LAUNCH_RULE)))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -11,7 +11,7 @@ from autotune.records import Failure
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
 from autotune.runner import Outcome
-from autotune.search.loop import FINAL_RULE
+from autotune.search.loop import VISIT_RULE
 from autotune.search.objective import objective_named
 
 
@@ -78,7 +78,7 @@ def test_what_was_measured_again_comes_before_what_was_lucky_once(reported):
 
         def run(self, config, rule):
             outcome = super().run(config, rule)
-            if rule == FINAL_RULE:
+            if rule == VISIT_RULE:
                 return outcome
             luck = 1 + int(config.id, 16) % 100 / 100
             lucky = measurement(pass_seconds(config) / luck)

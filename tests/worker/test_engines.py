@@ -146,7 +146,7 @@ def test_points_share_a_session_and_engines_do_not(runner):
     pids = []
     for knobs in ({"batch_size": 1}, {"batch_size": 2}, {"attention": "eager"}):
         assert runner.run(config(**knobs), ONE_PASS).failure is None
-        pids.append(runner._session[1]._process.pid)
+        pids.append(list(runner._sessions.values())[-1]._process.pid)
     assert pids[0] == pids[1] != pids[2]
 
 

@@ -85,12 +85,19 @@ def test_outputs_of_another_shape_are_a_typed_failure():
         bad.run()
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [([1.0], 2), ([9.0, 3.0, 1.0], 4), ([2.0], 2)])
+@pytest.mark.parametrize(("seconds", "rounds"), [([1.0], 2), ([0.9, 0.3, 0.1], 4), ([2.0], 2)])
 def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
     assert machine.calls == rounds * len(batches)
+
+
+def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
+    machine = Machine([90.0, 9.0, 1.0])
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
+    assert machine.calls == 2 * len(batches)
 
 
 def test_engines_that_compile_by_shape_see_every_shape_first():
