@@ -8,6 +8,9 @@
 PYTHON ?= python3
 STACK ?= ipex
 VENV ?= .venv
+comma := ,
+MORE := openvino,onnxruntime,openmp,datasets,test,dev
+EXTRAS := $(STACK),$(MORE)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(STACK)
 DEMO ?= reports/demo
@@ -21,7 +24,7 @@ $(READY): pyproject.toml locks/$(STACK).txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); sys.exit(None if ok else f"autotune needs Python 3.11 to 3.13, {sys.executable} is {v.major}.{v.minor}; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint locks/$(STACK).txt --editable '.[$(STACK),datasets,test,dev]'
+		--constraint locks/$(STACK).txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(READY)
@@ -45,7 +48,7 @@ lock: $(READY)
 	for stack in ipex torch; do \
 		$(BIN)/uv pip compile pyproject.toml --quiet --universal --no-header --no-annotate \
 			--no-emit-index-url --no-emit-find-links --python-version 3.11 \
-			--extra $$stack --extra datasets --extra test --extra dev \
+			$(foreach extra,$(subst $(comma), ,$(MORE)),--extra $(extra)) --extra $$stack \
 			--output-file locks/$$stack.txt || exit 1; \
 	done
 

@@ -78,7 +78,20 @@ def cli() -> None:
     help="A SQuAD-layout .json/.jsonl file or a dataset id.  [default: squad; for demo its own]",
 )
 @click.option("--dataset-split", help="Split of a dataset id.  [default: validation]")
+@click.option(
+    "--calibration",
+    metavar="DATASET",
+    help="Rows for static int8 to calibrate on.  [default: rows that are not scored]",
+)
 @click.option("--space", help="A search space: its name or a .yaml file.  [default: the task's]")
+@click.option(
+    "--stack",
+    "stacks",
+    multiple=True,
+    metavar="NAME[=PYTHON]",
+    help="Search this interpreter's torch too (NAME alone: one of `autotune stack list`); "
+    "repeatable.",
+)
 @click.option(
     "--objective",
     type=click.Choice(["throughput", "latency"]),
@@ -286,15 +299,61 @@ def _show(report: dict[str, Any], folder: Path) -> None:
 
 
 @cli.command()
+@click.option(
+    "--stack",
+    "stacks",
+    multiple=True,
+    metavar="NAME[=PYTHON]",
+    help="Look at this interpreter too; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def doctor(*, as_json: bool, debug: bool) -> None:
+def doctor(*, stacks: tuple[str, ...], as_json: bool, debug: bool) -> None:
     """What this host and this Python can run, and why not the rest."""
     with _reported(debug):
         from autotune.doctor import examine, lines
 
-        found = examine()
+        found = examine(stacks)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@cli.group()
+def stack() -> None:
+    """Interpreters with their own torch, for `search --stack`."""
+
+
+@stack.command("create")
+@click.argument("name")
+@click.option(
+    "--extra",
+    "extras",
+    multiple=True,
+    required=True,
+    help="What to install: ipex, torch, onnxruntime, openvino, zentorch, openmp; repeatable.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
+    """Make an environment NAME with pip, in the user's cache folder."""
+    with _reported(debug):
+        from autotune import stacks
+
+        click.echo(stacks.create(name, extras, say))
+
+
+@stack.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def stack_list(*, as_json: bool, debug: bool) -> None:
+    """The stacks made with `create`, and what is in them."""
+    with _reported(debug):
+        from autotune import stacks
+
+        listed = stacks.fingerprints()
+        if as_json:
+            click.echo(json.dumps(listed, indent=2))
+        for name, entry in () if as_json else listed.items():
+            words = " ".join(f"{k} {v}" for k, v in entry["versions"].items())
+            click.echo(f"{name}: {entry['python']}\n    {entry.get('error') or words}")
 
 
 @cli.command(hidden=True)

@@ -1,17 +1,18 @@
-"""`autotune doctor`: what this host and this interpreter can run."""
+"""`autotune doctor`: what this host and these interpreters can run."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autotune import stacks
 from autotune.errors import StackError
 from autotune.host import Host, detect
-from autotune.records import to_jsonable
-from autotune.workload import probe, start_worker
+from autotune.knobs import KNOBS
+from autotune.records import StackFacts, to_jsonable
+from autotune.stacks import missing_settings
 
 
 def host_facts(host: Host) -> dict[str, Any]:
@@ -32,21 +33,39 @@ def host_facts(host: Host) -> dict[str, Any]:
     }
 
 
-def examine() -> dict[str, Any]:
-    """Host and stack as JSON. A stack that cannot run is reported, not raised."""
+def examine(named: Sequence[str] = ()) -> dict[str, Any]:
+    """Host, process settings and stacks as JSON. A stack that cannot run is reported."""
     host = detect()
+    found: dict[str, Any] = {}
+    usable: dict[str, StackFacts] = {}
     with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
-        try:
-            with start_worker(host, sys.executable, Path(workdir)) as worker:
-                stack: dict[str, Any] = to_jsonable(probe(worker, host))
-        except StackError as error:
-            stack = {"python": sys.executable, "error": str(error)}
-    return {"host": host_facts(host), "stack": stack}
+        for name, python in stacks.parse(named).items():
+            try:
+                usable |= stacks.examine({name: python}, host, Path(workdir))
+                found[name] = to_jsonable(usable[name])
+            except StackError as error:
+                found[name] = {"python": python, "error": str(error)}
+    return {"host": host_facts(host), "settings": settings(host, usable), "stacks": found}
+
+
+def settings(host: Host, usable: Mapping[str, StackFacts]) -> dict[str, dict[str, Any]]:
+    """Allocators, OpenMP runtimes and huge pages: `path` (None: built in) or `reason`."""
+    missing = missing_settings(host, usable)
+    runtime = next((facts.libiomp5 for facts in usable.values() if facts.libiomp5), None)
+    paths = {**host.libraries, **({"intel": runtime} if runtime else {})}
+    found: dict[str, dict[str, Any]] = {}
+    for knob in ("allocator", "openmp"):
+        for value in KNOBS[knob].allowed or ():
+            reason = missing[knob].get(value)
+            found[f"{knob}={value}"] = {"path": paths.get(value), "reason": reason}
+    reason = missing.get("huge_pages", {}).get(True)
+    found["huge_pages=true"] = {"path": None, "reason": reason}
+    return found
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The same for people."""
-    host, stack = found["host"], found["stack"]
+    host = found["host"]
     quota = "none" if host["cpu_quota"] is None else f"{host['cpu_quota']:g} CPUs"
     limit = " (cgroup limit)" if host["memory_limited_by_cgroup"] else ""
     allowed = ",".join(map(str, host["cpus_allowed"]))
@@ -57,15 +76,22 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"        CPUs allowed: {allowed} of {host['cpus_online']}; quota: {quota}",
         f"        memory: {host['memory_bytes'] / 2**30:.1f} GiB{limit}",
         f"        instruction sets: {' '.join(host['instruction_sets']) or 'none that matter'}",
-        f"stack   {stack['python']}",
+        "process settings",
     ]
+    for name, setting in found["settings"].items():
+        text.append(f"        {name:20} {setting['reason'] or setting['path'] or 'yes'}")
+    for name, stack in found["stacks"].items():
+        text += _stack_lines(name, stack)
+    return text
+
+
+def _stack_lines(name: str, stack: Mapping[str, Any]) -> list[str]:
+    text = [f"stack {name}: {stack['python']}"]
     if "error" in stack:
         return [*text, f"        cannot run: {stack['error']}"]
     versions = "  ".join(f"{name} {version}" for name, version in stack["versions"].items())
-    ipex = stack["ipex"] or "usable, matches torch"
-    text += [f"        Python {stack['python_version']}  {versions}", f"        IPEX: {ipex}"]
-    text.append("modes")
+    text.append(f"        Python {stack['python_version']}  {versions}")
     for mode, precisions in stack["modes"].items():
         for precision, reason in precisions.items():
-            text.append(f"        {mode:9} {precision:13} {'yes' if reason is None else reason}")
+            text.append(f"        {mode:11} {precision:13} {'yes' if reason is None else reason}")
     return text

@@ -68,6 +68,16 @@ class RunFolder:
         return self.workload / "validation.json"
 
     @property
+    def calibration(self) -> Path:
+        """Features of the rows that engines calibrate on, which are not scored."""
+        return self.workload / "calibration"
+
+    @property
+    def cache(self) -> Path:
+        """What engines keep between the processes of a search."""
+        return self.work / "cache"
+
+    @property
     def reference(self) -> Path:
         return self.workload / "reference.npz"
 

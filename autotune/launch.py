@@ -1,17 +1,19 @@
-"""From a configuration to the command that runs it. Pure: reads no machine, starts nothing.
+"""From a configuration to the commands that run it. Pure: starts nothing.
 
-The same command is measured by `autotune.runner` and written by `autotune.emit.script`, so
+The same commands are measured by `autotune.runner` and written by `autotune.emit.script`, so
 that what was measured is what is emitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from autotune.errors import TrialFailure
 from autotune.host import Host
-from autotune.records import Config
+from autotune.host.libraries import REMEDIES
+from autotune.records import Config, Scalar
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 
@@ -38,29 +40,103 @@ PASSED_ON = (
 """Variables of the caller that a worker sees. All others, OMP_* among them, are dropped."""
 
 
+OWN_POOL = ("openvino", "onnxruntime")
+"""Modes whose threads are not OpenMP's; bound OpenMP threads would hand them one CPU."""
+
+JEMALLOC = "oversize_threshold:1,background_thread:true,metadata_thp:auto"
+"""IPEX's launcher's settings."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """`argv` without the channels (--requests, --replies, --workdir), which differ between a
-    measurement and a script; `settings` are the variables the configuration sets."""
+    """One worker's command.
+
+    `argv` is without the channels (--requests, --replies, --workdir, --together), which
+    differ between a measurement and a script; `settings` are the variables that the
+    configuration sets, and `expected` what the worker must then find in effect.
+    """
 
     argv: tuple[str, ...]
     settings: Mapping[str, str]
+    expected: Mapping[str, Scalar] = field(default_factory=dict)
 
 
-def worker_command(config: Config, host: Host, python: str) -> Command:
-    """How to start the worker that runs `config`."""
-    threads = int(config["threads"])
-    argv = [python, "-P", str(WORKER)]
-    if config.get("pinning", "none") == "compact":
-        argv += ["--cpus", ",".join(map(str, host.compact(threads)))]
-    return Command(
-        argv=tuple(argv),
-        settings={
-            "OMP_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        },
-    )
+def variables(config: Config, host: Host, libiomp5: str | None) -> dict[str, str]:
+    """The variables that the process knobs of `config` set, the same for every instance."""
+    settings = {
+        "OMP_NUM_THREADS": str(config["threads"]),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    allocator, openmp = config.get("allocator", "default"), config.get("openmp", "default")
+    preload = []
+    if allocator != "default":
+        if allocator not in host.libraries:
+            raise TrialFailure("unsupported", REMEDIES[str(allocator)])
+        preload.append(host.libraries[allocator])
+    runtime = _runtime(openmp, host, libiomp5)
+    if runtime is not None:
+        preload.append(runtime)
+    if preload:
+        settings["LD_PRELOAD"] = ":".join(preload)
+    huge = bool(config.get("huge_pages", False))
+    if allocator == "jemalloc":
+        settings["MALLOC_CONF"] = JEMALLOC + (",thp:always" if huge else "")
+    elif allocator == "default" and huge:
+        settings["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    wait = config.get("omp_wait", "default")
+    if wait != "default":
+        settings["OMP_WAIT_POLICY"] = str(wait)
+    if openmp == "intel":
+        blocktime = {"default": "1", "passive": "0", "active": "infinite"}
+        settings["KMP_BLOCKTIME"] = blocktime[str(wait)]
+    return settings
+
+
+def _runtime(openmp: Scalar, host: Host, libiomp5: str | None) -> str | None:
+    """The library to preload. Raises TrialFailure `unsupported` where a stack lacks it."""
+    if openmp == "default":
+        return None
+    found = libiomp5 if openmp == "intel" else host.libraries.get(str(openmp))
+    if found is None:
+        raise TrialFailure("unsupported", REMEDIES[str(openmp)])
+    return found
+
+
+def worker_commands(
+    config: Config, host: Host, python: str, libiomp5: str | None = None
+) -> tuple[Command, ...]:
+    """How to start the workers that run `config`, one an instance.
+
+    `libiomp5` is the real path of the stack's Intel OpenMP. Raises TrialFailure `unsupported`
+    for a library that is not there.
+    """
+    threads, instances = int(config["threads"]), int(config.get("instances", 1))
+    pinning = str(config.get("pinning", "none"))
+    shared = variables(config, host, libiomp5)
+    expected: dict[str, Scalar] = {
+        "threads": threads,
+        "allocator": str(config.get("allocator", "default")),
+    }
+    runtime = _runtime(config.get("openmp", "default"), host, libiomp5)
+    if runtime is not None:
+        expected["openmp"] = runtime
+    commands = []
+    for index, cpus in enumerate(host.placement(pinning, instances, threads)):
+        argv = [python, "-P", str(WORKER)]
+        settings = dict(shared)
+        own = dict(expected)
+        if pinning != "none":
+            mask = ",".join(map(str, sorted(cpus)))
+            own["cpus"] = mask
+            argv += ["--cpus", mask]
+            if config.get("mode") not in OWN_POOL:
+                settings["OMP_PROC_BIND"] = "close"
+                settings["OMP_PLACES"] = ",".join(f"{{{cpu}}}" for cpu in cpus)
+        if instances > 1:
+            argv += ["--instance", str(index), "--instances", str(instances)]
+        commands.append(Command(argv=tuple(argv), settings=settings, expected=own))
+    return tuple(commands)
 
 
 def environment(command: Command, caller: Mapping[str, str]) -> dict[str, str]:

@@ -55,12 +55,18 @@ class WorkerProcess:
     """A worker in a process group of its own. Use as a context manager, or call `close`."""
 
     def __init__(
-        self, command: Command, *, workdir: Path, caller: Mapping[str, str] | None = None
+        self,
+        command: Command,
+        *,
+        workdir: Path,
+        together: Path | None = None,
+        caller: Mapping[str, str] | None = None,
     ) -> None:
+        """`together` is the folder where instances that measure side by side meet."""
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
         self._log_path = workdir / "worker.log"
-        self._next_id = 1
+        self._asked = 0  # the number of the last request
         self._buffer = b""
         requests_read, self._requests = os.pipe()
         self._replies, replies_write = os.pipe()
@@ -70,6 +76,7 @@ class WorkerProcess:
             *("--replies", str(replies_write)),
             *("--workdir", str(workdir.resolve())),
             *("--parent", str(os.getpid())),
+            *(("--together", str(together.resolve())) if together else ()),
         ]
         try:
             with self._log_path.open("wb") as log:
@@ -99,20 +106,27 @@ class WorkerProcess:
     def request(self, op: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
         """The `ok` of the reply. Raises WorkerFailed; after one that is not the worker's own
         typed answer the process has been killed."""
-        number, self._next_id = self._next_id, self._next_id + 1
-        line = dumps({"id": number, "op": op, "args": arguments}) + "\n"
+        self.send(op, arguments)
+        return self.receive(timeout_s=timeout_s)
+
+    def send(self, op: str, arguments: Mapping[str, Any]) -> None:
+        """Ask without waiting; one `receive` must follow before the next. Raises WorkerFailed."""
+        self._asked += 1
+        line = dumps({"id": self._asked, "op": op, "args": arguments}) + "\n"
+        self._send(line.encode())
+
+    def receive(self, *, timeout_s: float) -> Any:
+        """The `ok` of the reply to the last `send`; raises as `request`."""
         try:
-            self._send(line.encode())
             reply = loads(self._receive(timeout_s))
         except WireError as error:
             self.close()
             raise WorkerFailed(Failure(kind="protocol", detail=str(error)[:500])) from error
-        if not isinstance(reply, dict) or reply.get("id") != number:
+        if not isinstance(reply, dict) or reply.get("id") != self._asked:
             self.close()
             got = reply.get("id") if isinstance(reply, dict) else type(reply).__name__
-            raise WorkerFailed(
-                Failure(kind="protocol", detail=f"expected the reply to {number}, got {got!r}")
-            )
+            detail = f"expected the reply to {self._asked}, got {got!r}"
+            raise WorkerFailed(Failure(kind="protocol", detail=detail))
         if set(reply) == {"id", "ok"}:
             return reply["ok"]
         failure = reply.get("failure")

@@ -30,6 +30,9 @@ FAILURE_KINDS = (
     "protocol",  # a reply that does not follow the wire format
 )
 
+DEFAULT_STACK = "default"
+"""The name of the stack that runs autotune itself."""
+
 HOPELESS = 1.5
 """A configuration this many times slower than the leader is not measured to an interval."""
 
@@ -109,6 +112,7 @@ class Pass:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     batch_s: tuple[float, ...]  # one entry a batch, in the order run
+    instance: int = 0  # which of the workers side by side
 
     @property
     def total_s(self) -> float:
@@ -172,7 +176,7 @@ class Trial:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     number: int
-    origin: str  # baseline, prior or search
+    origin: str  # baseline, prior, search or final
     config: Config
     started: str  # ISO 8601, UTC
     duration_s: float
@@ -210,6 +214,7 @@ class StackFacts:
     python_version: str
     versions: dict[str, str]  # distribution -> version, those installed only
     ipex: str | None  # None: usable; otherwise why not, in words
+    libiomp5: str | None = None  # real path of Intel's OpenMP, where it has it
     # mode -> precision -> None (it runs) or why not
     modes: dict[str, dict[str, str | None]] = field(default_factory=dict)
 

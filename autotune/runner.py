@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune import knobs
+from autotune.errors import TrialFailure
 from autotune.host import Host
-from autotune.launch import worker_command
+from autotune.launch import Command, worker_commands
 from autotune.process import WorkerFailed, WorkerProcess
-from autotune.records import Config, Failure, Measure, Measurement, ModelSource, to_jsonable
+from autotune.records import (
+    Config,
+    Failure,
+    Measure,
+    Measurement,
+    ModelSource,
+    StackFacts,
+    to_jsonable,
+)
 from autotune.wire import WireError, parse
 from autotune.worker_files import read_arrays
 
@@ -61,13 +70,31 @@ class Expected:
     tokens: int
 
 
-def open_request(config: Config, source: ModelSource, features: str) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What every worker of a workload is given, besides its configuration."""
+
+    source: ModelSource
+    features: str  # folder of encoded features
+    calibration: str | None  # the same of rows that are not scored
+    instruction_sets: tuple[str, ...]
+    cache: str | None = None  # where engines keep what they made; None: in the workdir
+
+
+TOLD = ("threads", "interop_threads", "flush_denormals")
+"""Process knobs that the worker sets itself, before it prepares."""
+
+
+def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
     """Arguments of the worker's `open` for `config`."""
     return {
-        "source": to_jsonable(source),
+        "source": to_jsonable(inputs.source),
         "engine": config.only(ENGINE_KNOBS).as_dict(),
-        "threads": config["threads"],
-        "features": features,
+        "process": {name: config[name] for name in TOLD},
+        "features": inputs.features,
+        "calibration": inputs.calibration,
+        "instruction_sets": list(inputs.instruction_sets),
+        "cache": inputs.cache,
     }
 
 
@@ -96,6 +123,96 @@ def read_outputs(
     return arrays
 
 
+def together(measurements: Sequence[Measurement]) -> Measurement:
+    """What instances side by side measured, as one measurement.
+
+    Raises WireError where they did not do the same work.
+    """
+    first = measurements[0]
+    if len(measurements) == 1:
+        return first
+    if any(m.batch_features != first.batch_features for m in measurements):
+        raise WireError("instances side by side ran different batches")
+    released = [float(m.effective["released_s"]) for m in measurements]
+    return replace(
+        first,
+        passes=tuple(p for m in measurements for p in m.passes),
+        phases_s={
+            phase: max(m.phases_s.get(phase, 0.0) for m in measurements) for phase in first.phases_s
+        },
+        peak_rss_bytes=sum(m.peak_rss_bytes for m in measurements),
+        effective={
+            **first.effective,
+            "cpus": " ".join(str(m.effective["cpus"]) for m in measurements),
+            "instances": len(measurements),
+            "release_spread_s": max(released) - min(released),
+        },
+        outputs_repeatable=all(m.outputs_repeatable for m in measurements)
+        and len({m.outputs_digest for m in measurements}) == 1,
+    )
+
+
+def check_measurement(measurement: Measurement, expected: Expected) -> None:
+    """Whether a worker's measurement is one of this workload. Raises WireError."""
+    found = Expected(
+        examples=measurement.examples,
+        features=measurement.features,
+        tokens=measurement.tokens,
+    )
+    if found != expected:
+        raise WireError(f"expected {expected}, got {found}")
+    if sum(measurement.batch_features) != measurement.features:
+        raise WireError("the batches do not hold every feature once")
+    if not measurement.passes:
+        raise WireError("a measurement of no passes")
+    counts = {len(p.batch_s) for p in measurement.passes}
+    if counts != {len(measurement.batch_features)}:
+        raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")
+    if min(min(p.batch_s) for p in measurement.passes) <= 0:
+        raise WireError("a batch took no time")
+
+
+def check_effective(command: Command, measurement: Measurement) -> None:
+    """Whether what was asked was in effect. Raises WorkerFailed `fallback` where it was not."""
+    for name, asked in command.expected.items():
+        found = measurement.effective.get(name)
+        if found != asked:
+            raise WorkerFailed(
+                Failure(kind="fallback", detail=f"asked for {name} {asked}, in effect is {found}")
+            )
+    if "cpus" not in command.expected:
+        cpus = str(measurement.effective.get("cpus", "")).split(",")
+        threads = int(command.expected["threads"])
+        if len(cpus) < threads:
+            detail = f"asked for {threads} threads, on {len(cpus)} CPUs"
+            raise WorkerFailed(Failure(kind="fallback", detail=detail))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The workers of one configuration's process and engine knobs, one an instance."""
+
+    commands: tuple[Command, ...]
+    workers: list[WorkerProcess]
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        """What the workers wrote, a failing one's traceback last."""
+        return "".join(worker.log for worker in reversed(self.workers))
+
+    def ask(self, op: str, arguments: Mapping[str, object], *, timeout_s: float) -> list[object]:
+        """The answer of every worker. Raises the WorkerFailed of the first that fails."""
+        for worker in self.workers:
+            worker.send(op, arguments)
+        return [worker.receive(timeout_s=timeout_s) for worker in self.workers]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class ProcessRunner:
     """Measures in worker processes; configurations that differ only in point knobs share one.
 
@@ -106,21 +223,19 @@ class ProcessRunner:
         self,
         *,
         host: Host,
-        python: str,
-        source: ModelSource,
-        features: Path,
+        stacks: Mapping[str, StackFacts],
+        inputs: Inputs,
         expected: Expected,
         workdir: Path,
         timeout_s: float,
     ) -> None:
         self._host = host
-        self._python = python
-        self._source = source
-        self._features = features
+        self._stacks = stacks
+        self._inputs = inputs
         self._expected = expected
         self._workdir = workdir
         self._timeout_s = timeout_s
-        self._sessions: dict[Config, WorkerProcess] = {}
+        self._sessions: dict[Config, Session] = {}
         self._peak_bytes: dict[Config, int] = {}
         self._kept: frozenset[Config] = frozenset()
 
@@ -129,18 +244,20 @@ class ProcessRunner:
 
     def run(self, config: Config, rule: Measure) -> Outcome:
         key = config.only(SESSION_KNOBS)
+        if rule.leader_s is not None:  # one instance's pass takes as many times longer
+            rule = replace(rule, leader_s=rule.leader_s * int(config["instances"]))
         try:
-            worker = self._opened(key, config)
-            reply = worker.request(
-                "measure", measure_request(config, rule), timeout_s=self._timeout_s
-            )
-            measurement = parse(Measurement, reply)
-            self._check(measurement)
+            session = self._opened(key, config)
+            measurement = self._measured(session, config, rule)
             outputs = read_outputs(
-                worker.workdir / OUTPUTS_FILE, self._source.outputs, self._expected
+                session.workers[0].workdir / OUTPUTS_FILE,
+                self._inputs.source.outputs,
+                self._expected,
             )
         except WorkerFailed as failed:
             return self._failed(key, failed.failure)
+        except TrialFailure as failure:
+            return self._failed(key, Failure(kind=failure.kind, detail=failure.detail))
         except WireError as error:
             return self._failed(key, Failure(kind="protocol", detail=str(error)))
         except OSError as error:
@@ -149,57 +266,54 @@ class ProcessRunner:
         self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
-    def _opened(self, key: Config, config: Config) -> WorkerProcess:
+    def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement:
+        replies = session.ask("measure", measure_request(config, rule), timeout_s=self._timeout_s)
+        measurements = [parse(Measurement, reply) for reply in replies]
+        for command, measurement in zip(session.commands, measurements, strict=True):
+            check_measurement(measurement, self._expected)
+            check_effective(command, measurement)
+        return together(measurements)
+
+    def _opened(self, key: Config, config: Config) -> Session:
         if key in self._sessions:
             return self._sessions[key]
         peaks = [self._peak_bytes.get(k, 0) for k in {key, *self._kept}]
         crowded = sum(peaks) > MEMORY_SHARE * self._host.memory_bytes
         for other in list(self._sessions):
             if crowded or other not in self._kept:
-                self._end(self._sessions.pop(other))
-        worker = WorkerProcess(
-            worker_command(config, self._host, self._python), workdir=self._workdir / key.id
-        )
-        self._sessions[key] = worker
-        worker.request(
+                self._sessions.pop(other).close()
+        stack = self._stacks[str(config["stack"])]
+        folder = self._workdir / key.id
+        folder.mkdir(parents=True, exist_ok=True)
+        commands = worker_commands(config, self._host, stack.python, stack.libiomp5)
+        session = Session(commands, [], folder)
+        self._sessions[key] = session
+        for index, command in enumerate(commands):
+            worker = WorkerProcess(
+                command,
+                workdir=folder / str(index),
+                together=folder if len(commands) > 1 else None,
+            )
+            session.workers.append(worker)
+        cache = None
+        if self._inputs.cache is not None:
+            cache = str(Path(self._inputs.cache) / str(config["stack"]))
+        session.ask(
             "open",
-            open_request(config, self._source, str(self._features.resolve())),
+            open_request(config, replace(self._inputs, cache=cache)),
             timeout_s=self._timeout_s,
         )
-        return worker
-
-    def _check(self, measurement: Measurement) -> None:
-        found = Expected(
-            examples=measurement.examples,
-            features=measurement.features,
-            tokens=measurement.tokens,
-        )
-        if found != self._expected:
-            raise WireError(f"expected {self._expected}, got {found}")
-        if sum(measurement.batch_features) != measurement.features:
-            raise WireError("the batches do not hold every feature once")
-        if not measurement.passes:
-            raise WireError("a measurement of no passes")
-        counts = {len(p.batch_s) for p in measurement.passes}
-        if counts != {len(measurement.batch_features)}:
-            raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")
-        if min(min(p.batch_s) for p in measurement.passes) <= 0:
-            raise WireError("a batch took no time")
+        return session
 
     def _failed(self, key: Config, failure: Failure) -> Outcome:
-        worker = self._sessions.pop(key, None)
-        if worker is None:
+        session = self._sessions.pop(key, None)
+        if session is None:
             return Outcome(failure=failure)
-        log = worker.log
-        self._end(worker)
+        log = session.log
+        session.close()
         return Outcome(failure=failure, log=log)
 
     def close(self) -> None:
         self._kept = frozenset()
         while self._sessions:
-            self._end(self._sessions.popitem()[1])
-
-    @staticmethod
-    def _end(worker: WorkerProcess) -> None:
-        worker.close()
-        shutil.rmtree(worker.workdir, ignore_errors=True)
+            self._sessions.popitem()[1].close()

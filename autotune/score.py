@@ -11,7 +11,7 @@ import yaml
 from autotune.errors import ResumeError, SearchError
 from autotune.folder import RunFolder
 from autotune.records import Measurement, to_jsonable
-from autotune.runner import OUTPUTS_FILE, Expected, read_outputs
+from autotune.runner import OUTPUTS_FILE, Expected, read_outputs, together
 from autotune.search.objective import objective_named
 from autotune.stats import Interval
 from autotune.tasks import task_named
@@ -51,6 +51,20 @@ class Score:
         }
 
 
+def instances(work: Path) -> list[Path]:
+    """The folders that the workers left, in order."""
+    return sorted((p for p in work.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def _measurement(folder: Path) -> Measurement:
+    replies = [loads(line) for line in (folder / "replies.jsonl").read_bytes().splitlines()]
+    for reply in replies:
+        if "failure" in reply:
+            failure = reply["failure"]
+            raise SearchError(f"{failure['kind']}: {failure['detail']}")
+    return parse(Measurement, replies[-1]["ok"])
+
+
 def score(folder: RunFolder, work: Path) -> Score:
     """Score the replies and outputs in `work` against the promise in `folder`.
 
@@ -67,13 +81,8 @@ def score(folder: RunFolder, work: Path) -> Score:
         raise ResumeError(f"{folder.path} is damaged: {error}") from error
     expected = Expected(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
     try:
-        replies = [loads(line) for line in (work / "replies.jsonl").read_bytes().splitlines()]
-        for reply in replies:
-            if "failure" in reply:
-                failure = reply["failure"]
-                raise SearchError(f"{failure['kind']}: {failure['detail']}")
-        measurement = parse(Measurement, replies[-1]["ok"])
-        outputs = read_outputs(work / OUTPUTS_FILE, task.outputs, expected)
+        measurement = together([_measurement(instance) for instance in instances(work)])
+        outputs = read_outputs(work / "0" / OUTPUTS_FILE, task.outputs, expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
     objective = objective_named(str(promise["objective"]))

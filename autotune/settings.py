@@ -11,7 +11,7 @@ from autotune import demo
 from autotune.errors import ModelError, SpaceError
 from autotune.search.loop import Limits
 from autotune.tasks.base import Row, Task
-from autotune.workload import sample
+from autotune.workload import split
 
 DEFAULT_TIME_BUDGET_S = 600.0
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -35,6 +35,8 @@ class Settings:
     max_seq_length: int = 384
     doc_stride: int = 128
     max_samples: int = 256
+    calibration: str | None = None
+    stacks: tuple[str, ...] = ()
     storage: str | None = None
     overrides: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -90,9 +92,14 @@ def resolve_space(name: str | None, task: Task) -> Path:
     raise SpaceError("the package's search_spaces are missing; reinstall autotune-cpu")
 
 
-def load_rows(settings: Settings, task: Task) -> list[Row]:
-    """The rows to score, at most `max_samples` of them. Raises DatasetError."""
-    dataset = settings.dataset
+def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:
+    """The rows to score, at most `max_samples` of them, and those to calibrate on, of which
+    there may be none. Raises DatasetError."""
+    dataset, calibration = settings.dataset, settings.calibration
     if dataset is None:
         dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
-    return sample(task.load(dataset, settings.dataset_split), settings.max_samples)
+        if settings.model == demo.NAME and calibration is None:
+            calibration = str(demo.CALIBRATION)
+    rows = task.load(dataset, settings.dataset_split)
+    others = None if calibration is None else task.load(calibration, None)
+    return split(rows, settings.max_samples, others)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune import __version__, knobs
+from autotune import __version__, knobs, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import script_line
@@ -25,11 +25,11 @@ from autotune.errors import InputError, OutputError, ResumeError, SpaceError
 from autotune.folder import RunFolder, create, default_path, write
 from autotune.host import Host, detect
 from autotune.journal import Journal
-from autotune.launch import worker_command
+from autotune.launch import variables, worker_commands
 from autotune.records import ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
-from autotune.runner import Outcome, ProcessRunner, read_outputs
+from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Result, Search
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
@@ -54,9 +54,10 @@ from autotune.space import (
 from autotune.tasks import task_named
 from autotune.tasks.base import Row
 from autotune.wire import WireError
-from autotune.workload import Workload, encode, probe, start_worker
+from autotune.workload import Workload, encode, start_worker
 
 LAUNCH_TIMEOUT_S = 1800
+UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
 """What a run killed before its manifest was written may have left."""
 
@@ -102,11 +103,12 @@ class Tuning:
                 f"not {self._task.name}"
             )
         self._model = resolve_model(settings.model)
+        self._pythons = stacks.parse(settings.stacks)
         self._output = output or default_path(settings.model, settings.task, datetime.now())
 
     def run(self) -> Finished:
         """Raises InputError (nothing is left half-written) or SearchError."""
-        rows = load_rows(self._settings, self._task)
+        rows, calibration = load_rows(self._settings, self._task)
         host = detect()
         fresh = not (self._resume and self._has_run())
         existed = self._output.exists()
@@ -116,7 +118,7 @@ class Tuning:
         except OSError as error:
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
-            return self._run(folder, journal, rows, host, fresh)
+            return self._run(folder, journal, rows, calibration, host, fresh)
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
@@ -145,14 +147,24 @@ class Tuning:
         return False
 
     def _run(
-        self, folder: RunFolder, journal: Journal, rows: list[Row], host: Host, fresh: bool
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        rows: list[Row],
+        calibration: list[Row],
+        host: Host,
+        fresh: bool,
     ) -> Finished:
         settings, task = self._settings, self._task
         folder.clean()
-        self._announce(f"encoding {len(rows)} examples and probing {sys.executable}")
-        with start_worker(host, sys.executable, folder.work / "setup") as worker:
-            stack = probe(worker, host)
-            self._check_modes(stack)
+        self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
+        found = stacks.examine(self._pythons, host, folder.work)
+        if not calibration:
+            found = {
+                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+            }
+        self._check_modes(found)
+        with start_worker(host, sys.executable, folder.work / "encode") as worker:
             workload = encode(
                 worker,
                 task=task,
@@ -165,21 +177,24 @@ class Tuning:
                     allow_pickle=settings.allow_pickle,
                 ),
                 rows=rows,
+                calibration=calibration,
                 max_seq_length=settings.max_seq_length,
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
         surroundings = Surroundings(
             cores=host.cores,
+            nodes=host.nodes,
             attentions=workload.facts.attentions,
-            modes=stack.modes,
+            modes={name: facts.modes for name, facts in found.items()},
             objective=self._objective.name,
+            missing=stacks.missing_settings(host, found),
         )
         space = compile_space(
             self._space_file, surroundings, overrides=self._overrides, dropped=settings.dropped
         )
         storage = open_storage(settings.storage, folder.study)
-        manifest = self._manifest(workload, host, stack, space, surroundings)
+        manifest = self._manifest(workload, host, found, space, surroundings)
         if fresh:
             folder.write_manifest(manifest)
         else:
@@ -188,22 +203,22 @@ class Tuning:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         result, elapsed_s = self._search(
-            folder, journal, workload, host, stack, space, surroundings, storage
+            folder, journal, workload, host, found, space, surroundings, storage
         )
-        return self._finish(folder, result, workload, host, stack, manifest, elapsed_s)
+        return self._finish(folder, result, workload, host, found, manifest, elapsed_s)
 
-    def _check_modes(self, stack: StackFacts) -> None:
+    def _check_modes(self, found: Mapping[str, StackFacts]) -> None:
         """Refuse a mode the user named that cannot run, before the model is loaded."""
         for mode in self._overrides.get("mode", []):
-            reasons = stack.modes.get(str(mode), {})
-            if reasons and all(reason is not None for reason in reasons.values()):
-                raise SpaceError(f"--set mode={mode}: {next(iter(reasons.values()))}")
+            reasons = [r for f in found.values() for r in f.modes.get(str(mode), {}).values()]
+            if reasons and all(reason is not None for reason in reasons):
+                raise SpaceError(f"--set mode={mode}: {reasons[0]}")
 
     def _manifest(
         self,
         workload: Workload,
         host: Host,
-        stack: StackFacts,
+        found: Mapping[str, StackFacts],
         space: Space,
         surroundings: Surroundings,
     ) -> dict[str, Any]:
@@ -241,7 +256,7 @@ class Tuning:
                 "unavailable": dict(space.unavailable),
             },
             "host": {**host.fingerprint(), "kernel": host.kernel},
-            "stack": stack,
+            "stacks": found,
         }
 
     def _search(
@@ -250,7 +265,7 @@ class Tuning:
         journal: Journal,
         workload: Workload,
         host: Host,
-        stack: StackFacts,
+        found: Mapping[str, StackFacts],
         space: Space,
         surroundings: Surroundings,
         storage: Any,
@@ -290,9 +305,8 @@ class Tuning:
             ),
             runner=ProcessRunner(
                 host=host,
-                python=stack.python,
-                source=workload.source,
-                features=folder.workload,
+                stacks=found,
+                inputs=self._inputs(folder, workload, host),
                 expected=workload.expected,
                 workdir=folder.work / "trial",
                 timeout_s=settings.trial_timeout_s,
@@ -309,6 +323,16 @@ class Tuning:
         )
         return search.run(), search.elapsed_s
 
+    def _inputs(self, folder: RunFolder, workload: Workload, host: Host) -> Inputs:
+        calibrated = folder.calibration.exists()
+        return Inputs(
+            source=workload.source,
+            features=str(folder.workload.resolve()),
+            calibration=str(folder.calibration.resolve()) if calibrated else None,
+            instruction_sets=host.instruction_sets,
+            cache=str(folder.cache.resolve()),
+        )
+
     def _study_name(self, workload: Workload, host: Host) -> str:
         """One study for each workload, host and objective."""
         canonical = json.dumps(host.fingerprint(), sort_keys=True)
@@ -321,12 +345,13 @@ class Tuning:
         result: Result,
         workload: Workload,
         host: Host,
-        stack: StackFacts,
+        found: Mapping[str, StackFacts],
         manifest: Mapping[str, Any],
         elapsed_s: float,
     ) -> Finished:
         """Write what the search leaves, run the script, and write what that gave."""
         settings, best = self._settings, result.best
+        stack = found[str(best.config["stack"])]
         line = script_line(
             best.config,
             script=self._task.script,
@@ -336,6 +361,7 @@ class Tuning:
             max_seq_length=settings.max_seq_length,
             doc_stride=settings.doc_stride,
             output="run_qa_output",
+            settings=variables(best.config, host, stack.libiomp5),
         )
         plain = json.loads(json.dumps(to_jsonable(manifest)))
         report = build(
@@ -366,9 +392,9 @@ class Tuning:
                 },
             ),
         )
-        write(folder.requests, requests(best.config, workload.source))
+        write(folder.requests, requests(best.config, self._inputs(folder, workload, host)))
         script = launch_script(
-            worker_command(best.config, host, stack.python),
+            worker_commands(best.config, host, stack.python, stack.libiomp5),
             title=f"{settings.model}: {knobs.describe(best.config)}",
             line=line,
             scorer=(sys.executable, "-m", "autotune", "score"),
@@ -417,6 +443,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises ResumeError with the first difference.
     """
     current = json.loads(json.dumps(to_jsonable(now)))
+    named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
     places = [
         *(("workload", key) for key in current["workload"] if key != "id"),
         ("objective",),
@@ -425,15 +452,14 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ("space", "digest"),
         ("space", "unavailable"),
         *(("host", key) for key in current["host"]),
-        ("stack", "python"),
-        ("stack", "versions"),
+        *(("stacks", name, key) for name in named for key in ("python", "versions")),
     ]
     for place in places:
         before: Any = stored
         after: Any = current
         for key in place:
             before = before.get(key) if isinstance(before, Mapping) else None
-            after = after.get(key)
+            after = after.get(key) if isinstance(after, Mapping) else None
         if before != after:
             raise ResumeError(
                 f"--resume: {' '.join(place)} of this run is {_short(before)}, now it is "

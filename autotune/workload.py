@@ -15,7 +15,7 @@ from pathlib import Path
 from autotune.errors import DatasetError, ModelError, StackError
 from autotune.folder import RunFolder
 from autotune.host import Host
-from autotune.launch import worker_command
+from autotune.launch import worker_commands
 from autotune.process import WorkerFailed, WorkerProcess
 from autotune.records import Config, ModelFacts, ModelSource, StackFacts, to_jsonable
 from autotune.runner import Expected
@@ -25,6 +25,7 @@ from autotune.worker_files import EncodedFeatures
 
 PROBE_TIMEOUT_S = 300.0
 ENCODE_TIMEOUT_S = 3600.0
+CALIBRATION_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def rows_digest(rows: Sequence[Row]) -> str:
 
 def start_worker(host: Host, python: str, workdir: Path) -> WorkerProcess:
     """A worker for requests that measure nothing, on all cores. Raises StackError."""
-    command = worker_command(Config.of({"threads": host.cores}), host, python)
+    (command,) = worker_commands(Config.of({"threads": host.cores}), host, python)
     try:
         return WorkerProcess(command, workdir=workdir)
     except OSError as error:
@@ -94,22 +95,24 @@ def encode(
     task: Task,
     source: ModelSource,
     rows: Sequence[Row],
+    calibration: Sequence[Row],
     max_seq_length: int,
     doc_stride: int,
     folder: RunFolder,
 ) -> Workload:
-    """Write rows and features into `folder.workload`.
+    """Write rows and features into `folder.workload`, those of `calibration` below it.
 
     Raises ModelError (not found, no head for the task, too few positions) or DatasetError
     (nothing left to encode).
     """
-    texts = task.texts(rows)
-    rows_file = worker.workdir / "rows.json"
-    rows_file.write_text(
-        json.dumps({"text": texts.text, "text_pair": texts.text_pair}), encoding="utf-8"
-    )
-    folder.workload.mkdir(exist_ok=True)
-    try:
+
+    def features_of(some: Sequence[Row], where: Path) -> tuple[ModelFacts, EncodedFeatures]:
+        texts = task.texts(some)
+        rows_file = worker.workdir / "rows.json"
+        rows_file.write_text(
+            json.dumps({"text": texts.text, "text_pair": texts.text_pair}), encoding="utf-8"
+        )
+        where.mkdir(parents=True, exist_ok=True)
         reply = worker.request(
             "encode",
             {
@@ -117,12 +120,16 @@ def encode(
                 "rows_file": str(rows_file.resolve()),
                 "max_seq_length": max_seq_length,
                 "doc_stride": doc_stride if texts.windowed else None,
-                "folder": str(folder.workload.resolve()),
+                "folder": str(where.resolve()),
             },
             timeout_s=ENCODE_TIMEOUT_S,
         )
-        facts = parse(ModelFacts, reply)
-        features = EncodedFeatures.load(folder.workload)
+        return parse(ModelFacts, reply), EncodedFeatures.load(where)
+
+    try:
+        facts, features = features_of(rows, folder.workload)
+        if calibration:
+            features_of(calibration, folder.calibration)
     except WorkerFailed as failed:
         raise ModelError(failed.failure.detail) from failed
     except WireError as error:
@@ -139,10 +146,27 @@ def encode(
             "task": task.name,
             "model": facts.digest,
             "rows": rows_digest(rows),
+            "calibration": rows_digest(calibration),
             "max_seq_length": max_seq_length,
             "doc_stride": doc_stride,
         },
     )
+
+
+def split(
+    rows: Sequence[Row], most: int, calibration: Sequence[Row] | None
+) -> tuple[list[Row], list[Row]]:
+    """The rows to score, at most `most` (0: all), and CALIBRATION_ROWS others to calibrate on.
+
+    Without rows of its own to calibrate on, those that are not scored serve; a row that is
+    scored never does.
+    """
+    scored = sample(rows, most)
+    known = {rows_digest([row]) for row in scored}
+    others = [
+        r for r in (rows if calibration is None else calibration) if rows_digest([r]) not in known
+    ]
+    return scored, sample(others, CALIBRATION_ROWS)
 
 
 def _last_line(log: str) -> str:

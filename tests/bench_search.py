@@ -15,7 +15,7 @@ from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
 from autotune.space import baseline, compile_space, load_space, parse_overrides
 
-QA = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
+SMALL = Path(__file__).parent / "spaces" / "small.yaml"
 
 
 class Ones:
@@ -40,7 +40,7 @@ class Bench:
         self, runner, *, trials=12, seed=0, overrides=(), where=None, budget=None, clock=None
     ):
         where = where or surroundings()
-        space = compile_space(load_space(QA), where, overrides=parse_overrides(list(overrides)))
+        space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
         objective = objective_named(where.objective)
         gate = Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
         self.journal = Journal(self.folder / "trials.jsonl")

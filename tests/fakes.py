@@ -38,7 +38,13 @@ def host(cores: int = 4, quota: float | None = None) -> Host:
 
 
 def surroundings(objective: str = "throughput", *, cores: int = 4, modes=MODES) -> Surroundings:
-    return Surroundings(cores=cores, attentions=("sdpa", "eager"), modes=modes, objective=objective)
+    return Surroundings(
+        cores=cores,
+        attentions=("sdpa", "eager"),
+        modes={"default": modes},
+        objective=objective,
+        missing={"allocator": {"jemalloc": "no jemalloc"}},
+    )
 
 
 def measurement(pass_s: float, *, passes: int = 3, examples: int = 10) -> Measurement:
@@ -53,7 +59,7 @@ def measurement(pass_s: float, *, passes: int = 3, examples: int = 10) -> Measur
         passes=(one,) * passes,
         phases_s={"import": 1.0, "prepare": 1.0, "warm_up": 1.0, "measure": pass_s * passes},
         peak_rss_bytes=2**30,
-        effective={"threads": 2, "cpus": "0,1"},
+        effective={"threads": 2, "cpus": "0,1", "allocator": "default"},
         outputs_digest="0" * 64,
         outputs_repeatable=True,
     )

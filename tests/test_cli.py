@@ -215,7 +215,7 @@ def test_doctor_as_json(autotune):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["host"]["cores"] >= 1
-    assert found["stack"]["modes"]["eager"]["fp32"] is None
+    assert found["stacks"]["default"]["modes"]["eager"]["fp32"] is None
     assert "modes" in autotune("doctor").stdout
 
 

@@ -9,8 +9,17 @@ import pytest
 from fakes import host, measurement
 
 from autotune.process import WorkerFailed
-from autotune.records import Config, Failure, Measure, ModelSource, Pass, to_jsonable
-from autotune.runner import Expected, ProcessRunner, read_outputs
+from autotune.records import (
+    Config,
+    Failure,
+    Measure,
+    ModelSource,
+    Pass,
+    StackFacts,
+    to_jsonable,
+)
+from autotune.runner import Expected, Inputs, ProcessRunner, read_outputs
+from autotune.search.objective import Latency, Throughput
 from autotune.wire import WireError
 
 KINDS = {"start": "token", "label": "feature"}
@@ -58,13 +67,29 @@ def test_outputs_that_are_no_archive_are_refused(tmp_path, content):
         read_outputs(path, KINDS, EXPECTED)
 
 
+SOURCE = ModelSource(path="m", head="H", outputs=KINDS)
+STACKS = {"default": StackFacts(python="python", python_version="3.11", versions={}, ipex=None)}
+GIVEN = {"stack": "default", "interop_threads": 1, "flush_denormals": False}
+
+
+def session_config(mode: str = "eager", **knobs) -> Config:
+    values = {"mode": mode, "threads": 2, "instances": 1, "batch_size": 1, "padding": "longest"}
+    return Config.of({**GIVEN, **values, **knobs})
+
+
 class Worker:
-    """In the place of a process: answers `measure` with what it was given."""
+    """In the place of a process: answers `measure` with `reply`."""
 
     def __init__(self, workdir, reply):
+        workdir.mkdir(parents=True)
+        write(workdir / "outputs.npz", **GOOD)
         self.workdir, self.reply, self.log, self.closed = workdir, reply, "the log", 0
+        self.asked = []
 
-    def request(self, op, arguments, *, timeout_s):
+    def send(self, op, arguments):
+        self.asked.append((op, arguments))
+
+    def receive(self, *, timeout_s):
         if isinstance(self.reply, Failure):
             raise WorkerFailed(self.reply)
         return self.reply
@@ -74,23 +99,34 @@ class Worker:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    def go(reply):
-        (tmp_path / "session").mkdir()
-        write(tmp_path / "session" / "outputs.npz", **GOOD)
-        worker = Worker(tmp_path / "session", reply)
-        monkeypatch.setattr("autotune.runner.WorkerProcess", lambda *a, **k: worker)
-        runner = ProcessRunner(
-            host=host(),
-            python="python",
-            source=ModelSource(path="m", head="H", outputs=KINDS),
-            features=tmp_path,
-            expected=EXPECTED,
-            workdir=tmp_path,
-            timeout_s=1,
-        )
-        config = Config.of({"mode": "eager", "threads": 1, "batch_size": 1, "padding": "longest"})
-        return runner.run(config, Measure()), worker
+def sessions(tmp_path, monkeypatch):
+    """A runner on a host of 16 GiB, the workers it starts, and what those to come answer."""
+    started, replies = [], []
+
+    def start(command, *, workdir, together):
+        reply = replies.pop(0) if replies else to_jsonable(measurement(2.0))
+        started.append(Worker(workdir, reply))
+        return started[-1]
+
+    monkeypatch.setattr("autotune.runner.WorkerProcess", start)
+    runner = ProcessRunner(
+        host=host(),
+        stacks=STACKS,
+        inputs=Inputs(source=SOURCE, features="f", calibration=None, instruction_sets=()),
+        expected=EXPECTED,
+        workdir=tmp_path / "work",
+        timeout_s=1,
+    )
+    return runner, started, replies
+
+
+@pytest.fixture
+def run(sessions):
+    runner, started, replies = sessions
+
+    def go(reply, **knobs):
+        replies.append(reply)
+        return runner.run(session_config(**knobs), Measure()), started[-1]
 
     return go
 
@@ -122,6 +158,28 @@ def test_a_reply_that_contradicts_the_workload_is_a_protocol_failure(run, change
     assert worker.closed
 
 
+@pytest.mark.parametrize(
+    ("effective", "knobs", "words"),
+    [
+        ({"threads": 1}, {}, "asked for threads 2, in effect is 1"),
+        ({"allocator": "jemalloc"}, {}, "asked for allocator default, in effect is jemalloc"),
+        ({"cpus": "0"}, {}, "asked for 2 threads, on 1 CPUs"),
+        ({"cpus": "0,3"}, {"pinning": "compact"}, "asked for cpus 0,1, in effect is 0,3"),
+    ],
+)
+def test_what_was_asked_and_is_not_in_effect_is_a_fallback(run, effective, knobs, words):
+    lie = measurement(2.0)
+    lie = replace(lie, effective={**lie.effective, **effective})
+    outcome, worker = run(to_jsonable(lie), **knobs)
+    assert outcome.failure == Failure(kind="fallback", detail=words)
+    assert worker.closed
+
+
+def test_a_library_the_stack_lacks_is_unsupported(sessions):
+    outcome = sessions[0].run(session_config(openmp="intel"), Measure())
+    assert outcome.failure.kind == "unsupported"
+
+
 def test_a_failure_brings_the_workers_log(run):
     outcome, worker = run(Failure(kind="fallback", detail="tracing failed"))
     assert outcome.failure == Failure(kind="fallback", detail="tracing failed")
@@ -129,46 +187,17 @@ def test_a_failure_brings_the_workers_log(run):
     assert worker.closed
 
 
-@pytest.fixture
-def sessions(tmp_path, monkeypatch):
-    """A runner on a host of 16 GiB, and the workers it starts, in order."""
-    started = []
-
-    def start(command, *, workdir):
-        workdir.mkdir(parents=True)
-        write(workdir / "outputs.npz", **GOOD)
-        started.append(Worker(workdir, to_jsonable(measurement(2.0))))
-        return started[-1]
-
-    monkeypatch.setattr("autotune.runner.WorkerProcess", start)
-    runner = ProcessRunner(
-        host=host(),
-        python="python",
-        source=ModelSource(path="m", head="H", outputs=KINDS),
-        features=tmp_path,
-        expected=EXPECTED,
-        workdir=tmp_path / "work",
-        timeout_s=1,
-    )
-    return runner, started
-
-
-def session_config(mode: str, batch_size: int = 1) -> Config:
-    values = {"mode": mode, "threads": 1, "batch_size": batch_size, "padding": "longest"}
-    return Config.of(values)
-
-
 def test_points_share_a_session_and_another_engine_ends_it(sessions):
-    runner, started = sessions
-    for config in (session_config("eager"), session_config("eager", 2), session_config("jit")):
+    runner, started, _ = sessions
+    for config in (session_config(), session_config(batch_size=2), session_config("jit")):
         runner.run(config, Measure())
     assert [worker.closed for worker in started] == [1, 0]
     assert not started[0].workdir.exists()
 
 
 def test_sessions_to_keep_stay_open_side_by_side_until_close(sessions):
-    runner, started = sessions
-    eager, jit = session_config("eager"), session_config("jit")
+    runner, started, _ = sessions
+    eager, jit = session_config(), session_config("jit")
     runner.keep([eager, jit])
     for config in (eager, jit, jit, eager):
         runner.run(config, Measure())
@@ -178,8 +207,8 @@ def test_sessions_to_keep_stay_open_side_by_side_until_close(sessions):
 
 
 def test_sessions_that_do_not_fit_in_memory_together_take_turns(sessions):
-    runner, started = sessions
-    configs = [session_config("eager"), session_config("jit")]
+    runner, started, _ = sessions
+    configs = [session_config(), session_config("jit")]
     for config in configs:
         runner.run(config, Measure())
         started[-1].reply["peak_rss_bytes"] = 2**33
@@ -189,3 +218,44 @@ def test_sessions_that_do_not_fit_in_memory_together_take_turns(sessions):
     for config in (*configs, *configs):
         runner.run(config, Measure())
     assert [worker.closed for worker in started[2:]] == [1, 1, 1, 0]
+
+
+def instance(index, pass_s, *, released_s, digest="0" * 64, passes=3):
+    one = measurement(pass_s, passes=passes)
+    return replace(
+        one,
+        passes=tuple(replace(p, instance=index) for p in one.passes),
+        effective={**one.effective, "released_s": released_s},
+        outputs_digest=digest,
+    )
+
+
+def test_instances_add_their_throughput_and_the_slowest_gives_the_latency(sessions):
+    runner, started, replies = sessions
+    replies += [to_jsonable(instance(0, 2.0, released_s=10.0))]
+    replies += [to_jsonable(instance(1, 4.0, released_s=10.02, passes=5))]
+    outcome = runner.run(session_config(instances=2), Measure(leader_s=1.0))
+    found = outcome.measurement
+    assert Throughput().value(found) == pytest.approx(10 / 2.0 + 10 / 4.0)
+    assert Latency().value(found) == pytest.approx(0.4)
+    assert found.effective["release_spread_s"] == pytest.approx(0.02)
+    assert found.peak_rss_bytes == 2**31
+    assert found.outputs_repeatable
+    rules = [worker.asked[1][1]["rule"]["leader_s"] for worker in started]
+    assert rules == [2.0, 2.0]  # each runs all rows with half of the machine
+
+
+def test_instances_that_answer_differently_are_not_repeatable(sessions):
+    runner, _, replies = sessions
+    replies += [to_jsonable(instance(0, 2.0, released_s=1.0))]
+    replies += [to_jsonable(instance(1, 2.0, released_s=1.0, digest="1" * 64))]
+    outcome = runner.run(session_config(instances=2), Measure())
+    assert not outcome.measurement.outputs_repeatable
+
+
+def test_an_instance_that_fails_ends_all(sessions):
+    runner, started, replies = sessions
+    replies += [to_jsonable(measurement(2.0)), Failure(kind="crash", detail="boom")]
+    outcome = runner.run(session_config(instances=2), Measure())
+    assert outcome.failure.kind == "crash"
+    assert [worker.closed for worker in started] == [1, 1]

@@ -37,11 +37,11 @@ def run(tmp_path):
     }
     folder.best.write_text(yaml.safe_dump({"promise": promise}))
     work = tmp_path / "work"
-    work.mkdir()
+    (work / "0").mkdir(parents=True)
     zeros = np.zeros(10, np.float32)
-    np.savez(work / "outputs.npz", start_logits=zeros, end_logits=zeros)
+    np.savez(work / "0" / "outputs.npz", start_logits=zeros, end_logits=zeros)
     replies = [{"id": 1, "ok": {}}, {"id": 2, "ok": json.loads(dumps(measurement(2.0)))}]
-    (work / "replies.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
+    (work / "0" / "replies.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
     return folder, work
 
 
@@ -63,14 +63,14 @@ def test_another_answer_is_noticed(run):
 def test_a_worker_that_failed_is_reported_with_its_words(run):
     folder, work = run
     failure = {"id": 1, "failure": {"kind": "fallback", "detail": "tracing failed"}}
-    (work / "replies.jsonl").write_text(json.dumps(failure) + "\n")
+    (work / "0" / "replies.jsonl").write_text(json.dumps(failure) + "\n")
     with pytest.raises(SearchError, match="fallback: tracing failed"):
         score(folder, work)
 
 
 def test_replies_that_are_missing_are_an_error(run):
     folder, work = run
-    (work / "replies.jsonl").unlink()
+    (work / "0" / "replies.jsonl").unlink()
     with pytest.raises(SearchError, match="no usable measurement"):
         score(folder, work)
 

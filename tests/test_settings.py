@@ -13,12 +13,22 @@ from autotune.settings import (
 )
 from autotune.tasks import task_named
 from autotune.tune import check_same
-from autotune.workload import sample
+from autotune.workload import CALIBRATION_ROWS, sample, split
 
 
 def test_passwords_of_a_storage_are_not_written_down():
     assert without_password("postgresql://me:secret@host/db") == "postgresql://***@host/db"
     assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+def test_a_row_that_is_scored_never_calibrates():
+    rows = [{"n": n} for n in range(1000)]
+    scored, calibration = split(rows, 100, None)
+    assert len(scored) == 100
+    assert len(calibration) == CALIBRATION_ROWS
+    assert not {r["n"] for r in scored} & {r["n"] for r in calibration}
+    assert split(rows, 0, None) == (rows, [])
+    assert split(rows[:5], 0, [*rows[3:5], {"n": -1}]) == (rows[:5], [{"n": -1}])
 
 
 @pytest.mark.parametrize("name", ["owner/name", "bert-base-uncased"])
@@ -34,7 +44,9 @@ def test_what_is_neither_folder_nor_id_is_refused(name):
 
 def test_demo_is_the_embedded_model_and_data():
     assert resolve_model("demo") == str(demo.MODEL)
-    assert len(load_rows(Settings(model="demo"), task_named("qa"))) == 194
+    rows, calibration = load_rows(Settings(model="demo"), task_named("qa"))
+    assert len(rows) == 194
+    assert len(calibration) == 62
 
 
 def test_rows_are_sampled_evenly_and_in_order():
@@ -57,7 +69,7 @@ MANIFEST = {
     "baseline": {"threads": 2},
     "space": {"digest": "d", "unavailable": {}},
     "host": {"model_name": "CPU", "cores": 2},
-    "stack": {"python": "/p", "versions": {"torch": "2.8.0"}},
+    "stacks": {"default": {"python": "/p", "versions": {"torch": "2.8.0"}}},
 }
 
 
@@ -71,10 +83,17 @@ def test_the_same_run_may_go_on():
         ("workload", "model", "workload model"),
         ("workload", "max_seq_length", "workload max_seq_length of this run is 384, now it is 1"),
         ("host", "cores", "host cores"),
-        ("stack", "versions", "stack versions"),
+        ("stacks", "default", "stacks default python"),
         ("space", "digest", "space digest"),
     ],
 )
 def test_another_run_is_refused_with_the_difference(section, key, words):
     with pytest.raises(ResumeError, match=words):
         check_same(MANIFEST, {**MANIFEST, section: {**MANIFEST[section], key: 1}})
+
+
+def test_a_stack_more_or_less_is_another_run():
+    other = {"default": MANIFEST["stacks"]["default"], "new": {"python": "/n", "versions": {}}}
+    for one, two in ((MANIFEST["stacks"], other), (other, MANIFEST["stacks"])):
+        with pytest.raises(ResumeError, match="stacks new python"):
+            check_same({**MANIFEST, "stacks": one}, {**MANIFEST, "stacks": two})

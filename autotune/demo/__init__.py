@@ -10,3 +10,4 @@ from pathlib import Path
 NAME = "demo"
 MODEL = Path(__file__).parent / "model"
 DATASET = Path(__file__).parent / "data" / "xquad-en-dev.json"
+CALIBRATION = Path(__file__).parent / "data" / "xquad-en-calibration.json"

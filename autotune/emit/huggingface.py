@@ -13,10 +13,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autotune.knobs import KNOBS
 from autotune.records import Config
 
 IPEX_SERIES = ((4, 49), (4, 52))
+DEFAULT_BATCH = 8  # the script's own
 EXAMPLES = "examples/pytorch/question-answering"
+
+
+NOT_EXPRESSED = {
+    "instances": "start one for each part of the data",
+    "pinning": "start it under taskset",
+    "interop_threads": "the script has no such flag",
+    "flush_denormals": "the script has no such flag",
+    "attention": "the script takes the model's default",
+    "linear": "the script runs torch's own Linear",
+    "auto_kernel_selection": "the Trainer does not pass it to ipex.optimize",
+    "dynamic_shapes": "the script compiles as torch.compile decides",
+    "max_autotune": "pass --torch_compile_mode max-autotune",
+}
+"""Knobs that no flag of the script stands for, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +60,12 @@ def script_line(
     max_seq_length: int,
     doc_stride: int,
     output: str,
+    settings: Mapping[str, str],
 ) -> ScriptLine:
-    """The nearest command line of `script` under `transformers` (a version)."""
+    """The nearest command line of `script` under `transformers` (a version).
+
+    `settings` are the variables that the configuration sets, see `launch.variables`.
+    """
     series = version_series(transformers)
     flags: list[str] = []
     missing: list[str] = []
@@ -62,24 +82,26 @@ def script_line(
             flags.append("--jit_mode_eval")
         else:
             missing.append(f"mode={mode}: --jit_mode_eval is gone in transformers {transformers}")
+    if mode == "inductor":
+        flags.append("--torch_compile")
+    if mode in ("onnxruntime", "openvino", "zentorch"):
+        missing.append(f"mode={mode}: the script runs torch's own engines")
     if precision == "bf16":
         full = config.get("bf16_method") == "full"
         flags.append("--bf16_full_eval" if full else "--bf16")
     elif precision != "fp32":
         missing.append(f"precision={precision}: the script has no such flag")
-    if config.get("auto_kernel_selection"):
-        missing.append("auto_kernel_selection=true: the Trainer does not pass it to ipex.optimize")
-    attention = config.get("attention")
-    if attention == "eager":
-        missing.append("attention=eager: the script takes the model's default")
     padding = str(config["padding"])
     flags += ["--pad_to_max_length", str(padding == "max_length")]
-    if padding in ("length_sorted", "buckets"):
+    if padding not in ("max_length", "longest"):
         missing.append(f"padding={padding}: the script pads to the longest of each batch, unsorted")
-    if config.get("pinning", "none") != "none":
-        missing.append(f"pinning={config['pinning']}: start it under taskset")
+    missing += [
+        f"{name}={str(config[name]).lower()}: {why}"
+        for name, why in NOT_EXPRESSED.items()
+        if config.get(name, KNOBS[name].default) != KNOBS[name].default
+    ]
     return ScriptLine(
-        settings={"OMP_NUM_THREADS": str(config["threads"])},
+        settings=settings,
         argv=(
             "python",
             script,
@@ -88,7 +110,7 @@ def script_line(
             "--do_eval",
             *("--max_seq_length", str(max_seq_length)),
             *("--doc_stride", str(doc_stride)),
-            *("--per_device_eval_batch_size", str(config["batch_size"])),
+            *("--per_device_eval_batch_size", str(config.get("batch_size", DEFAULT_BATCH))),
             *flags,
             *("--output_dir", output),
         ),

@@ -1,16 +1,18 @@
-"""launch.sh: the worker's own command, as a script that stands beside the run."""
+"""launch.sh: the workers' own commands, as a script that stands beside the run."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autotune.emit.huggingface import ScriptLine
 from autotune.launch import PASSED_ON, Command
-from autotune.records import Config, Measure, ModelSource, dumps
-from autotune.runner import measure_request, open_request
+from autotune.records import Config, Measure, dumps
+from autotune.runner import Inputs, measure_request, open_request
 
 WORKLOAD = "workload"
+CALIBRATION = "workload/calibration"
 LAUNCH_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
 """How long launch.sh measures: about as long as each finalist was in all its visits."""
 
@@ -25,32 +27,55 @@ def comment(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def requests(config: Config, source: ModelSource) -> str:
+def requests(config: Config, inputs: Inputs) -> str:
     """The requests of one measurement, as the search sent them, for a worker started in the
     run's folder."""
+    here = replace(
+        inputs,
+        features=WORKLOAD,
+        calibration=CALIBRATION if inputs.calibration else None,
+        cache=None,
+    )
     lines: Sequence[dict[str, object]] = (
-        {"id": 1, "op": "open", "args": open_request(config, source, WORKLOAD)},
+        {"id": 1, "op": "open", "args": open_request(config, here)},
         {"id": 2, "op": "measure", "args": measure_request(config, LAUNCH_RULE)},
     )
     return "".join(dumps(line) + "\n" for line in lines)
 
 
+def worker_lines(commands: Sequence[Command]) -> str:
+    """The lines that start every worker in the background and note its process id."""
+    together = ' \\\n    --together "$work"' if len(commands) > 1 else ""
+    parts = []
+    for index, command in enumerate(commands):
+        settings = " \\\n    ".join(
+            f"{name}={quote(value)}" for name, value in sorted(command.settings.items())
+        )
+        worker = " ".join(quote(word) for word in command.argv)
+        parts.append(f"""mkdir -- "$work/{index}"
+env -i "${{environment[@]}}" \\
+    {settings} \\
+    {worker} \\
+    --requests launch.jsonl --replies "$work/{index}/replies.jsonl" \\
+    --workdir "$work/{index}"{together} \\
+    > "$work/{index}/worker.log" 2>&1 &
+workers+=($!)
+""")
+    return "".join(parts)
+
+
 def launch_script(
-    command: Command,
+    commands: Sequence[Command],
     *,
     title: str,
     line: ScriptLine,
     scorer: Sequence[str],
 ) -> str:
-    """The script's text.
+    """The script's text; `commands` are those of `launch.worker_commands`.
 
-    `scorer` is the command that judges the worker's replies; it is given the run's folder,
+    `scorer` is the command that judges the workers' replies; it is given the run's folder,
     the folder of the replies and the script's own arguments.
     """
-    settings = " \\\n    ".join(
-        f"{name}={quote(value)}" for name, value in sorted(command.settings.items())
-    )
-    worker = " ".join(quote(word) for word in command.argv)
     hf_settings = " ".join(f"{k}={quote(v)}" for k, v in sorted(line.settings.items()))
     hf_command = " ".join(quote(word) for word in line.argv)
     hf_lines = "\n".join(
@@ -78,7 +103,14 @@ set -euo pipefail
 cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")"
 
 work=$(mktemp -d "${{TMPDIR:-/tmp}}/autotune-launch.XXXXXX")
-trap 'rm -rf -- "$work"' EXIT
+workers=()
+finish() {{
+    if (( ${{#workers[@]}} )); then kill -- "${{workers[@]}}" 2> /dev/null || true; fi
+    rm -rf -- "$work"
+}}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # A clean environment: what is passed on, then what the configuration sets.
 environment=()
@@ -86,15 +118,15 @@ for name in {" ".join(PASSED_ON)}; do
     if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
 done
 
+{worker_lines(commands)}
 status=0
-env -i "${{environment[@]}}" \\
-    {settings} \\
-    {worker} \\
-    --requests launch.jsonl --replies "$work/replies.jsonl" --workdir "$work" \\
-    > "$work/worker.log" 2>&1 || status=$?
+for _ in "${{workers[@]}}"; do  # one that fails ends all
+    wait -n || {{ status=$?; break; }}
+done
 if (( status )); then
-    cat -- "$work/worker.log" >&2
+    cat -- "$work"/*/worker.log >&2
     exit "$status"
 fi
+workers=()
 {" ".join(quote(word) for word in scorer)} . "$work" "$@"
 """

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from autotune.host.isa import instruction_sets
+from autotune.host.libraries import find_libraries, huge_pages_refused
 from autotune.host.limits import Limits, cgroup_limits
 from autotune.host.topology import Cpu, cpu_model, parse_cpuinfo, parse_cpulist
 
@@ -26,6 +29,8 @@ class Host:
     memory_limited: bool
     instruction_sets: tuple[str, ...]
     kernel: str
+    libraries: Mapping[str, str] = field(default_factory=dict)  # as find_libraries
+    huge_pages_refused: str | None = None
 
     @property
     def usable(self) -> tuple[Cpu, ...]:
@@ -53,12 +58,25 @@ class Host:
         cores = len({(cpu.socket, cpu.core) for cpu in self.cpus})
         return max(1, len(self.cpus) // max(1, cores))
 
-    def compact(self, threads: int) -> tuple[int, ...]:
-        """The first `threads` allowed CPUs, one a physical core, socket by socket."""
-        chosen: dict[tuple[int, int], int] = {}
+    def placement(self, pinning: str, instances: int, threads: int) -> list[tuple[int, ...]]:
+        """The CPUs of each instance: a physical core a thread, none shared.
+
+        `compact` goes node by node, so that an instance's threads are neighbours; `spread`
+        gives an instance cores of all nodes in turn, for their memory bandwidth. With `none`
+        every instance may use every allowed CPU.
+        """
+        if pinning == "none":
+            return [self.allowed] * instances
+        nodes: dict[int, dict[tuple[int, int], int]] = {}
         for cpu in sorted(self.usable, key=lambda c: (c.node, c.socket, c.core, c.number)):
-            chosen.setdefault((cpu.socket, cpu.core), cpu.number)
-        return tuple(chosen.values())[:threads]
+            nodes.setdefault(cpu.node, {}).setdefault((cpu.socket, cpu.core), cpu.number)
+        per_node = [list(cores.values()) for cores in nodes.values()]
+        if pinning == "compact":
+            order = list(itertools.chain(*per_node))
+        else:
+            turns = itertools.zip_longest(*per_node)
+            order = [cpu for turn in turns for cpu in turn if cpu is not None]
+        return [tuple(order[i * threads : (i + 1) * threads]) for i in range(instances)]
 
     def fingerprint(self) -> dict[str, str | int | float | None]:
         """What must be the same for a measurement to mean the same."""
@@ -103,4 +121,6 @@ def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Hos
         memory_limited=limited,
         instruction_sets=instruction_sets(cpuinfo),
         kernel=platform.release(),
+        libraries=find_libraries(root),
+        huge_pages_refused=huge_pages_refused(root),
     )

@@ -143,7 +143,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "model": context.manifest["model"],
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
-        "stack": context.manifest["stack"],
+        "stacks": context.manifest["stacks"],
         "launch_check": None,
     }
 

@@ -84,7 +84,7 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
 def markdown(report: Mapping[str, Any]) -> str:
     """report.md."""
     header, rows = table(report)
-    workload, model, stack = report["workload"], report["model"], report["stack"]
+    workload, model = report["workload"], report["model"]
     host = report["host"]
     parts = [
         f"# {escape(str(model['name']))}: {escape(str(workload['task']))}",
@@ -138,16 +138,20 @@ def markdown(report: Mapping[str, Any]) -> str:
     if line["not_expressed"]:
         parts.append("It cannot express:")
         parts.append("\n".join(f"- {escape(part)}" for part in line["not_expressed"]))
-    versions = ", ".join(f"{k} {v}" for k, v in stack["versions"].items())
     parts += [
         "## Where",
         f"- host: {escape(str(host['model_name']))}, {host['cores']} cores, "
         f"{host['memory_gib']} GiB",
-        f"- stack: Python {stack['python_version']}, {escape(versions)}",
+        *(_stack_line(name, stack) for name, stack in report["stacks"].items()),
         f"- workload: {workload['examples']} examples, {workload['features']} features of at "
         f"most {workload['max_seq_length']} tokens ({workload['tokens']} tokens in all)",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _stack_line(name: str, stack: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in stack["versions"].items())
+    return f"- stack {escape(name)}: Python {stack['python_version']}, {escape(versions)}"
 
 
 def _longest_run(text: str, char: str) -> int:

@@ -20,7 +20,7 @@ from autotune.errors import ResumeError, SearchError
 from autotune.journal import Journal
 from autotune.records import Accuracy, Config, Failure, Measure, Measurement, Trial
 from autotune.runner import POINT_KNOBS, SESSION_KNOBS, Outcome, Runner
-from autotune.search.objective import Objective, pass_interval
+from autotune.search.objective import Objective, workload_s
 from autotune.search.study import Study
 from autotune.space import Space
 from autotune.stats import CONFIDENCE, Interval, median_interval
@@ -28,13 +28,16 @@ from autotune.stats import CONFIDENCE, Interval, median_interval
 FINALISTS = 2
 PATIENCE = 15
 """Proposals in a row that are forbidden or known, before one is drawn at random instead."""
+ALL_KNOBS = POINT_KNOBS | SESSION_KNOBS
+"""Every second proposal differs from the leader in one of these, the others are the study's:
+of many knobs most do nothing, and a sampler alone finds that out slowly."""
 RIDERS = 4
 """Neighbours of each new leader, differing in one point knob: a warm session measures them for
 the price of their passes."""
 
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
-VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=2.5, patience_s=2.5)
+VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0)
 """One visit of the finals, which go round the finalists and the baseline."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
 FINALS_S, FINALS_SHARE = 60.0, 0.25
@@ -134,7 +137,8 @@ def finals(trials: Sequence[Trial]) -> list[Trial]:
 
 def _visit_s(measurement: Measurement) -> float:
     """About how long one visit of the finals takes, the process being there."""
-    one = pass_interval(measurement).median
+    instances = len({p.instance for p in measurement.passes})
+    one = workload_s(measurement) * instances
     return max(one, VISIT_RULE.budget_s + one / 2)
 
 
@@ -263,6 +267,8 @@ class Search:
                 queue.append(unseen)
             if not queue:  # priors come first: a short budget sees every engine
                 queue.extend(self._riders(ridden, seen))
+            if not queue and len(self._searched) % 2:
+                queue.extend(self._near(ALL_KNOBS, seen, 1))
             if queue:
                 self._study.enqueue(queue.popleft())
             proposal = self._study.ask(self._run_name)
@@ -281,17 +287,28 @@ class Search:
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
 
     def _riders(self, ridden: set[str], seen: set[str]) -> list[Config]:
-        """Unseen neighbours of the leader, once for each leader."""
-        best = leaders(self._searched, self._objective, SEARCHED)[0].config
-        if best.id in ridden or not self._space.contains(best):
+        """Unseen neighbours of the leader in its point knobs, once for each leader."""
+        best = self._leader.config
+        if best.id in ridden:
             return []
         ridden.add(best.id)
+        return self._near(POINT_KNOBS, seen, RIDERS)
+
+    @property
+    def _leader(self) -> Trial:
+        return leaders(self._searched, self._objective, SEARCHED)[0]
+
+    def _near(self, knobs: frozenset[str], seen: set[str], most: int) -> list[Config]:
+        """Unseen neighbours of the leader that differ in one of `knobs`, at random."""
+        best = self._leader.config
+        if not self._space.contains(best):
+            return []
         near = [
             config
-            for config in self._space.neighbours(best, POINT_KNOBS)
+            for config in self._space.neighbours(best, knobs)
             if config.id not in seen and self._usable(config)
         ]
-        return self._rng.sample(near, min(RIDERS, len(near)))
+        return self._rng.sample(near, min(most, len(near)))
 
     def _untried(self, seen: set[str]) -> Iterator[Config]:
         """Allowed configurations not seen yet: random ones, then all in order."""
@@ -421,7 +438,7 @@ class Search:
 
     def _leader_s(self) -> float | None:
         best = leaders(self._searched, self._objective, SEARCHED)
-        return pass_interval(_measured(best[0])).median if best else None
+        return workload_s(_measured(best[0])) if best else None
 
     def _value(self, trial: Trial) -> float | None:
         return None if trial.measurement is None else self._objective.value(trial.measurement)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from autotune.errors import InputError
-from autotune.records import Measurement
+from autotune.records import Measurement, Pass
 from autotune.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
@@ -51,28 +51,47 @@ class Objective(ABC):
 
 
 class Throughput(Objective):
-    """Examples a second over the whole workload, any batch."""
+    """Examples a second over the whole workload, any batch; instances are added."""
 
     name: ClassVar[str] = "throughput"
     unit: ClassVar[str] = "examples/s"
     maximize: ClassVar[bool] = True
 
     def interval(self, measurement: Measurement) -> Interval:
-        return pass_interval(measurement).inverse(measurement.examples)
+        rates = [
+            median_interval([p.total_s for p in passes]).inverse(measurement.examples)
+            for passes in by_instance(measurement)
+        ]
+        return Interval(
+            median=sum(rate.median for rate in rates),
+            low=sum(rate.low for rate in rates),
+            high=sum(rate.high for rate in rates),
+            coverage=min(rate.coverage for rate in rates),
+            samples=min(rate.samples for rate in rates),
+        )
 
     def shown(self, value: float) -> str:
         return f"{value:.1f}/s"
 
 
 class Latency(Objective):
-    """The 90th percentile of the time of one example, MLPerf's single-stream measure."""
+    """The 90th percentile of the time of one example, MLPerf's single-stream measure.
+
+    Of several instances, the slowest's.
+    """
 
     name: ClassVar[str] = "latency"
     unit: ClassVar[str] = "s (p90)"
     maximize: ClassVar[bool] = False
 
     def interval(self, measurement: Measurement) -> Interval:
-        return median_interval([percentile(p.batch_s, 90) for p in measurement.passes])
+        return max(
+            (
+                median_interval([percentile(p.batch_s, 90) for p in passes])
+                for passes in by_instance(measurement)
+            ),
+            key=lambda interval: interval.median,
+        )
 
     def shown(self, value: float) -> str:
         return f"{value * 1000:.2f} ms"
@@ -88,14 +107,22 @@ def objective_named(name: str) -> Objective:
     return OBJECTIVES[name]()
 
 
-def pass_interval(measurement: Measurement) -> Interval:
-    """The median time of a pass, in seconds."""
-    return median_interval([p.total_s for p in measurement.passes])
+def by_instance(measurement: Measurement) -> list[list[Pass]]:
+    """The passes of each instance."""
+    found: dict[int, list[Pass]] = {}
+    for one in measurement.passes:
+        found.setdefault(one.instance, []).append(one)
+    return list(found.values())
 
 
 def throughput(measurement: Measurement) -> Interval:
     """Examples a second, whatever the objective of the search."""
     return Throughput().interval(measurement)
+
+
+def workload_s(measurement: Measurement) -> float:
+    """The median time in which the instances together do the workload once, in seconds."""
+    return measurement.examples / throughput(measurement).median
 
 
 def batch_percentiles(measurement: Measurement) -> dict[str, float]:

@@ -10,13 +10,16 @@ import collections
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autotune.errors import SpaceError
-from autotune.knobs import KNOBS
+from autotune.knobs import KNOBS, active
 from autotune.records import Config
 from autotune.space.file import OBJECTIVE, Bound, SpaceFile, Value
 from autotune.space.space import Dimension, Space
+
+Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
+"""stack -> mode -> precision -> None (it runs) or why not: `StackFacts.modes` of each stack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,41 +28,59 @@ class Surroundings:
 
     cores: int
     attentions: tuple[str, ...]
-    modes: Mapping[str, Mapping[str, str | None]]  # as records.StackFacts.modes
+    modes: Modes
     objective: str
+    nodes: int = 1  # NUMA nodes
+    # process knob -> value -> why it cannot be had here
+    missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
+
+
+def _counts(cores: int) -> list[Value]:
+    powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
+    return [*dict.fromkeys([*powers, cores])]
 
 
 def auto_choices(name: str, surroundings: Surroundings) -> list[Value]:
     """What `auto` means here. Raises SpaceError for a knob that does not know it."""
-    if name == "threads":
-        cores = surroundings.cores
-        powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
-        return [*dict.fromkeys([*powers, cores])]
+    if name == "stack":
+        return list(surroundings.modes)
+    if name in ("threads", "instances"):
+        return _counts(surroundings.cores)
+    if name == "pinning":
+        return ["none", "compact", *(["spread"] if surroundings.nodes > 1 else [])]
     if name == "attention":
         return list(surroundings.attentions)
     if name == "batch_size":
         return [1] if surroundings.objective == "latency" else [1, 2, 4, 8, 16, 32]
     knob = KNOBS[name]
     if knob.allowed is not None:
-        return list(knob.allowed)
+        return [v for v in knob.allowed if v not in surroundings.missing.get(name, {})]
     if knob.type is bool:
         return [False, True]
     raise SpaceError(f"{name} has no auto choices; list them")
 
 
+def default_values(surroundings: Surroundings) -> dict[str, Value]:
+    """Every knob's value where nothing is said: what the user has today."""
+    return {
+        **{name: knob.default for name, knob in KNOBS.items() if knob.default is not None},
+        "mode": "eager",
+        "precision": "fp32",
+        "attention": surroundings.attentions[0],
+        "threads": surroundings.cores,
+        "batch_size": 1 if surroundings.objective == "latency" else 8,
+        "padding": "max_length",
+    }
+
+
 def baseline(surroundings: Surroundings) -> Config:
     """What the user has today: eager, float32, the Trainer's batch and padding, all cores."""
-    return Config.of(
-        {
-            "mode": "eager",
-            "precision": "fp32",
-            "attention": surroundings.attentions[0],
-            "threads": surroundings.cores,
-            "pinning": "none",
-            "batch_size": 1 if surroundings.objective == "latency" else 8,
-            "padding": "max_length",
-        }
-    )
+    defaults = default_values(surroundings)
+    values: dict[str, Value] = {}
+    for name, knob in KNOBS.items():
+        if active(knob, values):
+            values[name] = defaults[name]
+    return Config.of(values)
 
 
 def compile_space(
@@ -75,12 +96,7 @@ def compile_space(
     cannot run here, a condition that looks ahead, or nothing left to try.
     """
     overrides = overrides or {}
-    defaults: dict[str, Value] = {
-        **{k: v for k, v in baseline(surroundings).values if isinstance(v, bool | int | str)},
-        "bf16_method": "autocast",
-        "auto_kernel_selection": False,
-        "bucket_step": 64,
-    }
+    defaults = default_values(surroundings)
     for name in dropped:
         if name not in KNOBS:
             raise SpaceError(f"--drop {name}: unknown knob; known knobs: {', '.join(KNOBS)}")
@@ -103,8 +119,8 @@ def compile_space(
             choices = [*dict.fromkeys(spec.choices)]
         choices = _possible(name, choices, surroundings, asked=name in overrides)
         when: dict[str, list[Value] | Bound] = dict(spec.when) if spec else {}
-        if knob.needs is not None:
-            when.setdefault(knob.needs[0], list(knob.needs[1]))
+        for parent, allowed in knob.needs.items():
+            when.setdefault(parent, list(allowed))
         for parent in when:
             if parent != OBJECTIVE and parent not in {d.name for d in dimensions}:
                 raise SpaceError(
@@ -118,9 +134,10 @@ def compile_space(
         dimensions=tuple(dimensions),
         constraints=tuple(space.constraints),
         modes=surroundings.modes,
+        cores=surroundings.cores,
         objective=surroundings.objective,
         defaults=defaults,
-        unavailable=_unavailable(surroundings.modes),
+        unavailable=_unavailable(space, dimensions, surroundings),
     )
     _check_satisfiable(compiled)
     fitted = (
@@ -135,13 +152,28 @@ def compile_space(
 def _possible(
     name: str, choices: list[Value], surroundings: Surroundings, *, asked: bool
 ) -> list[Value]:
-    """The choices this host, model and stack allow. Raises SpaceError."""
-    if name == "threads":
-        over = [value for value in choices if int(value) > surroundings.cores]
+    """The choices this host, model and stacks allow. Raises SpaceError."""
+    cores = surroundings.cores
+    if name in ("threads", "instances"):
+        over = [value for value in choices if int(value) > cores]
         if over:
             raise SpaceError(
-                f"threads must be at most the {surroundings.cores} cores this process may use, "
-                f"got {over[0]}; lower it, or use threads: auto"
+                f"{name} must be at most the {cores} cores this process may use, "
+                f"got {over[0]}; lower it, or use {name}: auto"
+            )
+    missing = surroundings.missing.get(name, {})
+    if any(value in missing for value in choices):
+        kept = [value for value in choices if value not in missing]
+        if asked or not kept:
+            value = next(value for value in choices if value in missing)
+            raise SpaceError(f"{name}={value} cannot be had here: {missing[value]}")
+        return kept
+    if name == "stack":
+        unknown = [value for value in choices if value not in surroundings.modes]
+        if unknown:
+            raise SpaceError(
+                f"stack must be one of {', '.join(surroundings.modes)}, got {unknown[0]}; "
+                "name others with --stack NAME=PYTHON"
             )
     if name == "attention":
         fitting: list[Value] = [value for value in choices if value in surroundings.attentions]
@@ -151,27 +183,54 @@ def _possible(
             )
         return fitting or list(surroundings.attentions[:1])
     if name == "mode":
-        kept: list[Value] = []
-        for mode in choices:
-            reasons = surroundings.modes.get(str(mode), {})
-            if any(reason is None for reason in reasons.values()):
-                kept.append(mode)
-            elif asked or len(choices) == 1:
-                reason = next(iter(reasons.values()), "unknown to this stack")
-                raise SpaceError(f"mode {mode} cannot run here: {reason}")
-        return kept
+        return _possible_modes(choices, surroundings, asked=asked)
     if name == "batch_size" and surroundings.objective == "latency" and not asked:
         return [1]
     return choices
 
 
-def _unavailable(modes: Mapping[str, Mapping[str, str | None]]) -> dict[str, str]:
-    return {
-        f"{mode} {precision}": reason
-        for mode, precisions in modes.items()
-        for precision, reason in precisions.items()
-        if reason is not None
-    }
+def _possible_modes(
+    choices: list[Value], surroundings: Surroundings, *, asked: bool
+) -> list[Value]:
+    """The modes that run at some precision on some stack."""
+    kept: list[Value] = []
+    for mode in choices:
+        reasons = [
+            reason
+            for modes in surroundings.modes.values()
+            for reason in modes.get(str(mode), {}).values()
+        ]
+        if any(reason is None for reason in reasons):
+            kept.append(mode)
+        elif asked or len(choices) == 1:
+            raise SpaceError(
+                f"mode {mode} cannot run here: {next(iter(reasons), 'unknown to this stack')}"
+            )
+    return kept
+
+
+def _unavailable(
+    space: SpaceFile, dimensions: Sequence[Dimension], surroundings: Surroundings
+) -> dict[str, str]:
+    """What the space asks for and no stack here can run, and process settings not to be had."""
+    values = {dimension.name: dimension.choices for dimension in dimensions}
+    spec = space.knobs.get("mode")
+    wanted = spec.choices if spec is not None and isinstance(spec.choices, list) else values["mode"]
+    found: dict[str, str] = {}
+    for mode in wanted:
+        per_precision: dict[str, list[str | None]] = collections.defaultdict(list)
+        for modes in surroundings.modes.values():
+            for precision, reason in modes.get(str(mode), {}).items():
+                per_precision[precision].append(reason)
+        for precision, reasons in per_precision.items():
+            if precision in values["precision"] and None not in reasons:
+                found[f"{mode} {precision}"] = str(reasons[0])
+    for name, missing in surroundings.missing.items():
+        named = space.knobs.get(name)
+        if named is not None:
+            asked = named.choices if isinstance(named.choices, list) else list(missing)
+            found.update({f"{name}={v}": why for v, why in missing.items() if v in asked})
+    return found
 
 
 def _check_satisfiable(space: Space, tries: int = 20_000) -> None:

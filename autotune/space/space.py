@@ -27,11 +27,14 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
     constraints: tuple[Constraint, ...]
-    modes: Mapping[str, Mapping[str, str | None]]
+    modes: Mapping[str, Mapping[str, Mapping[str, str | None]]]  # as compile.Modes
+    cores: int
     objective: str
     defaults: Mapping[str, Value]
     priors: tuple[Config, ...] = ()
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # "mode precision" -> why
+    unavailable: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "mode precision" or "knob=value" -> why
 
     def build(self, choose: Callable[[Dimension], Value]) -> Config:
         """The configuration that picks `choose(dimension)` for each active dimension."""
@@ -53,12 +56,15 @@ class Space:
     def violation(self, config: Config) -> str | None:
         """Why `config` may not run: the first constraint it violates. None where it may."""
         values = config.as_dict()
-        mode, precision = str(values["mode"]), str(values["precision"])
-        offered = self.modes.get(mode, {})
+        stack, mode = str(values["stack"]), str(values["mode"])
+        precision, offered = str(values["precision"]), self.modes[stack].get(mode, {})
         if precision not in offered:
             return f"{mode} does not offer {precision}"
         if offered[precision] is not None:
             return str(offered[precision])
+        used = int(values["threads"]) * int(values["instances"])
+        if used > self.cores:
+            return f"instances x threads must fit {self.cores} cores"
         for constraint in self.constraints:
             if self._holds(constraint.forbid, values):  # type: ignore[arg-type]
                 return f"{constraint.name}: {constraint.because}".rstrip(": ")

@@ -1,6 +1,7 @@
 """Worker process: requests in, replies out, one JSON object a line.
 
     python -P .../autotune/worker/__main__.py --requests IN --replies OUT --workdir DIR
+        [--cpus 0,1] [--together DIR --instance 0 --instances 2]
 
 IN and OUT are a file or the number of an inherited file descriptor. A request is
 `{"id": 1, "op": "open", "args": {...}}`; its reply is `{"id": 1, "ok": {...}}` or
@@ -91,6 +92,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", required=True, help="folder for what replies refer to")
     parser.add_argument("--cpus", help="CPUs this process may use, e.g. 0,1")
     parser.add_argument("--parent", type=int, help="process id to die with")
+    parser.add_argument("--together", help="folder where instances side by side meet")
+    parser.add_argument("--instance", type=int, default=0, help="which of them this is")
+    parser.add_argument("--instances", type=int, default=1, help="how many there are")
     options = parser.parse_args(argv)
 
     if options.parent:
@@ -99,9 +103,11 @@ def main(argv: list[str]) -> int:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})
 
     requests, replies = _open(options.requests, "r"), _open(options.replies, "w")
+    from autotune.worker.group import Group
     from autotune.worker.session import Session
 
-    handlers = Session(workdir=options.workdir).handlers()
+    group = Group(folder=options.together, index=options.instance, count=options.instances)
+    handlers = Session(workdir=options.workdir, group=group).handlers()
     failed = False
     for request in _requests(requests):
         reply = answer(handlers, request)

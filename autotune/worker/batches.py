@@ -14,6 +14,7 @@ Array = npt.NDArray[np.int64]
 Batch = dict[str, Array]
 """Model inputs by name, each int64 of shape (batch, width)."""
 
+PADDINGS = ("max_length", "longest", "length_sorted", "buckets", "token_budget")
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"
 
@@ -81,10 +82,11 @@ class PlannedBatch:
 def plan(
     lengths: Array,
     *,
-    batch_size: int,
     padding: str,
     max_seq_length: int,
+    batch_size: int = 0,
     bucket_step: int = 0,
+    batch_tokens: int = 0,
 ) -> tuple[PlannedBatch, ...]:
     """Which rows go together, and how wide.
 
@@ -93,20 +95,27 @@ def plan(
     - `length_sorted`: rows ordered by length, longest first (so that the largest batch is
       met first), as wide as the batch's longest row;
     - `buckets`: as `length_sorted`, widths rounded up to a multiple of `bucket_step`, which
-      bounds the number of distinct shapes.
+      bounds the number of distinct shapes;
+    - `token_budget`: as `length_sorted`, as many rows as fit `batch_tokens` with their
+      padding, at least one: long rows go in small batches, short ones in large.
     """
+    if padding not in PADDINGS:
+        raise ValueError(f"unknown padding {padding!r}")
     order = np.arange(len(lengths))
-    if padding in ("length_sorted", "buckets"):
+    if padding not in ("max_length", "longest"):
         order = np.argsort(-lengths, kind="stable")
     planned = []
-    for start in range(0, len(order), batch_size):
-        rows = tuple(int(row) for row in order[start : start + batch_size])
+    start = 0
+    while start < len(order):
+        size = batch_size
+        if padding == "token_budget":  # the first row is the longest
+            size = max(1, batch_tokens // int(lengths[order[start]]))
+        rows = tuple(int(row) for row in order[start : start + size])
+        start += size
         width = max(int(lengths[row]) for row in rows)
         if padding == "max_length":
             width = max_seq_length
         elif padding == "buckets":
             width = min(-(-width // bucket_step) * bucket_step, max_seq_length)
-        elif padding not in ("longest", "length_sorted"):
-            raise ValueError(f"unknown padding {padding!r}")
         planned.append(PlannedBatch(rows=rows, width=width))
     return tuple(planned)

@@ -45,9 +45,16 @@ class Outputs:
         return digest.hexdigest()
 
 
-def warm_up(call: Call, batches: Sequence[Batch], *, every_shape: bool, clock: Clock) -> None:
+def warm_up(
+    call: Call,
+    batches: Sequence[Batch],
+    *,
+    every_shape: bool,
+    clock: Clock,
+    rounds: int = WARM_UP_ROUNDS,
+) -> None:
     """Run until it is warm: each distinct shape once where the engine specialises by shape,
-    then a spread of batches until two successive rounds agree."""
+    then a spread of batches until two successive rounds agree, or `rounds` are over."""
     if every_shape:
         seen = set()
         for batch in batches:
@@ -58,7 +65,7 @@ def warm_up(call: Call, batches: Sequence[Batch], *, every_shape: bool, clock: C
                 call(batch)
     indices = np.unique(np.linspace(0, len(batches) - 1, WARM_UP_BATCHES).astype(int))
     before, deadline = math.inf, math.inf
-    for _ in range(WARM_UP_ROUNDS):
+    for _ in range(rounds):
         start = clock()
         if start > deadline:
             return
@@ -74,15 +81,15 @@ def warm_up(call: Call, batches: Sequence[Batch], *, every_shape: bool, clock: C
 
 def run_pass(
     call: Call, batches: Sequence[Batch], clock: Clock
-) -> tuple[Pass, list[Sequence[npt.NDArray[np.float32]]]]:
-    """Time every batch from padded inputs to logits on the host."""
+) -> tuple[tuple[float, ...], list[Sequence[npt.NDArray[np.float32]]]]:
+    """Seconds of every batch, from padded inputs to logits on the host, and the logits."""
     times, outputs = [], []
     for batch in batches:
         start = clock()
         output = call(batch)
         times.append(clock() - start)
         outputs.append(output)
-    return Pass(batch_s=tuple(times)), outputs
+    return tuple(times), outputs
 
 
 def collect(
@@ -124,6 +131,7 @@ def measure(
     features: Features,
     rule: Measure,
     clock: Clock = time.perf_counter,
+    instance: int = 0,
 ) -> tuple[tuple[Pass, ...], Outputs, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
 
@@ -133,8 +141,8 @@ def measure(
     passes: list[Pass] = []
     digests = set()
     while True:
-        timed, outputs = run_pass(call, batches, clock)
-        passes.append(timed)
+        batch_s, outputs = run_pass(call, batches, clock)
+        passes.append(Pass(batch_s=batch_s, instance=instance))
         collected = collect(kinds, planned, batches, outputs, features)
         digests.add(collected.digest)
         totals = [p.total_s for p in passes]

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 from autotune.errors import TrialFailure
 from autotune.records import StackFacts
@@ -15,6 +16,12 @@ DISTRIBUTIONS = (
     "torch",
     "transformers",
     "intel-extension-for-pytorch",
+    "intel-openmp",
+    "zentorch",
+    "onnxruntime",
+    "onnx",
+    "openvino",
+    "nncf",
     "accelerate",
     "datasets",
     "numpy",
@@ -73,6 +80,12 @@ def ipex_unusable(versions: dict[str, str]) -> str | None:
     return None
 
 
+def libiomp5() -> str | None:
+    """The real path of Intel's OpenMP, which `intel-openmp` puts into the environment."""
+    path = Path(sys.prefix) / "lib" / "libiomp5.so"
+    return str(path.resolve()) if path.is_file() else None
+
+
 def probe(instruction_sets: list[str]) -> StackFacts:
     """This interpreter as a stack.
 
@@ -100,6 +113,7 @@ def probe(instruction_sets: list[str]) -> StackFacts:
         python_version=platform.python_version(),
         versions=versions,
         ipex=ipex,
+        libiomp5=libiomp5(),
         modes={
             mode: {p: found.unsupported(p, environment) for p in found.precisions}
             for mode, found in classes.items()

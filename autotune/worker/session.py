@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ import numpy as np
 from autotune.errors import TrialFailure
 from autotune.records import Measure, Measurement, ModelFacts, ModelSource, Scalar, StackFacts
 from autotune.worker.batches import Batch, Features, plan
-from autotune.worker.engines.base import Engine, Prepared
-from autotune.worker.measure import measure, warm_up
+from autotune.worker.effective import in_effect
+from autotune.worker.engines.base import Engine, Material, Prepared
+from autotune.worker.group import Group
+from autotune.worker.measure import WARM_UP_ROUNDS, measure, warm_up
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -43,21 +48,23 @@ def samples_of(features: Features) -> list[Batch]:
     ]
 
 
+def calibration_of(features: Features) -> list[Batch]:
+    """Every row that is not scored, one a batch and without padding."""
+    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
+
+
 class Session:
     """The operations of `worker.__main__`, by name.
 
     `probe` and `encode` stand alone. `open` prepares one engine, after which `measure` may
-    be called any number of times, for any points.
+    be called any number of times, for any points. Instances of one `group` measure together.
     """
 
-    def __init__(self, workdir: str) -> None:
+    def __init__(self, workdir: str, group: Group | None = None) -> None:
         self._workdir = workdir
-        self._phases: dict[str, float] = {}
-        self._engine: Engine | None = None
-        self._prepared: Prepared | None = None
-        self._features: Features | None = None
-        self._source: ModelSource | None = None
-        self._threads = 0
+        self._group = group or Group()
+        self._opened: _Opened | None = None
+        self._measured = 0
         self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -79,62 +86,93 @@ class Session:
         return encode(ModelSource(**source), **arguments)
 
     def open(
-        self, *, source: dict[str, Any], engine: Mapping[str, Scalar], threads: int, features: str
+        self,
+        *,
+        source: dict[str, Any],
+        engine: Mapping[str, Scalar],
+        process: Mapping[str, Scalar],
+        features: str,
+        calibration: str | None,
+        instruction_sets: list[str],
+        cache: str | None,
     ) -> dict[str, float]:
         """Import, load and prepare `engine` (the engine knobs of a configuration).
 
-        `features` is the folder that `encode` wrote. Returns the seconds of each phase.
+        `process` holds the process knobs that torch is told of. `features` and `calibration`
+        are folders that `encode` wrote; `cache` is where prepared artefacts are kept (None:
+        in the workdir). Returns the seconds of each phase.
         """
         start = time.perf_counter()
         import torch
 
         from autotune.worker.engines import engine_class, torch_model
 
-        found = engine_class(str(engine["mode"]))
+        threads = int(process["threads"])
+        found = engine_class(str(engine["mode"]))(engine)
         torch_model.quiet()
+        flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
+        if process["flush_denormals"] and not flushes:
+            raise TrialFailure("unsupported", "this CPU cannot flush denormals")
         torch.set_num_threads(threads)
+        torch.set_num_interop_threads(int(process["interop_threads"]))
         imported = time.perf_counter()
-        self._threads = threads
-        self._source = ModelSource(**source)
-        self._features = Features.load(features)
-        self._engine = found()
-        self._prepared = self._engine.prepare(self._source, engine, samples_of(self._features))
-        self._phases = {
-            "import": imported - start,
-            "prepare": time.perf_counter() - imported,
-        }
-        return self._phases
+        loaded = Features.load(features)
+        prepared = found.prepare(
+            Material(
+                source=ModelSource(**source),
+                samples=samples_of(loaded),
+                calibration=calibration_of(Features.load(calibration)) if calibration else (),
+                threads=threads,
+                instruction_sets=frozenset(instruction_sets),
+                cache=Path(cache or os.path.join(self._workdir, "cache")),
+            )
+        )
+        phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
+        self._opened = _Opened(
+            engine=found,
+            prepared=prepared,
+            features=loaded,
+            outputs=ModelSource(**source).outputs,
+            phases_s=phases,
+        )
+        return phases
 
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement:
         """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
 
-        Raises TrialFailure `fallback` where fewer threads run than were asked for.
+        Instances of a group begin together, and go on running untimed until all are done, so
+        that every timed pass had all of them beside it.
         """
-        if self._prepared is None or self._features is None or self._source is None:
+        opened, group = self._opened, self._group
+        if opened is None:
             raise TrialFailure("protocol", "measure was asked before a successful open")
-        features, prepared = self._features, self._prepared
+        features, call = opened.features, opened.prepared.call
         start = time.perf_counter()
         planned = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
         batches = [features.batch(p.rows, p.width) for p in planned]
-        if point in self._warm:
-            prepared.call(batches[0])
-        else:
-            warm_up(
-                prepared.call,
-                batches,
-                every_shape=bool(self._engine and self._engine.specialises_by_shape),
-                clock=time.perf_counter,
-            )
+        known = point in self._warm
+        warm_up(
+            call,
+            batches,
+            every_shape=opened.engine.specialises_by_shape and not known,
+            rounds=1 if known else WARM_UP_ROUNDS,  # caches may be another process's by now
+            clock=time.perf_counter,
+        )
+        if not known:
             self._warm.append(point)
+        self._measured += 1
+        released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
-            prepared.call, self._source.outputs, planned, features, Measure(**rule)
+            call, opened.outputs, planned, features, Measure(**rule), instance=group.index
         )
-        phases = {
-            **self._phases,
-            "warm_up": warm - start,
-            "measure": time.perf_counter() - warm,
-        }
+        measured = time.perf_counter()
+        group.arrive(f"done-{self._measured}")
+        for batch in itertools.cycle(batches):
+            if group.all_at(f"done-{self._measured}"):
+                break
+            call(batch)
+        phases = {**opened.phases_s, "warm_up": warm - start, "measure": measured - warm}
         np.savez(
             os.path.join(self._workdir, OUTPUTS_FILE),
             **outputs.arrays,  # type: ignore[arg-type]
@@ -148,19 +186,22 @@ class Session:
             passes=passes,
             phases_s=phases,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            effective={**self._in_effect(), **prepared.effective},
+            effective={
+                **in_effect(torch_threads=not opened.engine.own_threads),
+                **opened.prepared.effective,
+                "released_s": released,  # CLOCK_MONOTONIC
+            },
             outputs_digest=outputs.digest,
             outputs_repeatable=repeatable,
         )
 
-    def _in_effect(self) -> dict[str, Scalar]:
-        import torch
 
-        cpus = sorted(os.sched_getaffinity(0))
-        threads = torch.get_num_threads()
-        if threads != self._threads or len(cpus) < threads:
-            raise TrialFailure(
-                "fallback",
-                f"asked for {self._threads} threads, got {threads} on {len(cpus)} CPUs",
-            )
-        return {"threads": threads, "cpus": ",".join(map(str, cpus))}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What `open` leaves for `measure`."""
+
+    engine: Engine
+    prepared: Prepared
+    features: Features
+    outputs: Mapping[str, str]
+    phases_s: Mapping[str, float]

@@ -25,6 +25,7 @@ def line(version="4.52.4", **knobs):
         max_seq_length=384,
         doc_stride=128,
         output="out",
+        settings={"OMP_NUM_THREADS": "2"},
     )
 
 

@@ -14,9 +14,9 @@ from fakes import host
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import ScriptLine, script_line
 from autotune.emit.script import LAUNCH_RULE, launch_script, requests
-from autotune.launch import Command, environment, worker_command
+from autotune.launch import Command, environment, worker_commands
 from autotune.records import Config, ModelSource
-from autotune.runner import measure_request, open_request
+from autotune.runner import Inputs, measure_request, open_request
 
 HOSTILE = [
     "a model",
@@ -36,6 +36,8 @@ CONFIG = Config.of(
         "precision": "fp32",
         "attention": "sdpa",
         "threads": 2,
+        "interop_threads": 1,
+        "flush_denormals": False,
         "pinning": "compact",
         "batch_size": 4,
         "padding": "longest",
@@ -53,6 +55,7 @@ def line(model):
         max_seq_length=384,
         doc_stride=128,
         output="out",
+        settings={"OMP_NUM_THREADS": "2"},
     )
 
 
@@ -65,7 +68,7 @@ def test_hostile_names_stay_data(tmp_path, name):
         argv=(sys.executable, "-c", "import sys; sys.exit(0)", name), settings={"SETTING": name}
     )
     script = launch_script(
-        command, title=name, line=line(name), scorer=(sys.executable, "-c", seen, name)
+        [command, command], title=name, line=line(name), scorer=(sys.executable, "-c", seen, name)
     )
     path = folder / "launch.sh"
     path.write_text(script, encoding="utf-8")
@@ -85,7 +88,7 @@ def test_hostile_names_stay_data(tmp_path, name):
 
 def test_the_script_starts_the_command_that_was_measured(tmp_path):
     """The worker of the script sees the argv and environment the runner would give it."""
-    real = worker_command(CONFIG, host(4), sys.executable)
+    (real,) = worker_commands(CONFIG, host(4), sys.executable)
     spy = tmp_path / "spy"
     spy.write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
@@ -94,7 +97,7 @@ def test_the_script_starts_the_command_that_was_measured(tmp_path):
     spy.chmod(0o755)
     command = Command(argv=(str(spy), *real.argv[1:]), settings=real.settings)
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script(command, title="t", line=line("m"), scorer=("true",)))
+    path.write_text(launch_script([command], title="t", line=line("m"), scorer=("true",)))
     caller = {**os.environ, "OMP_NUM_THREADS": "99", "HF_HUB_OFFLINE": "1"}
     subprocess.run(["bash", str(path)], check=True, env=caller)
     argv, seen = json.loads((tmp_path / "seen").read_text())
@@ -108,7 +111,7 @@ def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
     body = "import sys; print('the reason', file=sys.stderr); sys.exit(7)"
     command = Command(argv=(sys.executable, "-c", body), settings={})
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script(command, title="t", line=line("m"), scorer=("false",)))
+    path.write_text(launch_script([command], title="t", line=line("m"), scorer=("false",)))
     done = subprocess.run(
         ["bash", str(path)],
         capture_output=True,
@@ -123,8 +126,20 @@ def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
 
 def test_the_requests_of_the_script_are_those_of_the_search():
     source = ModelSource(path="/m", head="H", outputs={"logits": "feature"})
-    first, second = map(json.loads, requests(CONFIG, source).splitlines())
-    assert first["args"] == json.loads(json.dumps(open_request(CONFIG, source, "workload")))
+    inputs = Inputs(
+        source=source,
+        features="/run/workload",
+        calibration="/run/workload/calibration",
+        instruction_sets=("avx2",),
+        cache="/run/.work/cache",
+    )
+    first, second = map(json.loads, requests(CONFIG, inputs).splitlines())
+    assert first["args"] == {
+        **json.loads(json.dumps(open_request(CONFIG, inputs))),
+        "features": "workload",
+        "calibration": "workload/calibration",
+        "cache": None,
+    }
     assert second["args"] == json.loads(json.dumps(measure_request(CONFIG, LAUNCH_RULE)))
 
 
@@ -152,6 +167,44 @@ def test_unexpressed_parts_are_comments():
         settings={}, argv=("python",), not_expressed=("a\nrm -rf x",), source="here"
     )
     script = launch_script(
-        Command(argv=("true",), settings={}), title="t", line=missing, scorer=("true",)
+        [Command(argv=("true",), settings={})], title="t", line=missing, scorer=("true",)
     )
     assert "#   - a\\nrm -rf x" in script
+
+
+def test_instances_start_side_by_side_and_meet(tmp_path):
+    config = Config.of({**CONFIG.as_dict(), "threads": 1, "instances": 2})
+    commands = worker_commands(config, host(4), sys.executable)
+    spy = tmp_path / "spy"
+    spy.write_text(
+        f"#!{sys.executable}\nimport json, os, sys, time\n"
+        "where = sys.argv[sys.argv.index('--together') + 1]\n"
+        "index = sys.argv[sys.argv.index('--instance') + 1]\n"
+        f"json.dump(sys.argv, open({str(tmp_path)!r} + '/seen-' + index, 'w'))\n"
+        "open(where + '/here-' + index, 'w')\n"
+        "while not all(os.path.exists(where + f'/here-{i}') for i in range(2)): time.sleep(0.01)\n"
+    )
+    spy.chmod(0o755)
+    spied = [Command(argv=(str(spy), *c.argv[1:]), settings=c.settings) for c in commands]
+    path = tmp_path / "launch.sh"
+    path.write_text(launch_script(spied, title="t", line=line("m"), scorer=("true",)))
+    subprocess.run(["bash", str(path)], check=True, timeout=60)
+    for index, command in enumerate(commands):
+        argv = json.loads((tmp_path / f"seen-{index}").read_text())
+        assert argv[1 : argv.index("--requests")] == list(command.argv[1:])
+        assert argv[argv.index("--cpus") + 1] == str(index)
+
+
+def test_an_instance_that_fails_ends_the_others(tmp_path):
+    bodies = (
+        "import sys; print('the reason', file=sys.stderr); sys.exit(7)",
+        "import time; time.sleep(600)",
+    )
+    commands = [Command(argv=(sys.executable, "-c", body), settings={}) for body in bodies]
+    path = tmp_path / "launch.sh"
+    path.write_text(launch_script(commands, title="t", line=line("m"), scorer=("true",)))
+    done = subprocess.run(
+        ["bash", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 7
+    assert "the reason" in done.stderr

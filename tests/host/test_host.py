@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from autotune.host import detect
 from autotune.host.isa import instruction_sets
+from autotune.host.libraries import THP, find_libraries, huge_pages_refused
 from autotune.host.limits import cgroup_limits
 from autotune.host.topology import parse_cpulist
 
@@ -46,10 +49,46 @@ def test_affinity_to_both_siblings_of_a_core_is_one_core(root):
     assert (host.cores, host.sockets) == (1, 1)
 
 
-def test_compact_takes_one_cpu_a_core_on_one_socket_first(root):
+def test_placement_takes_one_cpu_a_core_on_one_socket_first(root):
     host = detect(root({"/proc/cpuinfo": TWO_SOCKETS_SMT}), frozenset(range(16)))
-    assert host.compact(4) == (0, 1, 2, 3)
-    assert host.compact(5) == (0, 1, 2, 3, 4)
+    assert host.placement("compact", 1, 4) == [(0, 1, 2, 3)]
+    assert host.placement("compact", 2, 2) == [(0, 1), (2, 3)]
+    assert host.placement("compact", 1, 5) == [(0, 1, 2, 3, 4)]
+    assert host.placement("none", 2, 1) == [tuple(range(16))] * 2
+
+
+def test_spread_takes_cores_of_the_nodes_in_turn(root):
+    files = {
+        "/proc/cpuinfo": TWO_SOCKETS_SMT,
+        "/sys/devices/system/node/node0/cpulist": "0-3,8-11",
+        "/sys/devices/system/node/node1/cpulist": "4-7,12-15",
+    }
+    host = detect(root(files), frozenset(range(16)))
+    assert host.nodes == 2
+    assert host.placement("spread", 1, 4) == [(0, 4, 1, 5)]
+    assert host.placement("spread", 2, 2) == [(0, 4), (1, 5)]
+    assert host.placement("compact", 2, 4) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_libraries_are_found_under_the_names_that_distributions_give_them(root):
+    where = "/usr/lib/x86_64-linux-gnu"
+    files = {f"{where}/libtcmalloc_minimal.so.4": "", f"{where}/libjemalloc.so.2": ""}
+    found = find_libraries(root(files))
+    assert {name: Path(path).name for name, path in found.items()} == {
+        "jemalloc": "libjemalloc.so.2",
+        "tcmalloc": "libtcmalloc_minimal.so.4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"), [("always [madvise] never", False), ("always madvise [never]", True)]
+)
+def test_huge_pages_follow_the_kernels_switch(root, text, refused):
+    assert (huge_pages_refused(root({f"/{THP}": text})) is not None) == refused
+
+
+def test_without_the_switch_there_are_no_huge_pages(root):
+    assert "no transparent huge pages" in huge_pages_refused(root({}))
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000", 1), ("50000", 1), ("400000", 4)])

@@ -29,7 +29,7 @@ def manifest(name):
             "max_seq_length": 384,
         },
         "host": {"model_name": "CPU", "cores": 4, "memory_gib": 16},
-        "stack": {"python_version": "3.11", "versions": {"torch": "2"}},
+        "stacks": {"default": {"python_version": "3.11", "versions": {"torch": "2"}}},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench_search import QA, Bench
+from bench_search import SMALL, Bench
 from fakes import FakeRunner, pass_seconds, surroundings
 
 from autotune.errors import ResumeError, SearchError
@@ -23,7 +23,7 @@ def test_the_baseline_is_first_and_then_the_priors(bench):
     runner = FakeRunner()
     result = bench.search(runner, trials=10)
     assert runner.ran[0] == baseline(surroundings())
-    priors = compile_space(load_space(QA), surroundings()).priors
+    priors = compile_space(load_space(SMALL), surroundings()).priors
     assert runner.ran[1:10] == list(priors)
     assert [t.origin for t in result.trials[:10]] == ["baseline", *["prior"] * 9]
 
@@ -31,7 +31,7 @@ def test_the_baseline_is_first_and_then_the_priors(bench):
 def test_the_search_finds_a_configuration_near_the_optimum(bench):
     runner = FakeRunner()
     result = bench.search(runner, trials=40)
-    space = compile_space(load_space(QA), surroundings())
+    space = compile_space(load_space(SMALL), surroundings())
     allowed = [c for c in space.configs() if c["precision"] != "int8_dynamic"]
     optimum = min(map(pass_seconds, allowed))
     found = pass_seconds(result.best.config)

@@ -11,8 +11,8 @@ from autotune.records import Failure
 from autotune.search.study import Study, open_storage
 from autotune.space import compile_space, load_space
 
-QA = Path(__file__).parents[2] / "search_spaces" / "qa.yaml"
-SPACE = compile_space(load_space(QA), surroundings())
+SMALL = Path(__file__).parents[1] / "spaces" / "small.yaml"
+SPACE = compile_space(load_space(SMALL), surroundings())
 
 
 @pytest.fixture

@@ -12,17 +12,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotune import demo
+from autotune import demo, stacks
 from autotune.errors import ModelError
 from autotune.folder import RunFolder
 from autotune.host import detect
-from autotune.launch import worker_command
-from autotune.process import WorkerFailed, WorkerProcess
+from autotune.knobs import KNOBS, active
+from autotune.launch import worker_commands
 from autotune.records import Config, Measure, ModelSource
-from autotune.runner import ProcessRunner, measure_request, open_request
-from autotune.space import Surroundings, baseline
+from autotune.runner import Inputs, ProcessRunner
+from autotune.space import Surroundings
+from autotune.space.compile import default_values
 from autotune.tasks import task_named
-from autotune.workload import encode, probe, sample, start_worker
+from autotune.workload import encode, sample, start_worker
 
 pytestmark = pytest.mark.model
 
@@ -30,29 +31,45 @@ TASK = task_named("qa")
 HOST = detect()
 SOURCE = ModelSource(path=str(demo.MODEL), head=TASK.head, outputs=dict(TASK.outputs))
 ONE_PASS = Measure(min_passes=2, max_passes=2)
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}  # largest logit difference; logits span about 15
+# Largest and median difference of logits from eager float32; logits span about 15. int8 may
+# be far off on a token that is nobody's answer: its median says that it is the same model.
+TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 0.35, "bf16": 0.35, "int8_dynamic": 8, "int8_static": 8}
+TYPICAL = {"fp32": 1e-4, "bf16_matmul": 0.1, "bf16": 0.1, "int8_dynamic": 1, "int8_static": 1}
 
 
 def encoded(folder, source=SOURCE, rows=12, **options):
     (folder.path / ".work").mkdir(parents=True)
+    found = stacks.examine({"default": sys.executable}, HOST, folder.work)
     with start_worker(HOST, sys.executable, folder.work) as worker:
-        stack = probe(worker, HOST)
-        chosen = sample(TASK.load(str(demo.DATASET), None), rows)
-        arguments = {"max_seq_length": 384, "doc_stride": 128, **options}
-        return stack, encode(
-            worker, task=TASK, source=source, rows=chosen, folder=folder, **arguments
+        return found, encode(
+            worker,
+            task=TASK,
+            source=source,
+            rows=sample(TASK.load(str(demo.DATASET), None), rows),
+            calibration=sample(TASK.load(str(demo.CALIBRATION), None), 8),
+            folder=folder,
+            **{"max_seq_length": 384, "doc_stride": 128, **options},
         )
 
 
-def process_runner(folder, stack, encoded_workload, workdir):
+def inputs(folder, source=SOURCE):
+    return Inputs(
+        source=source,
+        features=str(folder.workload.resolve()),
+        calibration=str(folder.calibration.resolve()),
+        instruction_sets=HOST.instruction_sets,
+        cache=str(folder.cache.resolve()),
+    )
+
+
+def process_runner(folder, found, encoded_workload, workdir):
     return ProcessRunner(
         host=HOST,
-        python=stack.python,
-        source=SOURCE,
-        features=folder.workload,
+        stacks=found,
+        inputs=inputs(folder),
         expected=encoded_workload.expected,
         workdir=workdir,
-        timeout_s=300,
+        timeout_s=600,
     )
 
 
@@ -81,37 +98,57 @@ def reference(workload, tmp_path_factory):
 
 
 def config(**knobs):
+    """The baseline with these knobs, and the defaults of those that they make active."""
     surroundings = Surroundings(
         cores=HOST.cores, attentions=("sdpa",), modes={}, objective="throughput"
     )
-    values = {**baseline(surroundings).as_dict(), "batch_size": 3, "padding": "longest", **knobs}
-    if values["precision"] == "bf16":
-        values.setdefault("bf16_method", "autocast")
-    if str(values["mode"]).startswith("ipex"):
-        values.setdefault("auto_kernel_selection", False)
+    wanted = {**default_values(surroundings), "batch_size": 3, "padding": "longest", **knobs}
+    values = {}
+    for name, knob in KNOBS.items():
+        if active(knob, values):
+            values[name] = wanted[name]
     return Config.of(values)
 
 
 ENGINES = [
-    pytest.param({"mode": mode, "precision": precision, **extra}, id=f"{mode}-{precision}{tag}")
-    for mode, precision, extra, tag in [
-        ("eager", "fp32", {"attention": "eager"}, "-eager-attention"),
-        ("eager", "bf16", {}, ""),
-        ("eager", "bf16", {"bf16_method": "full"}, "-full"),
-        ("jit", "fp32", {}, ""),
-        ("jit", "bf16", {}, ""),
-        ("jit", "bf16", {"bf16_method": "full"}, "-full"),
-        ("ipex", "fp32", {}, ""),
-        ("ipex", "fp32", {"auto_kernel_selection": True}, "-onednn"),
-        ("ipex", "bf16", {}, ""),
-        ("ipex_jit", "fp32", {}, ""),
-        ("ipex_jit", "bf16", {}, ""),
+    pytest.param(
+        {"mode": mode, "precision": precision, **extra},
+        id="-".join([mode, precision, *(f"{k}={v}" for k, v in extra.items())]),
+    )
+    for mode, precision, extra in [
+        ("eager", "fp32", {"attention": "eager"}),
+        ("eager", "fp32", {"linear": "onednn"}),
+        ("eager", "bf16_matmul", {}),
+        ("eager", "bf16", {}),
+        ("eager", "bf16", {"bf16_method": "full"}),
+        ("eager", "bf16", {"linear": "onednn"}),
+        ("eager", "int8_dynamic", {}),
+        ("jit", "fp32", {}),
+        ("jit", "fp32", {"linear": "onednn"}),
+        ("jit", "bf16", {}),
+        ("jit", "bf16", {"bf16_method": "full"}),
+        ("jit", "int8_dynamic", {}),
+        ("jit", "int8_dynamic", {"int8_weights": "per_tensor"}),
+        ("ipex", "fp32", {}),
+        ("ipex", "fp32", {"auto_kernel_selection": True}),
+        ("ipex", "bf16", {}),
+        ("ipex_jit", "fp32", {}),
+        ("ipex_jit", "bf16", {}),
+        ("inductor", "fp32", {}),
+        ("inductor", "bf16", {"bf16_method": "full"}),
+        ("onnxruntime", "fp32", {}),
+        ("onnxruntime", "int8_dynamic", {}),
+        ("openvino", "fp32", {}),
+        ("openvino", "bf16", {}),
+        ("openvino", "int8_static", {}),
+        ("openvino", "int8_static", {"int8_rest": "bf16"}),
+        ("zentorch", "fp32", {}),
     ]
 ]
 
 
 def skip_unless_available(workload, knobs):
-    reason = workload[1].modes[knobs["mode"]][knobs["precision"]]
+    reason = workload[1]["default"].modes[knobs["mode"]][knobs["precision"]]
     if reason is not None:
         pytest.skip(reason)
 
@@ -123,14 +160,16 @@ def test_engine_gives_the_logits_of_eager(knobs, workload, runner, reference):
         {"batch_size": 3, "padding": "longest"},
         {"batch_size": 1, "padding": "length_sorted"},
         {"batch_size": 5, "padding": "buckets", "bucket_step": 64},
+        {"padding": "token_budget", "batch_tokens": 512},
     ):
         outcome = runner.run(config(**knobs, **point), ONE_PASS)
         assert outcome.failure is None, outcome.log
         assert outcome.measurement.outputs_repeatable
         assert outcome.measurement.effective["threads"] == HOST.cores
         for name, expected in reference.items():
-            worst = float(np.abs(outcome.outputs[name] - expected).max())
-            assert worst <= TOLERANCE[knobs["precision"]], (name, point)
+            apart = np.abs(outcome.outputs[name] - expected)
+            assert np.median(apart) <= TYPICAL[knobs["precision"]], (name, point)
+            assert apart.max() <= TOLERANCE[knobs["precision"]], (name, point)
 
 
 @pytest.mark.parametrize("mode", ["eager", "jit"])
@@ -146,7 +185,7 @@ def test_points_share_a_session_and_engines_do_not(runner):
     pids = []
     for knobs in ({"batch_size": 1}, {"batch_size": 2}, {"attention": "eager"}):
         assert runner.run(config(**knobs), ONE_PASS).failure is None
-        pids.append(list(runner._sessions.values())[-1]._process.pid)
+        pids.append(list(runner._sessions.values())[-1].workers[0]._process.pid)
     assert pids[0] == pids[1] != pids[2]
 
 
@@ -160,22 +199,24 @@ def test_an_engine_that_cannot_run_is_a_typed_failure(runner):
 
 def test_pinning_takes_effect(runner):
     outcome = runner.run(config(threads=1, pinning="compact"), ONE_PASS)
-    assert outcome.measurement.effective["cpus"] == str(HOST.compact(1)[0])
+    assert outcome.failure is None, outcome.log
+    assert outcome.measurement.effective["cpus"] == str(HOST.allowed[0])
     assert outcome.measurement.effective["threads"] == 1
 
 
-def test_more_threads_than_cpus_is_a_fallback_failure(workload, tmp_path):
+def test_more_threads_than_cpus_is_a_fallback_failure(workload, runner, monkeypatch):
     """A worker that is given fewer CPUs than threads must not be measured as if it had them."""
-    folder, stack, _ = workload
-    point = config(threads=2)
-    command = worker_command(point, HOST, stack.python)
-    command = replace(command, argv=(*command.argv, "--cpus", str(HOST.allowed[0])))
-    with WorkerProcess(command, workdir=tmp_path) as worker:
-        features = str(folder.workload.resolve())
-        worker.request("open", open_request(point, SOURCE, features), timeout_s=300)
-        with pytest.raises(WorkerFailed) as caught:
-            worker.request("measure", measure_request(point, ONE_PASS), timeout_s=300)
-    assert caught.value.failure.kind == "fallback"
+
+    def masked(*arguments):
+        return tuple(
+            replace(c, argv=(*c.argv, "--cpus", str(HOST.allowed[0])))
+            for c in worker_commands(*arguments)
+        )
+
+    monkeypatch.setattr("autotune.runner.worker_commands", masked)
+    outcome = runner.run(config(threads=2), ONE_PASS)
+    assert outcome.failure.kind == "fallback"
+    assert "2 threads" in outcome.failure.detail
 
 
 MODEL_THAT_CANNOT_BE_TRACED = """

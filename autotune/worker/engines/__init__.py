@@ -16,6 +16,10 @@ ENGINES = {
     "jit": "autotune.worker.engines.jit:JitEngine",
     "ipex": "autotune.worker.engines.ipex:IpexEngine",
     "ipex_jit": "autotune.worker.engines.ipex:IpexJitEngine",
+    "inductor": "autotune.worker.engines.inductor:InductorEngine",
+    "zentorch": "autotune.worker.engines.zentorch:ZentorchEngine",
+    "onnxruntime": "autotune.worker.engines.onnxruntime:OnnxRuntimeEngine",
+    "openvino": "autotune.worker.engines.openvino:OpenVinoEngine",
 }
 
 

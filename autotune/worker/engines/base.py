@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
+
+VNNI_SETS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 
@@ -23,6 +26,33 @@ class Environment:
     instruction_sets: frozenset[str]  # names of autotune.host.isa, e.g. "avx512_bf16"
     versions: Mapping[str, str]  # distribution -> version, those installed only
     ipex: str | None  # None: importable and matching torch; otherwise why not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What an engine is prepared from.
+
+    `samples[0]` is the example to trace or compile with; the others are shorter, longer and
+    odd batches, on which an engine that specialises must be compared with what it was made
+    from. `calibration` holds batches of rows that are not scored, none where there are none.
+    """
+
+    source: ModelSource
+    samples: Sequence[Batch]
+    calibration: Sequence[Batch]
+    threads: int
+    instruction_sets: frozenset[str]  # as Environment's
+    cache: Path  # where an engine may keep what it made for the next process of the run
+
+    @property
+    def vnni(self) -> bool:
+        """Whether int8 products accumulate without saturating."""
+        return bool(self.instruction_sets & VNNI_SETS)
+
+    def cached(self, name: str) -> Path:
+        """Where the artefact `name` is, or is to be put in one step once it is whole."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        return self.cache / name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +68,30 @@ class Prepared:
 
 
 class Engine(ABC):
-    """Turns a model into a callable. One instance prepares one configuration."""
+    """Turns a model into a callable. One instance prepares one configuration.
+
+    `options` are the engine knobs of the configuration.
+    """
 
     precisions: ClassVar[tuple[str, ...]]
-    specialises_by_shape: ClassVar[bool] = False  # True: each new shape costs a compilation
+    own_threads: ClassVar[bool] = False  # True: not torch's pool; `prepare` says how many
+
+    def __init__(self, options: Mapping[str, Scalar]) -> None:
+        self.options = options
 
     @classmethod
     @abstractmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         """Why this engine cannot run `precision` there, and the remedy; None where it can."""
 
-    @abstractmethod
-    def prepare(
-        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
-    ) -> Prepared:
-        """Load the model and make it ready.
+    @property
+    def specialises_by_shape(self) -> bool:
+        """Whether each new shape costs a compilation."""
+        return False
 
-        `options` are the engine knobs of the configuration. `samples[0]` is the example to
-        trace or compile with; the others are shorter, longer and odd batches, on which an
-        engine that specialises must be compared with what it was made from.
+    @abstractmethod
+    def prepare(self, material: Material) -> Prepared:
+        """Load the model and make it ready.
 
         Raises TrialFailure: `unsupported`, `fallback` (something else than what was asked
         would run) or `inaccurate` (the result is not valid for other shapes).

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from autotune.errors import TrialFailure
-from autotune.records import ModelSource, Scalar
-from autotune.worker.batches import Batch
+from autotune.records import Scalar
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Prepared
+from autotune.worker.engines.base import Engine, Environment, Material, Prepared
 from autotune.worker.engines.jit import trace
 from autotune.worker.engines.torch_model import Runnable, autocast
 
@@ -45,17 +44,17 @@ def import_ipex() -> Any:
 
 
 def optimized(
-    source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
+    material: Material, options: Mapping[str, Scalar]
 ) -> tuple[Runnable, dict[str, Scalar]]:
     """The model through `ipex.optimize`, and how many modules it replaced.
 
     Raises TrialFailure `fallback` where it replaced none: eager would have been measured.
     """
     ipex = import_ipex()
-    model, _ = torch_model.load(source, str(options["attention"]))
+    model, _ = torch_model.load(material.source, str(options["attention"]))
     bf16 = options["precision"] == "bf16"
     context = autocast if bf16 else contextlib.nullcontext
-    example = {name: torch.from_numpy(array) for name, array in samples[0].items()}
+    example = {name: torch.from_numpy(array) for name, array in material.samples[0].items()}
     with torch.no_grad(), context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = ipex.optimize(
@@ -72,7 +71,7 @@ def optimized(
     wanted = bf16 or bool(options.get("auto_kernel_selection", False))
     if wanted and not packed:
         raise TrialFailure("fallback", "ipex.optimize replaced no module of this model")
-    return Runnable(model, tuple(source.outputs), context), {"ipex_modules": packed}
+    return Runnable(model, tuple(material.source.outputs), context), {"ipex_modules": packed}
 
 
 class IpexEngine(Engine):
@@ -86,19 +85,15 @@ class IpexEngine(Engine):
             return "IPEX packs bf16 weights with AVX-512 (BW, VL, DQ), which this CPU lacks"
         return torch_model.unsupported_precision(precision, environment)
 
-    def prepare(
-        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
-    ) -> Prepared:
-        runnable, effective = optimized(source, options, samples)
+    def prepare(self, material: Material) -> Prepared:
+        runnable, effective = optimized(material, self.options)
         return Prepared(call=runnable, effective=effective)
 
 
 class IpexJitEngine(IpexEngine):
     """Graph mode: the optimised model traced and frozen, where IPEX fuses operators."""
 
-    def prepare(
-        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
-    ) -> Prepared:
-        runnable, effective = optimized(source, options, samples)
-        call, difference = trace(runnable, samples, str(options["precision"]))
+    def prepare(self, material: Material) -> Prepared:
+        runnable, effective = optimized(material, self.options)
+        call, difference = trace(runnable, material.samples, str(self.options["precision"]))
         return Prepared(call=call, effective={**effective, "trace_difference": difference})

@@ -10,20 +10,16 @@ is a `fallback` failure with the tracer's words, never a silent return to eager.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from autotune.errors import TrialFailure
-from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Call, Engine, Environment, Prepared
-from autotune.worker.engines.torch_model import Runnable
-
-TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "int8_dynamic": 5e-2}
-"""Largest relative difference allowed between a trace and the module it was made from."""
+from autotune.worker.engines.base import Call, Engine, Environment, Material, Prepared
+from autotune.worker.engines.torch_model import TOLERANCE, Runnable
 
 
 def trace(runnable: Runnable, samples: Sequence[Batch], precision: str) -> tuple[Call, float]:
@@ -57,16 +53,14 @@ def trace(runnable: Runnable, samples: Sequence[Batch], precision: str) -> tuple
 
 
 class JitEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_dynamic")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul", "int8_dynamic")
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         return torch_model.unsupported_precision(precision, environment)
 
-    def prepare(
-        self, source: ModelSource, options: Mapping[str, Scalar], samples: Sequence[Batch]
-    ) -> Prepared:
-        model, _ = torch_model.load(source, str(options["attention"]))
-        runnable = torch_model.at_precision(model, source, options)
-        call, difference = trace(runnable, samples, str(options["precision"]))
+    def prepare(self, material: Material) -> Prepared:
+        model, _ = torch_model.load(material.source, str(self.options["attention"]))
+        runnable = torch_model.at_precision(model, material, self.options)
+        call, difference = trace(runnable, material.samples, str(self.options["precision"]))
         return Prepared(call=call, effective={"trace_difference": difference})

@@ -17,9 +17,13 @@ import transformers
 from autotune.errors import TrialFailure
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
-from autotune.worker.engines.base import Environment
+from autotune.worker.engines import linear
+from autotune.worker.engines.base import Environment, Material
 
 BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
+
+TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}
+"""Largest relative difference allowed between what was prepared and what it was made from."""
 
 
 def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
@@ -73,41 +77,56 @@ def autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
+class Positional(torch.nn.Module):
+    """A model with tensors in a fixed order in and a tuple out, for exporters."""
+
+    def __init__(self, model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, tuple(inputs), tuple(outputs)
+        self.eval()  # exporters put a model back into the mode of its outermost module
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(found[name] for name in self.outputs)
+
+
 def at_precision(
-    model: torch.nn.Module, source: ModelSource, options: Mapping[str, Scalar]
+    model: torch.nn.Module, material: Material, options: Mapping[str, Scalar]
 ) -> Runnable:
     """Apply the precision of `options` to a float32 model with torch's own means.
 
     bf16 with `bf16_method: autocast` keeps weights, normalisation and softmax in float32
-    (Trainer's `--bf16`); `full` converts the whole model (`--bf16_full_eval`). int8_dynamic
-    replaces each Linear by one with int8 weights, activations quantised per batch.
+    (Trainer's `--bf16`); `full` converts the whole model (`--bf16_full_eval`). bf16_matmul
+    keeps float32 everywhere except inside matrix products. int8_dynamic replaces each Linear
+    by one with int8 weights, activations quantised per batch. `linear: onednn` sends Linear
+    through oneDNN.
     """
-    precision, outputs = options["precision"], tuple(source.outputs)
-    if precision == "fp32":
-        return Runnable(model, outputs)
-    if precision == "bf16":
+    precision, outputs = options["precision"], tuple(material.source.outputs)
+    context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    if precision == "bf16_matmul":
+        torch.set_float32_matmul_precision("medium")
+    elif precision == "bf16":
         if options["bf16_method"] == "full":
             model = model.to(torch.bfloat16)
-            return Runnable(model, outputs)
-        return Runnable(model, outputs, autocast)
-    if precision == "int8_dynamic":
-        linear = sum(type(m) is torch.nn.Linear for m in model.modules())
-        model = torch.ao.quantization.quantize_dynamic(
-            model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+        else:
+            context = autocast
+    elif precision == "int8_dynamic":
+        linear.quantized_dynamically(
+            model,
+            per_channel=options["int8_weights"] == "per_channel",
+            reduce_range=not material.vnni,
         )
-        left = sum(type(m) is torch.nn.Linear for m in model.modules())
-        if linear == 0 or left:
-            raise TrialFailure(
-                "fallback", f"{left} of {linear} Linear modules were not quantised to int8"
-            )
-        return Runnable(model, outputs)
-    raise TrialFailure("unsupported", f"precision {precision!r} is not one of torch's own")
+    elif precision != "fp32":
+        raise TrialFailure("unsupported", f"precision {precision!r} is not one of torch's own")
+    if options.get("linear", "torch") == "onednn":
+        linear.through_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return Runnable(model, outputs, context)
 
 
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
     """What the instruction sets rule out for torch's own kernels."""
     sets = environment.instruction_sets
-    if precision == "bf16" and not sets & BF16_SETS:
+    if precision in ("bf16", "bf16_matmul") and not sets & BF16_SETS:
         return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
     if precision == "int8_dynamic" and "avx2" not in sets:
         return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"

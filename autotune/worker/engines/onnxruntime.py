@@ -1,0 +1,150 @@
+"""ONNX Runtime: the model exported to ONNX, run by its CPU provider.
+
+Source: https://onnxruntime.ai/docs (session options; dynamic quantisation).
+Precisions: fp32; int8_dynamic (weights int8 per tensor or per channel, activations as they
+come). Versions: onnxruntime 1.20 to 1.31 with onnx.
+Limits: exported once a model and attention, then read from the run's cache. The runtime has
+its own thread pool, which spins while the session runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.errors import TrialFailure
+from autotune.records import Scalar
+from autotune.worker.batches import Batch
+from autotune.worker.engines import torch_model
+from autotune.worker.engines.base import Engine, Environment, Material, Prepared
+from autotune.worker.engines.torch_model import TOLERANCE
+
+OPSET = 17
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+
+
+class Session:
+    """An ONNX Runtime session as a callable from batches to outputs by name."""
+
+    def __init__(self, path: Path, outputs: Sequence[str], *, threads: int, level: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, LEVELS[level]
+        )
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._outputs = list(outputs)
+
+    def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
+        feed = {name: array for name, array in batch.items() if name in self._inputs}
+        found: list[npt.NDArray[np.float32]] = self._session.run(self._outputs, feed)
+        return found
+
+
+class OnnxRuntimeEngine(Engine):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8_dynamic")
+    own_threads: ClassVar[bool] = True
+
+    @classmethod
+    def unsupported(cls, precision: str, environment: Environment) -> str | None:
+        for name in ("onnxruntime", "onnx"):
+            if name not in environment.versions:
+                remedy = "pip install 'autotune-cpu[onnxruntime]'"
+                return f"{name} is not installed in this stack: {remedy}"
+        return torch_model.unsupported_precision(precision, environment)
+
+    def prepare(self, material: Material) -> Prepared:
+        path = self._path(material, self.options)
+        return Prepared(
+            call=Session(
+                path,
+                tuple(material.source.outputs),
+                threads=material.threads,
+                level=str(self.options.get("graph_optimization", "all")),
+            ),
+            effective={"threads": material.threads},
+        )
+
+    def _path(self, material: Material, options: Mapping[str, Scalar]) -> Path:
+        """The ONNX file at its precision, from the cache where it is there."""
+        attention = str(options["attention"])
+        plain = material.cached(f"onnx-{attention}.onnx")
+        if not plain.exists():
+            export(material, attention, plain)
+        if options["precision"] == "fp32":
+            return plain
+        per_channel = options.get("int8_weights") == "per_channel"
+        path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
+        if not path.exists():
+            quantize(plain, path, per_channel=per_channel, reduce_range=not material.vnni)
+        return path
+
+
+def export(material: Material, attention: str, path: Path) -> None:
+    """Write the model to `path`, compared with torch's on shorter and longer batches.
+
+    Raises TrialFailure `fallback` with the exporter's words.
+    """
+    import torch
+
+    model, _ = torch_model.load(material.source, attention)
+    names = tuple(material.source.outputs)
+    inputs = tuple(material.samples[0])
+    wrapped = torch_model.Positional(model, inputs, names)
+    kinds = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}
+    partial = path.with_name(f"{os.getpid()}-{path.name}")
+    try:
+        with torch.no_grad():
+            torch.onnx.export(
+                wrapped,
+                tuple(torch.from_numpy(array) for array in material.samples[0].values()),
+                str(partial),
+                input_names=list(inputs),
+                output_names=list(names),
+                dynamic_axes={
+                    **{name: {0: "batch", 1: "width"} for name in inputs},
+                    **{name: kinds[kind] for name, kind in material.source.outputs.items()},
+                },
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except Exception as error:
+        words = " ".join(str(error).split())[:500]
+        raise TrialFailure("fallback", f"torch.onnx.export failed: {words}") from error
+    call = Session(partial, names, threads=material.threads, level="all")
+    torch_model.compare(
+        torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
+    )
+    partial.replace(path)
+
+
+def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool) -> None:
+    """Write `source` with int8 weights to `path`."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    partial: Any = path.with_name(f"{os.getpid()}-{path.name}")
+    quantize_dynamic(
+        source,
+        partial,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_type=QuantType.QInt8,
+    )
+    partial.replace(path)

@@ -1,0 +1,47 @@
+"""Instances that meet: real threads, real files."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from autotune.worker.group import Group
+
+
+def test_instances_are_released_together(tmp_path):
+    released = {}
+
+    def run(index):
+        time.sleep(0.05 * index)
+        released[index] = Group(folder=str(tmp_path), index=index, count=3).wait("warm-1")
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert set(released) == {0, 1, 2}
+    assert max(released.values()) - min(released.values()) < 0.05
+
+
+def test_nobody_is_done_before_all_are(tmp_path):
+    first, second = (Group(folder=str(tmp_path), index=i, count=2) for i in range(2))
+    first.arrive("done-1")
+    assert not first.all_at("done-1")
+    second.arrive("done-1")
+    assert first.all_at("done-1")
+    assert not first.all_at("done-2")
+
+
+def test_one_alone_waits_for_nobody():
+    alone = Group()
+    alone.arrive("warm-1")
+    assert alone.all_at("done-1")
+    assert alone.wait("warm-1") <= time.monotonic()
+
+
+def test_instances_need_a_place_to_meet():
+    with pytest.raises(ValueError, match="folder to meet in"):
+        Group(count=2)
