@@ -47,6 +47,12 @@ JEMALLOC = "oversize_threshold:1,background_thread:true,metadata_thp:auto"
 """IPEX's launcher's settings."""
 
 
+BLOCKTIME_MS = {"default": 1, "passive": 0, "active": 2**31 - 1}
+"""How long idle threads of Intel's OpenMP spin; its largest number stands for ever."""
+
+TORCH_SETTINGS = ("interop_threads", "flush_denormals")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One worker's command.
@@ -88,8 +94,7 @@ def variables(config: Config, host: Host, libiomp5: str | None) -> dict[str, str
     if wait != "default":
         settings["OMP_WAIT_POLICY"] = str(wait)
     if openmp == "intel":
-        blocktime = {"default": "1", "passive": "0", "active": "infinite"}
-        settings["KMP_BLOCKTIME"] = blocktime[str(wait)]
+        settings["KMP_BLOCKTIME"] = str(BLOCKTIME_MS[str(wait)])
     return settings
 
 
@@ -118,9 +123,17 @@ def worker_commands(
         "threads": threads,
         "allocator": str(config.get("allocator", "default")),
     }
-    runtime = _runtime(config.get("openmp", "default"), host, libiomp5)
+    openmp, wait = str(config.get("openmp", "default")), str(config.get("omp_wait", "default"))
+    expected["omp_wait"] = wait
+    runtime = _runtime(openmp, host, libiomp5)
     if runtime is not None:
         expected["openmp"] = runtime
+    if openmp == "intel":
+        expected["kmp_blocktime"] = BLOCKTIME_MS[wait]
+    if config.get("huge_pages", False):
+        expected["huge_pages"] = True
+    if config.get("mode") not in OWN_POOL:
+        expected |= {name: config[name] for name in TORCH_SETTINGS if name in config}
     commands = []
     for index, cpus in enumerate(host.placement(pinning, instances, threads)):
         argv = [python, "-P", str(WORKER)]

@@ -59,7 +59,14 @@ def measurement(pass_s: float, *, passes: int = 3, examples: int = 10) -> Measur
         passes=(one,) * passes,
         phases_s={"import": 1.0, "prepare": 1.0, "warm_up": 1.0, "measure": pass_s * passes},
         peak_rss_bytes=2**30,
-        effective={"threads": 2, "cpus": "0,1", "allocator": "default"},
+        effective={
+            "threads": 2,
+            "cpus": "0,1",
+            "allocator": "default",
+            "omp_wait": "default",
+            "interop_threads": 1,
+            "flush_denormals": False,
+        },
         outputs_digest="0" * 64,
         outputs_repeatable=True,
     )

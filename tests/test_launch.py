@@ -28,7 +28,7 @@ def test_threads_are_set_before_the_worker_starts():
     (command,) = commands()
     assert command.settings["OMP_NUM_THREADS"] == "2"
     assert "--cpus" not in command.argv
-    assert command.expected == {"threads": 2, "allocator": "default"}
+    assert command.expected == {"threads": 2, "allocator": "default", "omp_wait": "default"}
 
 
 def test_pinning_names_the_cpus_and_binds_the_threads():

@@ -51,6 +51,15 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _pin(cpus: str) -> str | None:
+    """Restrict this process to `cpus`, before any library counts them; why not, in words."""
+    try:
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    except OSError as error:
+        return f"the kernel refuses the CPUs {cpus}: {error.strerror}"
+    return None
+
+
 def _open(where: str, mode: str) -> IO[str]:
     if where.isdigit():
         os.set_inheritable(int(where), False)
@@ -99,8 +108,7 @@ def main(argv: list[str]) -> int:
 
     if options.parent:
         _die_with_parent(options.parent)
-    if options.cpus:  # before any library counts the CPUs
-        os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})
+    refused = _pin(options.cpus) if options.cpus else None
 
     requests, replies = _open(options.requests, "r"), _open(options.replies, "w")
     from autotune.worker.group import Group
@@ -110,7 +118,11 @@ def main(argv: list[str]) -> int:
     handlers = Session(workdir=options.workdir, group=group).handlers()
     failed = False
     for request in _requests(requests):
-        reply = answer(handlers, request)
+        if refused is not None:
+            failure = {"kind": "unsupported", "detail": refused}
+            reply: dict[str, Any] = {"id": request["id"], "failure": failure}
+        else:
+            reply = answer(handlers, request)
         failed = failed or "failure" in reply
         replies.write(json.dumps(reply, allow_nan=False, separators=(",", ":")) + "\n")
         replies.flush()

@@ -44,6 +44,22 @@ def openmp(files: dict[str, list[tuple[int, int]]]) -> str:
     return "unknown"
 
 
+def kmp_blocktime() -> int | None:
+    """Milliseconds that idle threads of Intel's OpenMP spin; None under another runtime."""
+    try:
+        return int(ctypes.CDLL(None).kmp_get_blocktime())
+    except AttributeError:
+        return None
+
+
+def huge_bytes() -> int:
+    """Anonymous memory of this process that is in transparent huge pages."""
+    for line in (PROC / "smaps_rollup").read_text().splitlines():
+        if line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def allowed_cpus() -> list[int]:
     """The CPUs that any thread of this process may use; OpenMP binds threads one by one."""
     cpus: set[int] = set()
@@ -62,7 +78,12 @@ def in_effect(*, torch_threads: bool) -> dict[str, Scalar]:
         "cpus": ",".join(map(str, allowed_cpus())),
         "allocator": allocator(files),
         "openmp": openmp(files),
+        "omp_wait": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "huge_pages": huge_bytes() > 0,
     }
+    blocktime = kmp_blocktime()
+    if blocktime is not None:
+        found["kmp_blocktime"] = blocktime
     if torch_threads:
         import torch
 

@@ -11,103 +11,40 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 
-from autotune import demo, stacks
+from autotune import demo
 from autotune.errors import ModelError
-from autotune.folder import RunFolder
-from autotune.host import detect
-from autotune.knobs import KNOBS, active
 from autotune.launch import worker_commands
-from autotune.records import Config, Measure, ModelSource
-from autotune.runner import Inputs, ProcessRunner
-from autotune.space import Surroundings
-from autotune.space.compile import default_values
-from autotune.tasks import task_named
-from autotune.workload import encode, sample, start_worker
+from autotune.records import Measure
 
 pytestmark = pytest.mark.model
 
-TASK = task_named("qa")
-HOST = detect()
-SOURCE = ModelSource(path=str(demo.MODEL), head=TASK.head, outputs=dict(TASK.outputs))
-ONE_PASS = Measure(min_passes=2, max_passes=2)
 # Largest and median difference of logits from eager float32; logits span about 15. int8 may
 # be far off on a token that is nobody's answer: its median says that it is the same model.
 TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 0.35, "bf16": 0.35, "int8_dynamic": 8, "int8_static": 8}
 TYPICAL = {"fp32": 1e-4, "bf16_matmul": 0.1, "bf16": 0.1, "int8_dynamic": 1, "int8_static": 1}
 
 
-def encoded(folder, source=SOURCE, rows=12, **options):
-    (folder.path / ".work").mkdir(parents=True)
-    found = stacks.examine({"default": sys.executable}, HOST, folder.work)
-    with start_worker(HOST, sys.executable, folder.work) as worker:
-        return found, encode(
-            worker,
-            task=TASK,
-            source=source,
-            rows=sample(TASK.load(str(demo.DATASET), None), rows),
-            calibration=sample(TASK.load(str(demo.CALIBRATION), None), 8),
-            folder=folder,
-            **{"max_seq_length": 384, "doc_stride": 128, **options},
-        )
-
-
-def inputs(folder, source=SOURCE):
-    return Inputs(
-        source=source,
-        features=str(folder.workload.resolve()),
-        calibration=str(folder.calibration.resolve()),
-        instruction_sets=HOST.instruction_sets,
-        cache=str(folder.cache.resolve()),
-    )
-
-
-def process_runner(folder, found, encoded_workload, workdir):
-    return ProcessRunner(
-        host=HOST,
-        stacks=found,
-        inputs=inputs(folder),
-        expected=encoded_workload.expected,
-        workdir=workdir,
-        timeout_s=600,
-    )
-
-
 @pytest.fixture(scope="module")
-def workload(tmp_path_factory):
-    folder = RunFolder(tmp_path_factory.mktemp("engines"))
-    return (folder, *encoded(folder))
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture
-def runner(workload, tmp_path):
-    folder, stack, encoded_workload = workload
-    running = process_runner(folder, stack, encoded_workload, tmp_path)
+def runner(bench, tmp_path):
+    running = bench.runner(tmp_path)
     yield running
     running.close()
 
 
 @pytest.fixture(scope="module")
-def reference(workload, tmp_path_factory):
-    folder, stack, encoded_workload = workload
-    running = process_runner(folder, stack, encoded_workload, tmp_path_factory.mktemp("reference"))
+def reference(bench, tmp_path_factory):
+    running = bench.runner(tmp_path_factory.mktemp("reference"))
     outcome = running.run(config(), ONE_PASS)
     running.close()
     assert outcome.failure is None, outcome.log
     return outcome.outputs
-
-
-def config(**knobs):
-    """The baseline with these knobs, and the defaults of those that they make active."""
-    surroundings = Surroundings(
-        cores=HOST.cores, attentions=("sdpa",), modes={}, objective="throughput"
-    )
-    wanted = {**default_values(surroundings), "batch_size": 3, "padding": "longest", **knobs}
-    values = {}
-    for name, knob in KNOBS.items():
-        if active(knob, values):
-            values[name] = wanted[name]
-    return Config.of(values)
 
 
 ENGINES = [
@@ -134,6 +71,9 @@ ENGINES = [
         ("ipex", "bf16", {}),
         ("ipex_jit", "fp32", {}),
         ("ipex_jit", "bf16", {}),
+        ("ipex_jit", "int8_dynamic", {}),
+        ("ipex_jit", "int8_static", {}),
+        ("ipex_jit", "int8_static", {"int8_rest": "bf16"}),
         ("inductor", "fp32", {}),
         ("inductor", "bf16", {"bf16_method": "full"}),
         ("onnxruntime", "fp32", {}),
@@ -147,15 +87,15 @@ ENGINES = [
 ]
 
 
-def skip_unless_available(workload, knobs):
-    reason = workload[1]["default"].modes[knobs["mode"]][knobs["precision"]]
+def skip_unless_available(bench, knobs):
+    reason = bench.stacks["default"].modes[knobs["mode"]][knobs["precision"]]
     if reason is not None:
         pytest.skip(reason)
 
 
 @pytest.mark.parametrize("knobs", ENGINES)
-def test_engine_gives_the_logits_of_eager(knobs, workload, runner, reference):
-    skip_unless_available(workload, knobs)
+def test_engine_gives_the_logits_of_eager(knobs, bench, runner, reference):
+    skip_unless_available(bench, knobs)
     for point in (
         {"batch_size": 3, "padding": "longest"},
         {"batch_size": 1, "padding": "length_sorted"},
@@ -173,8 +113,8 @@ def test_engine_gives_the_logits_of_eager(knobs, workload, runner, reference):
 
 
 @pytest.mark.parametrize("mode", ["eager", "jit"])
-def test_dynamic_int8_really_quantises(mode, workload, runner, reference):
-    skip_unless_available(workload, {"mode": mode, "precision": "int8_dynamic"})
+def test_dynamic_int8_really_quantises(mode, bench, runner, reference):
+    skip_unless_available(bench, {"mode": mode, "precision": "int8_dynamic"})
     outcome = runner.run(config(mode=mode, precision="int8_dynamic"), ONE_PASS)
     assert outcome.failure is None, outcome.log
     difference = np.abs(outcome.outputs["start_logits"] - reference["start_logits"]).max()
@@ -197,14 +137,7 @@ def test_an_engine_that_cannot_run_is_a_typed_failure(runner):
     assert "mode must be one of" in outcome.failure.detail
 
 
-def test_pinning_takes_effect(runner):
-    outcome = runner.run(config(threads=1, pinning="compact"), ONE_PASS)
-    assert outcome.failure is None, outcome.log
-    assert outcome.measurement.effective["cpus"] == str(HOST.allowed[0])
-    assert outcome.measurement.effective["threads"] == 1
-
-
-def test_more_threads_than_cpus_is_a_fallback_failure(workload, runner, monkeypatch):
+def test_more_threads_than_cpus_is_a_fallback_failure(runner, monkeypatch):
     """A worker that is given fewer CPUs than threads must not be measured as if it had them."""
 
     def masked(*arguments):
@@ -231,7 +164,7 @@ class Model(torch.nn.Module):
         if {body}
 batch = lambda rows, width: {{"attention_mask": np.ones((rows, width), np.int64)}}
 try:
-    trace(Runnable(Model().eval(), ("y",)), [batch(2, 4), batch(1, 3), batch(3, 7)], "fp32")
+    trace(Runnable(Model().eval(), ("y",)), [batch(2, 4), batch(1, 3), batch(3, 7)], 1e-3)
 except TrialFailure as failure:
     print(failure)
 """
@@ -263,13 +196,13 @@ def test_tracing_that_fails_or_does_not_generalise_is_seen(body, words, tmp_path
 
 def test_the_reference_reads_the_published_figures(tmp_path):
     """F1 54.48, EM 43.30 on all 194 questions, as demo/NOTICE.md says."""
-    folder = RunFolder(tmp_path / "run")
-    stack, whole = encoded(folder, rows=0)
-    running = process_runner(folder, stack, whole, tmp_path / "work")
+    whole = Bench(tmp_path / "run", rows=0)
+    running = whole.runner(tmp_path / "work")
     outcome = running.run(config(padding="length_sorted", batch_size=8), Measure(min_passes=1))
     running.close()
     assert outcome.failure is None, outcome.log
-    metrics = TASK.score(whole.rows, TASK.decode(whole.rows, whole.features, outcome.outputs))
+    rows, features = whole.workload.rows, whole.workload.features
+    metrics = TASK.score(rows, TASK.decode(rows, features, outcome.outputs))
     assert {name: round(value, 2) for name, value in metrics.items()} == {
         "f1": 54.48,
         "exact_match": 43.30,
@@ -277,7 +210,7 @@ def test_the_reference_reads_the_published_figures(tmp_path):
 
 
 def test_long_contexts_are_cut_into_overlapping_windows(tmp_path):
-    _, found = encoded(RunFolder(tmp_path), rows=4, max_seq_length=64, doc_stride=16)
+    found = Bench(tmp_path / "run", rows=4, max_seq_length=64, doc_stride=16).workload
     assert len(found.features.lengths) > 4
     assert set(found.features.example) == {0, 1, 2, 3}
     assert found.features.lengths.max() <= 64
@@ -319,10 +252,10 @@ def pickled(folder):
 def test_models_that_do_not_fit_are_refused_with_the_next_step(tmp_path, change, message):
     source = broken(tmp_path, change)
     with pytest.raises(ModelError, match=message):
-        encoded(RunFolder(tmp_path / "run"), source=source)
+        Bench(tmp_path / "run", source=source)
     assert not (tmp_path / "owned").exists()
 
 
 def test_a_window_longer_than_the_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="at most the model's 512 positions"):
-        encoded(RunFolder(tmp_path), max_seq_length=600)
+        Bench(tmp_path / "run", max_seq_length=600)

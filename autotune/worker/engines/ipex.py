@@ -2,7 +2,8 @@
 
 Source: https://intel.github.io/intel-extension-for-pytorch/cpu/2.8.0+cpu/ and the Hugging
 Face guide on CPU inference (`--use_ipex`, `--jit_mode_eval`).
-Precisions: fp32; bf16 (weights converted, the rest by autocast).
+Precisions: fp32; bf16 (weights converted, the rest by autocast); with the graph also
+int8_static (calibrated) and int8_dynamic, their other operators in `int8_rest`.
 Versions: IPEX 2.8 needs torch 2.8 and AVX2; bf16 needs AVX-512. Runs on AMD too.
 Limits: packed weights are tied to the number of OpenMP threads, so threads never change
 inside a process. `auto_kernel_selection` (fp32) lets oneDNN instead of MKL run Linear.
@@ -22,7 +23,11 @@ from autotune.records import Scalar
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import Engine, Environment, Material, Prepared
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import Runnable, autocast
+from autotune.worker.engines.torch_model import TOLERANCE, Runnable, autocast
+
+SIMULATED = 0.5
+"""Tolerance of a trace with int8 kernels against its module, which simulates them in float32:
+enough to see a graph that is wrong for other shapes; the gate judges the rest."""
 
 AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
@@ -74,6 +79,38 @@ def optimized(
     return Runnable(model, tuple(material.source.outputs), context), {"ipex_modules": packed}
 
 
+def quantized(
+    material: Material, options: Mapping[str, Scalar]
+) -> tuple[Runnable, dict[str, Scalar]]:
+    """The model prepared and converted by `ipex.quantization`, to be traced.
+
+    Raises TrialFailure `fallback` where nothing was quantised.
+    """
+    ipex = import_ipex()
+    model, _ = torch_model.load(material.source, str(options["attention"]))
+    static = options["precision"] == "int8_static"
+    mapping = ipex.quantization.default_static_qconfig_mapping
+    if not static:
+        mapping = ipex.quantization.default_dynamic_qconfig_mapping
+    elif not material.vnni:  # eight bits of activations would saturate
+        observer = torch.ao.quantization.HistogramObserver.with_args(reduce_range=True)
+        weights = torch.ao.quantization.default_per_channel_weight_observer
+        qconfig = torch.ao.quantization.QConfig(activation=observer, weight=weights)
+        mapping = torch.ao.quantization.QConfigMapping().set_global(qconfig)
+    context = autocast if options["int8_rest"] == "bf16" else contextlib.nullcontext
+    example = {name: torch.from_numpy(array) for name, array in material.samples[0].items()}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = ipex.quantization.prepare(
+            model, mapping, example_kwarg_inputs=example, inplace=True
+        )
+        if static:
+            for batch in material.calibration:
+                prepared(**{name: torch.from_numpy(array) for name, array in batch.items()})
+        converted = ipex.quantization.convert(prepared, inplace=True)
+    return Runnable(converted, tuple(material.source.outputs), context), {}
+
+
 class IpexEngine(Engine):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
 
@@ -93,7 +130,12 @@ class IpexEngine(Engine):
 class IpexJitEngine(IpexEngine):
     """Graph mode: the optimised model traced and frozen, where IPEX fuses operators."""
 
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_dynamic", "int8_static")
+
     def prepare(self, material: Material) -> Prepared:
-        runnable, effective = optimized(material, self.options)
-        call, difference = trace(runnable, material.samples, str(self.options["precision"]))
+        precision = str(self.options["precision"])
+        int8 = precision.startswith("int8")
+        runnable, effective = (quantized if int8 else optimized)(material, self.options)
+        tolerance = SIMULATED if int8 else TOLERANCE[precision]
+        call, difference = trace(runnable, material.samples, tolerance)
         return Prepared(call=call, effective={**effective, "trace_difference": difference})

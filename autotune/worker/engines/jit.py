@@ -22,7 +22,7 @@ from autotune.worker.engines.base import Call, Engine, Environment, Material, Pr
 from autotune.worker.engines.torch_model import TOLERANCE, Runnable
 
 
-def trace(runnable: Runnable, samples: Sequence[Batch], precision: str) -> tuple[Call, float]:
+def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Call, float]:
     """The traced and frozen callable, and its largest difference from `runnable`.
 
     Raises TrialFailure `fallback` when tracing or freezing fails, `inaccurate` when the
@@ -49,7 +49,7 @@ def trace(runnable: Runnable, samples: Sequence[Batch], precision: str) -> tuple
     call = Runnable(traced, runnable.outputs)
     call(samples[0])  # the profiling executor records, then optimises
     call(samples[0])
-    return call, torch_model.compare(runnable, call, samples, TOLERANCE[precision])
+    return call, torch_model.compare(runnable, call, samples, tolerance)
 
 
 class JitEngine(Engine):
@@ -62,5 +62,6 @@ class JitEngine(Engine):
     def prepare(self, material: Material) -> Prepared:
         model, _ = torch_model.load(material.source, str(self.options["attention"]))
         runnable = torch_model.at_precision(model, material, self.options)
-        call, difference = trace(runnable, material.samples, str(self.options["precision"]))
+        tolerance = TOLERANCE[str(self.options["precision"])]
+        call, difference = trace(runnable, material.samples, tolerance)
         return Prepared(call=call, effective={"trace_difference": difference})

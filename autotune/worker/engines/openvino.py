@@ -11,6 +11,7 @@ its own thread pool; threads are pinned by the process's CPUs, not by OpenVINO.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,6 +61,9 @@ class OpenVinoEngine(Engine):
         return torch_model.unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
+        # Its converter and NNCF would report their use over the network; without the module
+        # they do not.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         precision = str(self.options["precision"])

@@ -128,7 +128,7 @@ def unsupported_precision(precision: str, environment: Environment) -> str | Non
     sets = environment.instruction_sets
     if precision in ("bf16", "bf16_matmul") and not sets & BF16_SETS:
         return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
-    if precision == "int8_dynamic" and "avx2" not in sets:
+    if precision.startswith("int8") and "avx2" not in sets:
         return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
     return None
 

@@ -1,0 +1,69 @@
+"""The embedded model encoded once, and runners of real workers over it."""
+
+from __future__ import annotations
+
+import sys
+
+from autotune import demo, stacks
+from autotune.folder import RunFolder
+from autotune.host import detect
+from autotune.knobs import KNOBS, active
+from autotune.records import Config, Measure, ModelSource
+from autotune.runner import Inputs, ProcessRunner
+from autotune.space import Surroundings
+from autotune.space.compile import default_values
+from autotune.tasks import task_named
+from autotune.workload import encode, sample, start_worker
+
+TASK = task_named("qa")
+HOST = detect()
+SOURCE = ModelSource(path=str(demo.MODEL), head=TASK.head, outputs=dict(TASK.outputs))
+ONE_PASS = Measure(min_passes=2, max_passes=2)
+
+
+def config(**knobs):
+    """The baseline with these knobs, and the defaults of those that they make active."""
+    surroundings = Surroundings(
+        cores=HOST.cores, attentions=("sdpa",), modes={}, objective="throughput"
+    )
+    wanted = {**default_values(surroundings), "batch_size": 3, "padding": "longest", **knobs}
+    values = {}
+    for name, knob in KNOBS.items():
+        if active(knob, values):
+            values[name] = wanted[name]
+    return Config.of(values)
+
+
+class Bench:
+    """A workload of `rows` questions (0: all) in `folder`, and what this interpreter runs."""
+
+    def __init__(self, folder, source=SOURCE, rows=12, **options):
+        self.folder = RunFolder(folder)
+        self.folder.work.mkdir(parents=True)
+        self.stacks = stacks.examine({"default": sys.executable}, HOST, self.folder.work)
+        with start_worker(HOST, sys.executable, self.folder.work) as worker:
+            self.workload = encode(
+                worker,
+                task=TASK,
+                source=source,
+                rows=sample(TASK.load(str(demo.DATASET), None), rows),
+                calibration=sample(TASK.load(str(demo.CALIBRATION), None), 8),
+                folder=self.folder,
+                **{"max_seq_length": 384, "doc_stride": 128, **options},
+            )
+
+    def runner(self, workdir, host=HOST, found=None):
+        return ProcessRunner(
+            host=host,
+            stacks=found or self.stacks,
+            inputs=Inputs(
+                source=self.workload.source,
+                features=str(self.folder.workload.resolve()),
+                calibration=str(self.folder.calibration.resolve()),
+                instruction_sets=HOST.instruction_sets,
+                cache=str(self.folder.cache.resolve()),
+            ),
+            expected=self.workload.expected,
+            workdir=workdir,
+            timeout_s=600,
+        )
