@@ -149,7 +149,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("torch", "onednn"),
             default="torch",
-            needs={"mode": TORCH_MODES, "precision": ("fp32", "bf16")},
+            needs={"mode": ("eager", "jit"), "precision": ("fp32", "bf16")},
             about="Linear as torch runs it, or through oneDNN with weights packed once",
         ),
         Knob(

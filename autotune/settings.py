@@ -46,10 +46,13 @@ class Settings:
     trial_timeout_s: float = 600.0
 
     @property
+    def unlimited(self) -> bool:
+        """Whether the user said nothing of when to stop: then DEFAULT_TIME_BUDGET_S holds."""
+        return self.trials is None and self.time_budget_s is None
+
+    @property
     def limits(self) -> Limits:
-        budget = self.time_budget_s
-        if self.trials is None and budget is None:
-            budget = DEFAULT_TIME_BUDGET_S
+        budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
         return Limits(trials=self.trials, time_budget_s=budget)
 
 

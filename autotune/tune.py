@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autotune import __version__, knobs, stacks
+from autotune import knobs, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import script_line
@@ -26,6 +26,7 @@ from autotune.folder import RunFolder, create, default_path, write
 from autotune.host import Host, detect
 from autotune.journal import Journal
 from autotune.launch import variables, worker_commands
+from autotune.manifest import check_same, describe_run, space_digest
 from autotune.records import ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
@@ -40,11 +41,9 @@ from autotune.settings import (
     load_rows,
     resolve_model,
     resolve_space,
-    without_password,
 )
 from autotune.space import (
     Space,
-    SpaceFile,
     Surroundings,
     baseline,
     compile_space,
@@ -194,12 +193,24 @@ class Tuning:
             self._space_file, surroundings, overrides=self._overrides, dropped=settings.dropped
         )
         storage = open_storage(settings.storage, folder.study)
-        manifest = self._manifest(workload, host, found, space, surroundings)
+        manifest = describe_run(
+            settings,
+            output=self._output,
+            command_line=self._command_line,
+            workload=workload,
+            objective=self._objective.name,
+            baseline=baseline(surroundings),
+            space_name=self._space_path.name,
+            space=space,
+            space_digest=space_digest(self._space_file, space),
+            host=host,
+            found=found,
+        )
         if fresh:
             folder.write_manifest(manifest)
         else:
             check_same(folder.read_manifest(), manifest)
-        if settings.trials is None and settings.time_budget_s is None:
+        if settings.unlimited:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         result, elapsed_s = self._search(
@@ -213,51 +224,6 @@ class Tuning:
             reasons = [r for f in found.values() for r in f.modes.get(str(mode), {}).values()]
             if reasons and all(reason is not None for reason in reasons):
                 raise SpaceError(f"--set mode={mode}: {reasons[0]}")
-
-    def _manifest(
-        self,
-        workload: Workload,
-        host: Host,
-        found: Mapping[str, StackFacts],
-        space: Space,
-        surroundings: Surroundings,
-    ) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "autotune": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command_line": [without_password(word) for word in self._command_line],
-            "settings": {
-                **asdict(settings),
-                "output": str(self._output),
-                "storage": settings.storage and without_password(settings.storage),
-            },
-            "model": {
-                "name": settings.model,
-                "path": workload.source.path,
-                **to_jsonable(workload.facts),
-                "trust_remote_code": settings.trust_remote_code,
-                "allow_pickle": settings.allow_pickle,
-            },
-            "workload": {
-                "id": workload.id,
-                **workload.identity,
-                "examples": workload.expected.examples,
-                "features": workload.expected.features,
-                "tokens": workload.expected.tokens,
-            },
-            "objective": self._objective.name,
-            "max_accuracy_drop": settings.max_accuracy_drop,
-            "baseline": baseline(surroundings),
-            "space": {
-                "file": self._space_path.name,
-                "dimensions": {d.name: list(d.choices) for d in space.dimensions},
-                "digest": _space_digest(self._space_file, space),
-                "unavailable": dict(space.unavailable),
-            },
-            "host": {**host.fingerprint(), "kernel": host.kernel},
-            "stacks": found,
-        }
 
     def _search(
         self,
@@ -430,43 +396,3 @@ def launch_check(folder: RunFolder) -> dict[str, Any]:
         return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _space_digest(file: SpaceFile, space: Space) -> str:
-    text = file.model_dump_json() + repr(space.dimensions)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Whether a run may go on: same workload, question, space, host and stack.
-
-    Raises ResumeError with the first difference.
-    """
-    current = json.loads(json.dumps(to_jsonable(now)))
-    named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
-    places = [
-        *(("workload", key) for key in current["workload"] if key != "id"),
-        ("objective",),
-        ("max_accuracy_drop",),
-        ("baseline",),
-        ("space", "digest"),
-        ("space", "unavailable"),
-        *(("host", key) for key in current["host"]),
-        *(("stacks", name, key) for name in named for key in ("python", "versions")),
-    ]
-    for place in places:
-        before: Any = stored
-        after: Any = current
-        for key in place:
-            before = before.get(key) if isinstance(before, Mapping) else None
-            after = after.get(key) if isinstance(after, Mapping) else None
-        if before != after:
-            raise ResumeError(
-                f"--resume: {' '.join(place)} of this run is {_short(before)}, now it is "
-                f"{_short(after)}; pass the same options, or start a new run"
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
 """Kill searches with SIGKILL at random moments, resume them, and check what is left.
 
-    python bench/kill_resume.py --times 20 [--seed 0] [--jobs 2]
+    python bench/kill_resume.py --times 20 [--seed 0] [--cpus 0,1]
 
 Each search runs the demo on a few rows. It is killed at a random moment, resumed (and killed
 again with probability one half), until it ends. Then: every trial that was on disk at a kill
@@ -14,6 +14,7 @@ import argparse
 import collections
 import json
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -49,12 +50,12 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
-def start(folder: Path, resume: bool) -> subprocess.Popen[bytes]:
+def start(folder: Path, resume: bool, cpu: int) -> subprocess.Popen[bytes]:
     arguments = ["--model", "demo", "--output", str(folder), *SEARCH, *SMALL]
     if resume:
         arguments.append("--resume")
     return subprocess.Popen(
-        [sys.executable, "-m", "autotune", "search", *arguments],
+        ["taskset", "-c", str(cpu), sys.executable, "-m", "autotune", "search", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -66,14 +67,22 @@ def check(condition: bool, words: str) -> None:
         raise SystemExit(f"VIOLATED: {words}")
 
 
-def one(folder: Path, seed: int) -> str:
-    """Kill and resume one search until it ends; what happened, in words."""
+def one(folder: Path, seed: int, cpus: queue.Queue[int]) -> str:
+    """Kill and resume one search, on one CPU, until it ends; what happened, in words."""
+    cpu = cpus.get()
+    try:
+        return kill_and_resume(folder, seed, cpu)
+    finally:
+        cpus.put(cpu)
+
+
+def kill_and_resume(folder: Path, seed: int, cpu: int) -> str:
     rng = random.Random(seed)
     kills: list[str] = []
     before: list[bytes] = []
     resume = False
     while True:
-        process = start(folder, resume)
+        process = start(folder, resume, cpu)
         deadline = rng.uniform(0.2, RUN_S) if not kills or rng.random() < 0.5 else None
         try:
             _, errors = process.communicate(timeout=deadline)
@@ -109,15 +118,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="searches at the same time")
+    parser.add_argument(
+        "--cpus",
+        default=",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        help="one search at a time on each of these, e.g. 0,1",
+    )
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="autotune-kill-") as parent,
-        ThreadPoolExecutor(options.jobs) as pool,
+        ThreadPoolExecutor(len(options.cpus.split(","))) as pool,
     ):
+        cpus: queue.Queue[int] = queue.Queue()
+        for cpu in options.cpus.split(","):
+            cpus.put(int(cpu))
         folders = [Path(parent) / f"search-{number:03}" for number in range(options.times)]
         seeds = [1000 * options.seed + number for number in range(options.times)]
-        for number, outcome in enumerate(pool.map(one, folders, seeds), start=1):
+        for number, outcome in enumerate(
+            pool.map(one, folders, seeds, [cpus] * options.times), start=1
+        ):
             print(f"{number:2}: {outcome}", flush=True)
     print(f"{options.times} searches killed and resumed: no finished trial lost or repeated")
 

@@ -4,6 +4,7 @@ import pytest
 
 from autotune import demo
 from autotune.errors import InputError, ModelError, ResumeError
+from autotune.manifest import check_same
 from autotune.settings import (
     Settings,
     load_rows,
@@ -12,7 +13,6 @@ from autotune.settings import (
     without_password,
 )
 from autotune.tasks import task_named
-from autotune.tune import check_same
 from autotune.workload import CALIBRATION_ROWS, sample, split
 
 

@@ -13,8 +13,10 @@ from typing import Any
 from autotune import knobs
 from autotune.emit.huggingface import ScriptLine
 from autotune.records import Trial, to_jsonable
-from autotune.search.loop import FINAL, SEARCHED, Result, finals, leaders
+from autotune.search.finals import finals
+from autotune.search.loop import Result
 from autotune.search.objective import Objective, batch_percentiles, throughput
+from autotune.search.ranking import FINAL, SEARCHED, leaders
 from autotune.stats import Interval
 
 FORMAT = 1

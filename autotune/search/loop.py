@@ -10,7 +10,7 @@ import collections
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,14 +18,23 @@ from typing import Protocol
 from autotune.accuracy import Gate, Reference
 from autotune.errors import ResumeError, SearchError
 from autotune.journal import Journal
-from autotune.records import Accuracy, Config, Failure, Measure, Measurement, Trial
+from autotune.records import Accuracy, Config, Failure, Measure, Trial
 from autotune.runner import POINT_KNOBS, SESSION_KNOBS, Outcome, Runner
+from autotune.search.finals import VISIT_RULE, Finals
 from autotune.search.objective import Objective, workload_s
+from autotune.search.ranking import (
+    BASELINE,
+    FINAL,
+    PRIOR,
+    SEARCH,
+    SEARCHED,
+    leaders,
+    measured,
+)
 from autotune.search.study import Study
 from autotune.space import Space
-from autotune.stats import CONFIDENCE, Interval, median_interval
+from autotune.stats import Interval, median_interval
 
-FINALISTS = 2
 PATIENCE = 15
 """Proposals in a row that are forbidden or known, before one is drawn at random instead."""
 ALL_KNOBS = POINT_KNOBS | SESSION_KNOBS
@@ -37,18 +46,8 @@ the price of their passes."""
 
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
-VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0)
-"""One visit of the finals, which go round the finalists and the baseline."""
-MIN_ROUNDS, MAX_ROUNDS = 3, 12
-FINALS_S, FINALS_SHARE = 60.0, 0.25
-"""No new round begins after so many seconds of passes, or such a share of the time budget."""
-FINALS_HALF_WIDTH = 0.02
-
 DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every batch and padding."""
-
-BASELINE, FINAL, PRIOR, SEARCH = "baseline", "final", "prior", "search"
-SEARCHED = (BASELINE, PRIOR, SEARCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,61 +96,6 @@ class Result:
     interrupted: bool = False
 
 
-def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]) -> list[Trial]:
-    """Succeeded trials of these origins, best first, one a configuration."""
-    chosen: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.succeeded and trial.origin in origin:
-            chosen[trial.config.id] = trial
-    return sorted(
-        chosen.values(),
-        key=lambda trial: objective.value(_measured(trial)),
-        reverse=objective.maximize,
-    )
-
-
-def merged(trials: Sequence[Trial]) -> Trial:
-    """Visits of one configuration as one trial: the last one, with the passes of all."""
-    passes = tuple(p for trial in trials for p in _measured(trial).passes)
-    last = trials[-1]
-    return replace(
-        last,
-        duration_s=sum(trial.duration_s for trial in trials),
-        measurement=replace(_measured(last), passes=passes),
-    )
-
-
-def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
-    """The trials of the finals that succeeded, by configuration."""
-    found: dict[Config, list[Trial]] = {}
-    for trial in trials:
-        if trial.origin == FINAL and trial.succeeded:
-            found.setdefault(trial.config, []).append(trial)
-    return found
-
-
-def finals(trials: Sequence[Trial]) -> list[Trial]:
-    """What the finals measured, one trial a configuration."""
-    return [merged(found) for found in visits(trials).values()]
-
-
-def _visit_s(measurement: Measurement) -> float:
-    """About how long one visit of the finals takes, the process being there."""
-    instances = len({p.instance for p in measurement.passes})
-    one = workload_s(measurement) * instances
-    return max(one, VISIT_RULE.budget_s + one / 2)
-
-
-def _preparing_s(measurement: Measurement) -> float:
-    phases = measurement.phases_s
-    return sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
-
-
 class Search:
     """One run over one workload. `run` may be called once."""
 
@@ -182,6 +126,7 @@ class Search:
         self._gate = gate
         self._journal = journal
         self._objective = objective
+        self._finals = Finals(objective, limits.time_budget_s)
         self._max_drop = max_drop
         self._limits = limits
         self._keep_reference = keep_reference
@@ -203,7 +148,7 @@ class Search:
         try:
             self._restore_study()
             self._explore()
-            self._finals()
+            self._hold_finals()
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -325,79 +270,23 @@ class Search:
         trials, budget = self._limits.trials, self._limits.time_budget_s
         if trials is not None and len(self._searched) >= trials:
             return True
-        return budget is not None and self.elapsed_s + self._finals_s() >= budget
+        return budget is not None and self.elapsed_s + self._left_s() >= budget
 
-    def _finals_s(self) -> float:
+    def _left_s(self) -> float:
         """Seconds the finals will take, and half of the trial that may be running before."""
-        known = {t.config: t.measurement for t in self._searched if t.measurement}
-        finalists = [known[config] for config in self._finalists() if config in known]
-        one = sum(map(_visit_s, finalists))
-        rounds = max(MIN_ROUNDS * one, min(self._rounds_s + one / 2, MAX_ROUNDS * one))
         typical = statistics.median(t.duration_s for t in self._searched)
-        return sum(map(_preparing_s, finalists)) + rounds + typical / 2
+        return self._finals.expected_s(self._journal.trials) + typical / 2
 
-    @property
-    def _rounds_s(self) -> float:
-        budget = self._limits.time_budget_s
-        return FINALS_S if budget is None else min(FINALS_S, FINALS_SHARE * budget)
-
-    def _finals(self) -> None:
-        """Measure the leaders and the baseline again, in turn, in processes kept side by side.
-
-        The best of many noisy measurements is partly the luckiest; what is reported comes
-        from these, which were not selected. In turn, so that a host that speeds up or slows
-        down does so for all of them; every second round backwards, so that a steady drift
-        cancels. Each visit is a trial on disk: a search killed here goes on here.
-        """
+    def _hold_finals(self) -> None:
+        """Visit the finalists round by round, in fresh processes kept side by side."""
+        trials = self._journal.trials
         self._runner.close()
-        while (round_ := self._next_round()) is not None:
-            self._runner.keep(self._finalists())
+        while (round_ := self._finals.next_round(trials, self.elapsed_s)) is not None:
+            self._runner.keep(self._finals.finalists(trials))
             for config in round_:
                 if not self._try(config, FINAL).succeeded:
                     break  # another leader takes its place
         self._runner.close()
-
-    def _next_round(self) -> list[Config] | None:
-        """Whom to visit next, None when the finals are over.
-
-        A finalist that took the place of a failed one catches up before the next round.
-        """
-        if self._final_failures(self._baseline.config) >= MIN_ROUNDS:
-            return None
-        finalists, visited = self._finalists(), visits(self._journal.trials)
-        counts = {config: len(visited.get(config, [])) for config in finalists}
-        done = min(counts.values())
-        behind = [config for config in finalists if counts[config] == done]
-        order = behind if done % 2 == 0 else behind[::-1]
-        if done < MIN_ROUNDS or len(set(counts.values())) > 1:
-            return order
-        spent = sum(t.duration_s for config in finalists for t in visited[config])
-        preparing = sum(_preparing_s(_measured(visited[config][0])) for config in finalists)
-        budget = self._limits.time_budget_s
-        late = budget is not None and self.elapsed_s + spent / done > budget
-        if late or done >= MAX_ROUNDS or spent - preparing >= self._rounds_s:
-            return None
-        gains = [self._gain(config) for config in finalists[1:]]
-        narrow = all(g.half_width <= FINALS_HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
-        return None if narrow else order
-
-    def _final_failures(self, config: Config) -> int:
-        finals = (t for t in self._journal.trials if t.origin == FINAL and t.config == config)
-        return sum(not trial.succeeded for trial in finals)
-
-    def _gain(self, config: Config) -> Interval:
-        """How many times better than the baseline, round by round."""
-        visited = visits(self._journal.trials)
-        pairs = zip(visited[config], visited[self._baseline.config], strict=False)
-        return median_interval(
-            [self._objective.ratio(_measured(own), _measured(baseline)) for own, baseline in pairs]
-        )
-
-    def _finalists(self) -> list[Config]:
-        """The baseline, then the leaders, best first; one that fails in the finals is out."""
-        ranked = leaders(self._searched, self._objective, SEARCHED)
-        best = [trial.config for trial in ranked if not self._final_failures(trial.config)]
-        return list(dict.fromkeys([self._baseline.config, *best[:FINALISTS]]))
 
     def _try(self, config: Config, origin: str) -> Trial:
         """Run, judge, write down."""
@@ -438,7 +327,7 @@ class Search:
 
     def _leader_s(self) -> float | None:
         best = leaders(self._searched, self._objective, SEARCHED)
-        return workload_s(_measured(best[0])) if best else None
+        return workload_s(measured(best[0])) if best else None
 
     def _value(self, trial: Trial) -> float | None:
         return None if trial.measurement is None else self._objective.value(trial.measurement)
@@ -454,7 +343,7 @@ class Search:
         final = trial.origin == FINAL
         if trials is not None and not final:
             typical = statistics.median(t.duration_s for t in searched)
-            estimates.append((trials - len(searched)) * typical + self._finals_s())
+            estimates.append((trials - len(searched)) * typical + self._left_s())
         if budget is not None and not final:
             estimates.append(budget - elapsed)
         return Progress(
@@ -469,21 +358,14 @@ class Search:
         )
 
     def _result(self, interrupted: bool) -> Result:
-        measured_again = {t.config: t for t in finals(self._journal.trials)}
-        finalists = self._finalists()
-        if all(config in measured_again for config in finalists):
-            again = [measured_again[config] for config in finalists]
-            ranked = leaders(again, self._objective, (FINAL,))
+        verdict = self._finals.verdict(self._journal.trials)
+        if verdict is not None:
+            baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
         else:
-            ranked = leaders(self._searched, self._objective, SEARCHED)
-        baseline = next(t for t in ranked if t.config == self._baseline_config)
-        best = ranked[0]
-        if best.origin == FINAL:
-            gain = self._gain(best.config)
-        else:
+            baseline, best = self._baseline, self._leader
             gain = self._objective.speedup(
-                self._objective.interval(_measured(best)),
-                self._objective.interval(_measured(baseline)),
+                self._objective.interval(measured(best)),
+                self._objective.interval(measured(baseline)),
             )
         significant = best.config != baseline.config and gain.low > 1
         if not significant:

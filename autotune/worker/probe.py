@@ -18,6 +18,7 @@ DISTRIBUTIONS = (
     "intel-extension-for-pytorch",
     "intel-openmp",
     "zentorch",
+    "torchao",
     "onnxruntime",
     "onnx",
     "openvino",

@@ -9,6 +9,8 @@ from autotune.host.isa import instruction_sets
 from autotune.host.libraries import THP, find_libraries, huge_pages_refused
 from autotune.host.limits import cgroup_limits
 from autotune.host.topology import parse_cpulist
+from autotune.space import Surroundings
+from autotune.space.compile import auto_choices
 
 FLAGS = "fpu avx2 avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 amx_tile"
 
@@ -198,3 +200,15 @@ def test_no_limits():
         "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
     }
     assert cgroup_limits(reader(v1)).cpus is None
+
+
+def test_a_quota_of_one_core_offers_one_thread(root):
+    files = {
+        "/proc/cpuinfo": TWO_SOCKETS_SMT,
+        "/proc/self/cgroup": "0::/user/job\n",
+        "/sys/fs/cgroup/user/cpu.max": "100000 100000\n",
+    }
+    host = detect(root(files), frozenset(range(16)))
+    where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
+    assert auto_choices("threads", where) == [1]
+    assert auto_choices("instances", where) == [1]

@@ -11,7 +11,7 @@ from autotune.records import Failure
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
 from autotune.runner import Outcome
-from autotune.search.loop import VISIT_RULE
+from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
 
 

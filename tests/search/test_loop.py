@@ -10,7 +10,7 @@ from autotune.errors import ResumeError, SearchError
 from autotune.journal import read_trials
 from autotune.records import Failure
 from autotune.runner import Outcome
-from autotune.search.loop import MIN_ROUNDS, VISIT_RULE, finals
+from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, finals
 from autotune.space import baseline, compile_space, load_space
 
 

@@ -76,6 +76,7 @@ ENGINES = [
         ("ipex_jit", "int8_static", {"int8_rest": "bf16"}),
         ("inductor", "fp32", {}),
         ("inductor", "bf16", {"bf16_method": "full"}),
+        ("inductor", "int8_static", {}),
         ("onnxruntime", "fp32", {}),
         ("onnxruntime", "int8_dynamic", {}),
         ("openvino", "fp32", {}),

@@ -2,7 +2,8 @@
 
 Source: https://docs.pytorch.org/docs/2.8/torch.compiler.html. Weights are frozen into the
 graph (`torch._inductor.config.freezing`), which packs them for oneDNN in bfloat16.
-Precisions: as eager, without int8_dynamic. Versions: torch 2.8 to 2.13; needs a C++ compiler.
+Precisions: as eager, and int8_static (see `pt2e`) for int8_dynamic. Versions: torch 2.8 to
+2.13; needs a C++ compiler.
 Limits: preparing takes 15 to 60 s. With `dynamic_shapes` one graph serves every shape,
 without it each shape is compiled; more shapes than RECOMPILES is a failure, where torch would
 return to eager. Compiled code is cached in a folder of the run (TORCHINDUCTOR_CACHE_DIR).
@@ -18,7 +19,7 @@ import torch._dynamo
 import torch._inductor.config
 
 from autotune.errors import TrialFailure
-from autotune.worker.engines import torch_model
+from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import Engine, Environment, Material, Prepared
 from autotune.worker.engines.torch_model import TOLERANCE, Runnable
 
@@ -38,13 +39,17 @@ def compiled(runnable: Runnable, *, backend: str, dynamic: bool, max_autotune: b
 
 
 class InductorEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul", "int8_static")
     backend: ClassVar[str] = "inductor"
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         if not any(map(shutil.which, COMPILERS)):
             return f"inductor needs a C++ compiler on PATH ({', '.join(COMPILERS)}); install g++"
+        if precision == "int8_static":
+            reason = pt2e.unavailable(environment.versions)
+            if reason is not None:
+                return reason
         return torch_model.unsupported_precision(precision, environment)
 
     @property
@@ -52,9 +57,12 @@ class InductorEngine(Engine):
         return not self.options.get("dynamic_shapes", True)
 
     def prepare(self, material: Material) -> Prepared:
-        options = self.options
-        model, _ = torch_model.load(material.source, str(options["attention"]))
-        runnable = torch_model.at_precision(model, material, options)
+        options, precision = self.options, str(self.options["precision"])
+        if precision == "int8_static":
+            runnable = pt2e.quantized(material, str(options["attention"]))
+        else:
+            model, _ = torch_model.load(material.source, str(options["attention"]))
+            runnable = torch_model.at_precision(model, material, options)
         dynamic = bool(options.get("dynamic_shapes", True))
         call = compiled(
             runnable,
@@ -64,9 +72,8 @@ class InductorEngine(Engine):
         )
         samples = material.samples if dynamic else material.samples[:1]
         try:
-            difference = torch_model.compare(
-                runnable, call, samples, TOLERANCE[str(options["precision"])]
-            )
+            tolerance = pt2e.SIMULATED if precision == "int8_static" else TOLERANCE[precision]
+            difference = torch_model.compare(runnable, call, samples, tolerance)
         except torch._dynamo.exc.TorchDynamoException as error:
             words = str(error).strip().splitlines()
             raise TrialFailure(

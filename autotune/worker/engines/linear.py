@@ -92,7 +92,7 @@ def replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     made: dict[nn.Linear, nn.Module] = {}
     count = 0
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children skips repeats
             if type(child) is nn.Linear:
                 if child not in made:
                     made[child] = make(child)

@@ -1,0 +1,143 @@
+"""The finals: the leaders and the baseline measured again, in turn.
+
+The best of many noisy measurements is partly the luckiest; what is reported comes from these,
+which were not selected. In turn, so that a host that speeds up or slows down does so for all
+of them; every second round backwards, so that a steady drift cancels. Each visit is a trial on
+disk, and everything here is computed from those: a search killed in its finals goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from autotune.records import Config, Measure, Measurement, Trial
+from autotune.search.objective import Objective, workload_s
+from autotune.search.ranking import FINAL, SEARCHED, leaders, measured
+from autotune.stats import CONFIDENCE, Interval, median_interval
+
+FINALISTS = 2
+VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0)
+"""One visit: passes for some seconds, at least one."""
+MIN_ROUNDS, MAX_ROUNDS = 3, 12
+ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
+"""No new round begins after so many seconds of passes, or such a share of the time budget."""
+HALF_WIDTH = 0.02
+"""Nor once the gain of every finalist is known this well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the finals say. `gain` is how many times better than the baseline `best` was, the
+    median over rounds; the trials hold the passes of all their visits."""
+
+    baseline: Trial
+    best: Trial
+    gain: Interval
+
+
+def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
+    """The trials of the finals that succeeded, by configuration."""
+    found: dict[Config, list[Trial]] = {}
+    for trial in trials:
+        if trial.origin == FINAL and trial.succeeded:
+            found.setdefault(trial.config, []).append(trial)
+    return found
+
+
+def merged(trials: Sequence[Trial]) -> Trial:
+    """Visits of one configuration as one trial: the last one, with the passes of all."""
+    last = trials[-1]
+    passes = tuple(p for trial in trials for p in measured(trial).passes)
+    return replace(last, measurement=replace(measured(last), passes=passes))
+
+
+def finals(trials: Sequence[Trial]) -> list[Trial]:
+    """What the finals measured, one trial a configuration."""
+    return [merged(found) for found in visits(trials).values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Finals:
+    """The plan of the finals over a journal's trials, whose first is the baseline's."""
+
+    objective: Objective
+    time_budget_s: float | None
+
+    def finalists(self, trials: Sequence[Trial]) -> list[Config]:
+        """The baseline, then the leaders, best first; one that fails in the finals is out."""
+        ranked = leaders(trials, self.objective, SEARCHED)
+        best = [trial.config for trial in ranked if not _failures(trials, trial.config)]
+        return list(dict.fromkeys([trials[0].config, *best[:FINALISTS]]))
+
+    def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
+        """Whom to visit next, None when the finals are over.
+
+        A finalist that took the place of a failed one catches up before the next round.
+        """
+        if _failures(trials, trials[0].config) >= MIN_ROUNDS:
+            return None
+        finalists, visited = self.finalists(trials), visits(trials)
+        counts = {config: len(visited.get(config, [])) for config in finalists}
+        done = min(counts.values())
+        behind = [config for config in finalists if counts[config] == done]
+        order = behind if done % 2 == 0 else behind[::-1]
+        if done < MIN_ROUNDS or len(set(counts.values())) > 1:
+            return order
+        spent = sum(t.duration_s for config in finalists for t in visited[config])
+        preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
+        late = self.time_budget_s is not None and elapsed_s + spent / done > self.time_budget_s
+        if late or done >= MAX_ROUNDS or spent - preparing >= self._rounds_s:
+            return None
+        gains = [self._gain(trials, config) for config in finalists[1:]]
+        narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
+        return None if narrow else order
+
+    def expected_s(self, trials: Sequence[Trial]) -> float:
+        """About how many seconds the finals will take."""
+        known = {t.config: t.measurement for t in trials if t.measurement}
+        finalists = [known[config] for config in self.finalists(trials) if config in known]
+        one = sum(map(_visit_s, finalists))
+        rounds = max(MIN_ROUNDS * one, min(self._rounds_s + one / 2, MAX_ROUNDS * one))
+        return sum(map(_preparing_s, finalists)) + rounds
+
+    def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
+        """None where some finalist was never visited."""
+        again = {trial.config: trial for trial in finals(trials)}
+        finalists = self.finalists(trials)
+        if any(config not in again for config in finalists):
+            return None
+        ranked = leaders([again[config] for config in finalists], self.objective, (FINAL,))
+        best = ranked[0]
+        gain = self._gain(trials, best.config)
+        return Verdict(baseline=again[trials[0].config], best=best, gain=gain)
+
+    @property
+    def _rounds_s(self) -> float:
+        if self.time_budget_s is None:
+            return ROUNDS_S
+        return min(ROUNDS_S, ROUNDS_SHARE * self.time_budget_s)
+
+    def _gain(self, trials: Sequence[Trial], config: Config) -> Interval:
+        visited = visits(trials)
+        pairs = zip(visited[config], visited[trials[0].config], strict=False)
+        return median_interval(
+            [self.objective.ratio(measured(own), measured(base)) for own, base in pairs]
+        )
+
+
+def _failures(trials: Sequence[Trial], config: Config) -> int:
+    """How often `config` failed in the finals."""
+    return sum(t.origin == FINAL and t.config == config and not t.succeeded for t in trials)
+
+
+def _visit_s(measurement: Measurement) -> float:
+    """About how long one visit takes, the process being there."""
+    instances = len({p.instance for p in measurement.passes})
+    one = workload_s(measurement) * instances
+    return max(one, VISIT_RULE.budget_s + one / 2)
+
+
+def _preparing_s(measurement: Measurement) -> float:
+    phases = measurement.phases_s
+    return sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))

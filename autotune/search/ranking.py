@@ -1,0 +1,30 @@
+"""Where trials come from, and which are best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotune.records import Measurement, Trial
+from autotune.search.objective import Objective
+
+BASELINE, FINAL, PRIOR, SEARCH = "baseline", "final", "prior", "search"
+SEARCHED = (BASELINE, PRIOR, SEARCH)
+
+
+def measured(trial: Trial) -> Measurement:
+    """The measurement of a trial that has one."""
+    assert trial.measurement is not None
+    return trial.measurement
+
+
+def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]) -> list[Trial]:
+    """Succeeded trials of these origins, best first, one a configuration."""
+    chosen: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.succeeded and trial.origin in origin:
+            chosen[trial.config.id] = trial
+    return sorted(
+        chosen.values(),
+        key=lambda trial: objective.value(measured(trial)),
+        reverse=objective.maximize,
+    )

@@ -1,0 +1,257 @@
+"""Every engine and precision on one model: speed, accuracy, verdict, as a Markdown table.
+
+    python bench/engines.py --model demo [--stack NAME=PYTHON ...] [--samples 194]
+    python bench/engines.py --model DIR --head AutoModelForSequenceClassification --dataset F.jsonl
+    python bench/engines.py --model random-bert-base
+
+Each row is measured at batch 8 and batch 1, rows sorted by length, all cores, and shown at the
+better one. A model whose task has no scoring here is judged by how often its largest logit is
+where eager float32's is. The baseline is measured again at the end: the last line says how
+much the host drifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from autotune import demo, stacks
+from autotune.accuracy import Gate
+from autotune.folder import RunFolder
+from autotune.host import detect
+from autotune.knobs import KNOBS, active, describe
+from autotune.records import Config, Measure, ModelSource
+from autotune.runner import Inputs, Outcome, ProcessRunner
+from autotune.search.objective import throughput
+from autotune.space import Surroundings
+from autotune.space.compile import default_values
+from autotune.tasks import task_named
+from autotune.tasks.base import Row, Task, Texts
+from autotune.workload import encode, sample, start_worker
+
+RULE = Measure(min_passes=2, budget_s=6.0, patience_s=20.0)
+VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
+    "bf16": ({"bf16_method": "full"}, {"bf16_method": "autocast"}),
+    "int8_dynamic": ({"int8_weights": "per_channel"}, {"int8_weights": "per_tensor"}),
+    "int8_static": ({"int8_rest": "fp32"}, {"int8_rest": "bf16"}),
+    "fp32": ({}, {"linear": "onednn"}, {"auto_kernel_selection": True}),
+}
+OUTPUTS = {
+    "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},
+    "AutoModelForSequenceClassification": {"logits": "feature"},
+    "AutoModelForTokenClassification": {"logits": "token"},
+}
+
+
+class Agreement(Task):
+    """Rows of text, judged by where the largest logit is: for models without a task here."""
+
+    name: ClassVar[str] = "agreement"
+    metrics: ClassVar[tuple[str, ...]] = ("agreement",)
+
+    def __init__(self, head: str) -> None:
+        self.head = head  # type: ignore[misc]
+        self.outputs = OUTPUTS[head]  # type: ignore[misc]
+        self._reference: list[Any] | None = None
+
+    def load(self, dataset: str, split: str | None) -> list[Row]:
+        return [json.loads(line) for line in Path(dataset).read_text().splitlines()]
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        text = [row.get("sentence") or " ".join(row["tokens"]) for row in rows]
+        return Texts(text=text, text_pair=None, windowed=False)
+
+    def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
+        return [int(i) for array in outputs.values() for i in np.atleast_2d(array).argmax(-1)]
+
+    def score(self, rows: Any, predictions: Sequence[Any]) -> dict[str, float]:
+        if self._reference is None:
+            self._reference = list(predictions)
+        same = [a == b for a, b in zip(predictions, self._reference, strict=True)]
+        return {"agreement": 100 * float(np.mean(same))}
+
+    def write(self, rows: Sequence[Row], path: Path) -> None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class RandomAgreement(Agreement):
+    """The demo's questions through a question-answering head that was never trained."""
+
+    def load(self, dataset: str, split: str | None) -> list[Row]:
+        return list(task_named("qa").load(dataset, split))
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        return task_named("qa").texts(rows)
+
+    def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
+        ends = np.cumsum(features.lengths)[:-1]
+        return [int(part.argmax()) for array in outputs.values() for part in np.split(array, ends)]
+
+
+def random_bert_base(folder: Path) -> str:
+    """A randomly initialised BERT-base with the demo's tokenizer, written in a process of its
+    own (torch has no place in this one)."""
+    import subprocess
+
+    code = (
+        "import sys, torch, transformers as t; torch.manual_seed(0); "
+        "t.BertForQuestionAnswering(t.BertConfig()).save_pretrained(sys.argv[2]); "
+        "t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(demo.MODEL), str(folder)], check=True)
+    return str(folder)
+
+
+def configs(found: dict[str, Any], cores: int) -> Iterator[Config]:
+    """One configuration for each stack, mode, precision and variant that can run."""
+    where = Surroundings(cores=cores, attentions=("sdpa",), modes={}, objective="throughput")
+    for stack, facts in found.items():
+        for mode, precisions in facts.modes.items():
+            for precision, reason in precisions.items():
+                if reason is not None:
+                    continue
+                for variant in VARIANTS.get(precision, ({},)):
+                    wanted = {
+                        **default_values(where),
+                        "stack": stack,
+                        "mode": mode,
+                        "precision": precision,
+                        "padding": "length_sorted",
+                        **variant,
+                    }
+                    values: dict[str, Any] = {}
+                    for name, knob in KNOBS.items():
+                        if active(knob, values):
+                            values[name] = wanted[name]
+                    if all(values.get(name) == value for name, value in variant.items()):
+                        yield Config.of(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--head", default="AutoModelForQuestionAnswering", choices=OUTPUTS)
+    parser.add_argument("--dataset", default=str(demo.DATASET))
+    parser.add_argument("--calibration", default=str(demo.CALIBRATION))
+    parser.add_argument("--stack", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--samples", type=int, default=194)
+    parser.add_argument("--only", default="", help="modes, separated by commas")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="autotune-engines-") as parent:
+        run(options, Path(parent))
+
+
+def run(options: argparse.Namespace, parent: Path) -> None:
+    host = detect()
+    folder = RunFolder(parent / "run")
+    folder.work.mkdir(parents=True)
+    found = stacks.examine(stacks.parse(options.stack), host, folder.work)
+    name, path = options.model, options.model
+    task: Task = task_named("qa")
+    if name == "demo":
+        path = str(demo.MODEL)
+    elif name == "random-bert-base":
+        path = random_bert_base(parent / "model")
+        task = RandomAgreement(options.head)
+    elif options.head != task.head:
+        task = Agreement(options.head)
+    with start_worker(host, sys.executable, folder.work / "encode") as worker:
+        workload = encode(
+            worker,
+            task=task,
+            source=ModelSource(path=path, head=task.head, outputs=dict(task.outputs)),
+            rows=sample(task.load(options.dataset, None), options.samples),
+            calibration=sample(task.load(options.calibration, None), 60),
+            max_seq_length=384,
+            doc_stride=128,
+            folder=folder,
+        )
+    runner = ProcessRunner(
+        host=host,
+        stacks=found,
+        inputs=Inputs(
+            source=workload.source,
+            features=str(folder.workload),
+            calibration=str(folder.calibration),
+            instruction_sets=host.instruction_sets,
+            cache=str(folder.cache),
+        ),
+        expected=workload.expected,
+        workdir=folder.work / "trial",
+        timeout_s=900,
+    )
+    gate = Gate(task=task, rows=workload.rows, features=workload.features, max_drop=0.01)
+    where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
+    base = {**default_values(where)}
+    values: dict[str, Any] = {}
+    for knob_name, knob in KNOBS.items():
+        if active(knob, values):
+            values[knob_name] = base[knob_name]
+    baseline = Config.of(values)
+    first = runner.run(baseline, RULE)
+    assert first.failure is None, first.failure
+    reference = gate.reference(first.outputs)
+    before = rate(first)
+    metrics = " | ".join(m.replace("_", " ") for m in task.metrics)
+    print(
+        f"| stack | engine | batch | examples/s | speedup | {metrics} | largest logit apart | "
+        "verdict |",
+        flush=True,
+    )
+    print("|---|---|---|---|---|" + "---|" * len(task.metrics) + "---|---|")
+    print(
+        f"| default | eager fp32, padded to 384 | 8 | {before:.1f} | 1.00x | "
+        + " | ".join(f"{v:.2f}" for v in reference.metrics.values())
+        + " | 0 | baseline |"
+    )
+    for config in configs(found, host.cores):
+        if options.only and str(config["mode"]) not in options.only.split(","):
+            continue
+        print(row(config, runner, gate, reference, before), flush=True)
+    after = rate(runner.run(baseline, RULE))
+    runner.close()
+    print(f"\nThe baseline measured again at the end: {after / before:.2f} of the first time.")
+
+
+def rate(outcome: Outcome) -> float:
+    assert outcome.measurement is not None, outcome.failure
+    return throughput(outcome.measurement).median
+
+
+def row(config: Config, runner: Any, gate: Gate, reference: Any, before: float) -> str:
+    """The better of batch 8 and batch 1 that the gate allows, else the better one."""
+    tried: list[tuple[bool, float, int, Outcome]] = []
+    failure: Any = None
+    for batch in (8, 1):
+        point = Config.of({**config.as_dict(), "batch_size": batch})
+        outcome = runner.run(point, RULE)
+        failure = outcome.failure
+        if failure is not None:
+            break
+        allowed = gate.judge(outcome.outputs, reference).allowed
+        tried.append((allowed, rate(outcome), batch, outcome))
+    hidden = {"stack", "threads", "padding", "batch_size"}
+    shown = Config.of({k: v for k, v in config.as_dict().items() if k not in hidden})
+    head = f"| {config['stack']} | {describe(shown)} |"
+    if not tried:
+        words = " ".join(failure.detail.split())[:120].replace("|", "/")
+        blanks = "  |" * (5 + len(reference.metrics) - 1)
+        return f"{head}{blanks} {failure.kind}: {words} |"
+    allowed, speed, batch, outcome = max(tried, key=lambda one: one[:2])
+    accuracy = gate.judge(outcome.outputs, reference)
+    scores = " | ".join(f"{v:.2f}" for v in accuracy.metrics.values())
+    return (
+        f"{head} {batch} | {speed:.1f} | {speed / before:.2f}x | {scores} | "
+        f"{accuracy.max_abs_logit_difference:.2g} | {'allowed' if allowed else 'inaccurate'} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

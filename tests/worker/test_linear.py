@@ -1,0 +1,102 @@
+"""Linear layers replaced in models of every kind: shared, without bias, odd sizes, nested."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.errors import TrialFailure
+
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def linear(torch):
+    from autotune.worker.engines import linear
+
+    return linear
+
+
+def shared_and_nested(torch):
+    """Two paths to one Linear, one without bias, one deep inside, one of odd size."""
+    nn = torch.nn
+    torch.manual_seed(0)
+    one = nn.Linear(7, 7)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = one, one
+            self.deep = nn.Sequential(nn.ModuleList([nn.Linear(7, 5, bias=False)])[0], nn.GELU())
+            self.last = nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.last(self.deep(self.second(self.first(x))))
+
+    return Model().eval()
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 7), (2, 5, 7)])
+def test_onednn_gives_the_same_numbers(torch, linear, shape):
+    model, x = shared_and_nested(torch), torch.randn(shape)
+    with torch.no_grad():
+        before = model(x)
+        assert linear.through_onednn(model, torch.float32) == 4
+        torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+    assert model.first is model.second
+
+
+def test_onednn_can_be_traced_and_frozen_for_other_shapes(torch, linear):
+    model = shared_and_nested(torch)
+    with torch.no_grad():
+        linear.through_onednn(model, torch.float32)
+        frozen = torch.jit.freeze(torch.jit.trace(model, torch.randn(2, 4, 7)))
+        for shape in ((1, 1, 7), (5, 9, 7)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(frozen(x), model(x))
+
+
+def test_the_original_weight_can_still_be_read(torch, linear):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    weight = model[0].weight
+    linear.through_onednn(model, torch.bfloat16)
+    assert model[0].weight is weight
+    assert model[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_int8_is_near_and_eight_bits_are_nearer_than_seven(torch, linear, per_channel):
+    x = torch.randn(64, 7)
+    apart = []
+    for reduce_range in (True, False):
+        model = shared_and_nested(torch)
+        with torch.no_grad():
+            before = model(x)
+            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=reduce_range)
+            apart.append(float((model(x) - before).abs().mean()))
+    assert 0 < apart[1] < apart[0] < 0.1
+
+
+def test_a_scale_a_channel_keeps_small_channels(torch, linear):
+    """One large row must not cost the others their bits."""
+    layer = torch.nn.Linear(8, 2, bias=False)
+    with torch.no_grad():
+        layer.weight[0] = 100.0
+        layer.weight[1] = torch.linspace(-0.01, 0.01, 8)
+        x = torch.randn(16, 8)
+        small = layer(x)[:, 1]
+        apart = {}
+        for per_channel in (False, True):
+            model = torch.nn.Sequential(layer)
+            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=False)
+            apart[per_channel] = float((model(x)[:, 1] - small).abs().max())
+    assert apart[True] < 0.1 * apart[False]
+
+
+def test_a_model_without_linear_is_a_fallback(torch, linear):
+    with pytest.raises(TrialFailure, match=r"fallback: the model has no nn\.Linear"):
+        linear.through_onednn(torch.nn.Sequential(torch.nn.GELU()), torch.float32)
