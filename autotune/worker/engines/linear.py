@@ -86,17 +86,15 @@ class DynamicInt8Linear(nn.Module):
 def replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     """Replace every `nn.Linear` of `model` in place; how many.
 
-    A layer that stands in several places is packed once. Raises TrialFailure `fallback`
+    A layer that stands in several places is packed for each: the tracer cannot follow two
+    names of one packed weight. Raises TrialFailure `fallback`
     where there is none: nothing would have changed.
     """
-    made: dict[nn.Linear, nn.Module] = {}
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children skips repeats
             if type(child) is nn.Linear:
-                if child not in made:
-                    made[child] = make(child)
-                setattr(parent, name, made[child])
+                setattr(parent, name, make(child))
                 count += 1
     if not count:
         raise TrialFailure("fallback", "the model has no nn.Linear to replace")
