@@ -22,12 +22,11 @@ import yaml
 from autotune.accuracy import Gate
 from autotune.folder import RunFolder
 from autotune.host import detect
-from autotune.knobs import KNOBS, active, describe
+from autotune.knobs import describe
 from autotune.records import Config, Measure, ModelSource, StackFacts
 from autotune.runner import Expected, Inputs, ProcessRunner, read_outputs
 from autotune.search.objective import throughput
-from autotune.space import Surroundings
-from autotune.space.compile import default_values
+from autotune.space import Surroundings, complete
 from autotune.stats import median_interval
 from autotune.tasks import task_named
 from autotune.worker_files import EncodedFeatures
@@ -95,13 +94,6 @@ def against(folder: RunFolder, rounds: int, work: Path) -> None:
         objective="throughput",
     )
 
-    def config(**wanted: Any) -> Config:
-        values: dict[str, Any] = {}
-        for name, knob in KNOBS.items():
-            if active(knob, values):
-                values[name] = {**default_values(where), **wanted}[name]
-        return Config.of(values)
-
     candidates: list[Config] = []
     for stack, facts in stacks.items():
         for engine in ENGINES:
@@ -109,7 +101,7 @@ def against(folder: RunFolder, rounds: int, work: Path) -> None:
                 continue
             tried: list[tuple[bool, float, Config]] = []
             for point in POINTS:
-                tried_config = config(stack=stack, **engine, **point)
+                tried_config = complete(where, {"stack": stack, **engine, **point})
                 outcome = runner.run(tried_config, QUICK)
                 if outcome.measurement is None:
                     print(f"{describe(tried_config)}: {outcome.failure}", flush=True)

@@ -26,17 +26,17 @@ from autotune import demo, stacks
 from autotune.accuracy import Gate
 from autotune.folder import RunFolder
 from autotune.host import detect
-from autotune.knobs import KNOBS, active, describe
+from autotune.knobs import describe
 from autotune.records import Config, Measure, ModelSource
 from autotune.runner import Inputs, Outcome, ProcessRunner
 from autotune.search.objective import throughput
-from autotune.space import Surroundings
-from autotune.space.compile import default_values
+from autotune.space import Surroundings, baseline, complete
 from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task, Texts
 from autotune.workload import encode, sample, start_worker
 
 RULE = Measure(min_passes=2, budget_s=6.0, patience_s=20.0)
+SORTED = {"padding": "length_sorted"}
 VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
     "bf16": ({"bf16_method": "full"}, {"bf16_method": "autocast"}),
     "int8_dynamic": ({"int8_weights": "per_channel"}, {"int8_weights": "per_tensor"}),
@@ -117,21 +117,14 @@ def configs(found: dict[str, Any], cores: int) -> Iterator[Config]:
             for precision, reason in precisions.items():
                 if reason is not None:
                     continue
-                for variant in VARIANTS.get(precision, ({},)):
-                    wanted = {
-                        **default_values(where),
-                        "stack": stack,
-                        "mode": mode,
-                        "precision": precision,
-                        "padding": "length_sorted",
-                        **variant,
-                    }
-                    values: dict[str, Any] = {}
-                    for name, knob in KNOBS.items():
-                        if active(knob, values):
-                            values[name] = wanted[name]
-                    if all(values.get(name) == value for name, value in variant.items()):
-                        yield Config.of(values)
+                engine = {"stack": stack, "mode": mode, "precision": precision, **SORTED}
+                variants = [
+                    config
+                    for variant in VARIANTS.get(precision, ())
+                    for config in [complete(where, {**engine, **variant})]
+                    if variant.items() <= config.as_dict().items()
+                ]
+                yield from variants or [complete(where, engine)]
 
 
 def main() -> None:
@@ -189,13 +182,7 @@ def run(options: argparse.Namespace, parent: Path) -> None:
     )
     gate = Gate(task=task, rows=workload.rows, features=workload.features, max_drop=0.01)
     where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
-    base = {**default_values(where)}
-    values: dict[str, Any] = {}
-    for knob_name, knob in KNOBS.items():
-        if active(knob, values):
-            values[knob_name] = base[knob_name]
-    baseline = Config.of(values)
-    first = runner.run(baseline, RULE)
+    first = runner.run(baseline(where), RULE)
     assert first.failure is None, first.failure
     reference = gate.reference(first.outputs)
     before = rate(first)
@@ -215,7 +202,7 @@ def run(options: argparse.Namespace, parent: Path) -> None:
         if options.only and str(config["mode"]) not in options.only.split(","):
             continue
         print(row(config, runner, gate, reference, before), flush=True)
-    after = rate(runner.run(baseline, RULE))
+    after = rate(runner.run(baseline(where), RULE))
     runner.close()
     print(f"\nThe baseline measured again at the end: {after / before:.2f} of the first time.")
 

@@ -7,11 +7,9 @@ import sys
 from autotune import demo, stacks
 from autotune.folder import RunFolder
 from autotune.host import detect
-from autotune.knobs import KNOBS, active
-from autotune.records import Config, Measure, ModelSource
+from autotune.records import Measure, ModelSource
 from autotune.runner import Inputs, ProcessRunner
-from autotune.space import Surroundings
-from autotune.space.compile import default_values
+from autotune.space import Surroundings, complete
 from autotune.tasks import task_named
 from autotune.workload import encode, sample, start_worker
 
@@ -26,12 +24,7 @@ def config(**knobs):
     surroundings = Surroundings(
         cores=HOST.cores, attentions=("sdpa",), modes={}, objective="throughput"
     )
-    wanted = {**default_values(surroundings), "batch_size": 3, "padding": "longest", **knobs}
-    values = {}
-    for name, knob in KNOBS.items():
-        if active(knob, values):
-            values[name] = wanted[name]
-    return Config.of(values)
+    return complete(surroundings, {"batch_size": 3, "padding": "longest", **knobs})
 
 
 class Bench:

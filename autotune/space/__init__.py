@@ -1,6 +1,6 @@
 """Search spaces: a YAML file (`file`) -> what may be tried here (`compile`, `space`)."""
 
-from autotune.space.compile import Surroundings, baseline, compile_space
+from autotune.space.compile import Surroundings, baseline, compile_space, complete
 from autotune.space.file import SpaceFile, Value, load_space, parse_overrides
 from autotune.space.space import Dimension, Space
 
@@ -12,6 +12,7 @@ __all__ = [
     "Value",
     "baseline",
     "compile_space",
+    "complete",
     "load_space",
     "parse_overrides",
 ]

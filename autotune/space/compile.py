@@ -75,11 +75,19 @@ def default_values(surroundings: Surroundings) -> dict[str, Value]:
 
 def baseline(surroundings: Surroundings) -> Config:
     """What the user has today: eager, float32, the Trainer's batch and padding, all cores."""
-    defaults = default_values(surroundings)
+    return complete(surroundings, {})
+
+
+def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
+    """The configuration with `wanted`, and the defaults of the knobs that these make active.
+
+    A wanted knob that they leave inactive is not in it.
+    """
+    chosen = {**default_values(surroundings), **wanted}
     values: dict[str, Value] = {}
     for name, knob in KNOBS.items():
         if active(knob, values):
-            values[name] = defaults[name]
+            values[name] = chosen[name]
     return Config.of(values)
 
 
