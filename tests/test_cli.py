@@ -147,6 +147,10 @@ def test_more_threads_than_cores(refused):
         (("--trials", "0"), "0 is not in the range"),
         (("--doc-stride", "500"), "--doc-stride must be below --max-seq-length 384"),
         (("--resume",), "holds no run"),
+        (("--stack", "a b=/x"), "--stack takes NAME=PYTHON"),
+        (("--stack", "new=/nowhere/python"), "/nowhere/python is not a Python interpreter"),
+        (("--stack", "never-created"), "no such stack"),
+        (("--calibration", "none.json"), "no such file"),
     ],
 )
 def test_options_that_make_no_sense(refused, tmp_path, arguments, words):
@@ -175,23 +179,25 @@ def test_output_that_cannot_be_written(refused, tmp_path):
     assert "cannot be written" in done_line
 
 
-@pytest.mark.model
-def test_ipex_that_does_not_match_torch(autotune, tmp_path):
+def mismatched(folder):
     """An interpreter whose IPEX is of another series, faked by its metadata alone."""
-    for name, version in (("intel_extension_for_pytorch", "2.5.0"),):
-        folder = tmp_path / "site" / f"{name}-{version}.dist-info"
-        folder.mkdir(parents=True)
-        (folder / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
-        )
-    wrapper = tmp_path / "python"
-    wrapper.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH={tmp_path}/site\nexec {sys.executable} "$@"\n'
+    metadata = folder / "site" / "intel_extension_for_pytorch-2.5.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: intel-extension-for-pytorch\nVersion: 2.5.0\n"
     )
+    wrapper = folder / "python"
+    wrapper.write_text(f'#!/bin/sh\nexport PYTHONPATH={folder}/site\nexec {sys.executable} "$@"\n')
     wrapper.chmod(0o755)
+    return wrapper
+
+
+@pytest.mark.model
+def test_ipex_that_does_not_match_torch(tmp_path):
     from autotune.host import detect
     from autotune.workload import probe, start_worker
 
+    wrapper = mismatched(tmp_path)
     with start_worker(detect(), str(wrapper), tmp_path / "work") as worker:
         stack = probe(worker, detect())
     assert "2.5.0 needs torch 2.5.x" in stack.ipex
@@ -216,7 +222,26 @@ def test_doctor_as_json(autotune):
     found = json.loads(done.stdout)
     assert found["host"]["cores"] >= 1
     assert found["stacks"]["default"]["modes"]["eager"]["fp32"] is None
-    assert "modes" in autotune("doctor").stdout
+    assert {"allocator=jemalloc", "openmp=intel", "huge_pages=true"} <= set(found["settings"])
+    lines = autotune("doctor").stdout
+    assert "process settings" in lines
+    assert f"stack default: {sys.executable}" in lines
+
+
+@pytest.mark.model
+def test_a_named_stack_that_does_not_match_is_refused_on_the_command_line(refused, tmp_path):
+    wrapper = mismatched(tmp_path / "stack")
+    line = refused("--stack", f"old={wrapper}")
+    assert "--stack old: intel-extension-for-pytorch 2.5.0 needs torch 2.5.x" in line
+
+
+def test_stack_commands(autotune, tmp_path):
+    empty = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    assert autotune("stack", "list", "--json", **empty).stdout.strip() == "{}"
+    done = autotune("stack", "create", "new", "--extra", "warp", **empty)
+    assert done.returncode == 2
+    assert "--extra must be one of ipex, torch" in done.stderr
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.model
