@@ -41,7 +41,7 @@ def examine(named: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
         for name, python in stacks.parse(named).items():
             try:
-                usable |= stacks.examine({name: python}, host, Path(workdir))
+                usable |= stacks.examine({name: python}, host, Path(workdir), afresh=True)
                 found[name] = to_jsonable(usable[name])
             except StackError as error:
                 found[name] = {"python": python, "error": str(error)}

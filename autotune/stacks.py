@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autotune import probes
 from autotune.errors import InputError, StackError
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
@@ -27,9 +28,8 @@ COMPLETE = ".complete"  # written last: an environment without it was never fini
 
 
 def folder() -> Path:
-    """Where created stacks are: `$XDG_CACHE_HOME/autotune/stacks`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "autotune" / "stacks"
+    """Where created stacks are."""
+    return probes.cache_folder() / "stacks"
 
 
 def created() -> dict[str, str]:
@@ -71,23 +71,39 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     return stacks
 
 
-def examine(stacks: Mapping[str, str], host: Host, workdir: Path) -> dict[str, StackFacts]:
-    """What each interpreter can run. Raises StackError, also where a named one has an IPEX
-    that does not match its torch: nobody wants that silently left out."""
+def examine(
+    stacks: Mapping[str, str], host: Host, workdir: Path, *, afresh: bool = False
+) -> dict[str, StackFacts]:
+    """What each interpreter can run, as remembered if nothing changed since (not `afresh`).
+
+    Raises StackError, also where a named one has an IPEX that does not match its torch:
+    nobody wants that silently left out.
+    """
     found = {}
     for name, python in stacks.items():
-        with start_worker(host, python, workdir / f"probe-{name}") as worker:
-            try:
-                facts = probe(worker, host)
-            except StackError as error:
-                if name == DEFAULT_STACK:
-                    raise
-                raise StackError(f"--stack {name}: {error}") from error
+        try:
+            facts = _examined(python, host, workdir / f"probe-{name}", afresh)
+        except StackError as error:
+            if name == DEFAULT_STACK:
+                raise
+            raise StackError(f"--stack {name}: {error}") from error
         mismatched = facts.ipex is not None and "intel-extension-for-pytorch" in facts.versions
         if mismatched and name != DEFAULT_STACK:
             raise StackError(f"--stack {name}: {facts.ipex}")
         found[name] = facts
     return found
+
+
+def _examined(python: str, host: Host, workdir: Path, afresh: bool) -> StackFacts:
+    key = probes.key(python, host)
+    known = None if afresh or key is None else probes.recall(key)
+    if known is not None:
+        return known
+    with start_worker(host, python, workdir) as worker:
+        facts = probe(worker, host)
+    if key is not None:
+        probes.remember(key, facts)
+    return facts
 
 
 def fingerprints() -> dict[str, dict[str, Any]]:

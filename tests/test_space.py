@@ -107,6 +107,17 @@ def test_neighbours_differ_in_one_knob_and_what_hangs_on_it():
         }
 
 
+def test_more_instances_have_fewer_threads_each():
+    space = compiled(QA)
+    config = space.priors[0]
+    assert (config["instances"], config["threads"]) == (1, 4)
+    near = space.neighbours(config, frozenset({"instances"}))
+    assert [(c["instances"], c["threads"]) for c in near] == [(2, 2)]
+    assert space.violation(near[0]) is None
+    nearer = space.neighbours(near[0], frozenset({"instances"}))
+    assert [(c["instances"], c["threads"]) for c in nearer] == [(1, 4), (4, 1)]
+
+
 def test_set_narrows_and_drop_takes_the_default():
     overrides = parse_overrides(["precision=bf16", "batch_size=4,64"])
     space = compiled(QA, overrides=overrides, dropped=["attention"])

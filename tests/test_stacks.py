@@ -66,6 +66,7 @@ def facts(**changes):
 def test_a_named_stack_whose_ipex_does_not_match_is_refused(tmp_path, monkeypatch):
     versions = {"torch": "2.13.0", "intel-extension-for-pytorch": "2.8.0"}
     wrong = facts(versions=versions, ipex="intel-extension-for-pytorch 2.8.0 needs torch 2.8.x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(stacks, "probe", lambda *_: wrong)
     with pytest.raises(StackError, match=r"--stack other: .* needs torch 2\.8\.x"):
         stacks.examine({"other": sys.executable}, host(), tmp_path)

@@ -92,7 +92,8 @@ class Space:
     def neighbours(self, config: Config, knobs: frozenset[str]) -> list[Config]:
         """Combinations that differ from `config` in one of `knobs` (and what depends on it).
 
-        Numbers move to the next choice up or down, other values to any choice.
+        Numbers move to the next choice up or down, other values to any choice. Instances share
+        the cores: with their number goes that of their threads.
         """
         values = {**self.defaults, **config.as_dict()}
         found: list[Config] = []
@@ -105,8 +106,16 @@ class Space:
                 if index == here or (numeric and abs(index - here) > 1):
                     continue
                 changed = {**values, dimension.name: choice}
+                if dimension.name == "instances":
+                    changed["threads"] = self._most_threads(int(choice))
                 found.append(self.build(lambda d, c=changed: _nearest(d, c)))  # type: ignore[misc]
         return found
+
+    def _most_threads(self, instances: int) -> int:
+        """The largest choice of threads with which so many instances fit the cores."""
+        threads = next(d.choices for d in self.dimensions if d.name == "threads")
+        fitting = [int(t) for t in threads if int(t) * instances <= self.cores]
+        return max(fitting, default=1)
 
     def sample(self, rng: random.Random) -> Config:
         """One configuration, each active dimension uniform; constraints not applied."""
