@@ -8,6 +8,7 @@ the worker's own source.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -80,7 +81,8 @@ def remember(name: str, facts: StackFacts) -> None:
         partial.write_text(dumps(facts), encoding="utf-8")
         partial.replace(place)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _file(name: str) -> Path:
