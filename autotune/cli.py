@@ -380,8 +380,10 @@ def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
         )
         click.echo(
             f"{objective.shown(measured.median)} ({objective.shown(measured.low)} to "
-            f"{objective.shown(measured.high)}), promised {objective.shown(found.promised)}, "
-            f"ratio {found.ratio:.3f}; {metrics}"
+            f"{objective.shown(measured.high)}), promised "
+            f"{objective.shown(found.promised.median)} ({objective.shown(found.promised.low)} to "
+            f"{objective.shown(found.promised.high)}), ratio {found.ratio:.3f}, intervals "
+            f"{'overlap' if found.consistent else 'are apart'}; {metrics}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,20 @@ class Score:
 
     objective: str
     measured: Interval
-    promised: float
+    promised: Interval
     metrics: dict[str, float]
     promised_metrics: dict[str, float]
 
     @property
     def ratio(self) -> float:
         """Measured performance over promised: above 1 is better than promised."""
-        one, other = self.measured.median, self.promised
+        one, other = self.measured.median, self.promised.median
         return one / other if objective_named(self.objective).maximize else other / one
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the two intervals overlap: the difference may be the host's noise."""
+        return self.measured.low <= self.promised.high and self.promised.low <= self.measured.high
 
     @property
     def same_metrics(self) -> bool:
@@ -43,8 +48,9 @@ class Score:
         return {
             "objective": self.objective,
             "measured": to_jsonable(self.measured),
-            "promised": self.promised,
+            "promised": to_jsonable(self.promised),
             "ratio": self.ratio,
+            "consistent": self.consistent,
             "metrics": self.metrics,
             "promised_metrics": self.promised_metrics,
             "same_metrics": self.same_metrics,
@@ -89,7 +95,7 @@ def score(folder: RunFolder, work: Path) -> Score:
     return Score(
         objective=objective.name,
         measured=objective.interval(measurement),
-        promised=float(promise["median"]),
+        promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
         metrics=task.score(rows, task.decode(rows, features, outputs)),
         promised_metrics=dict(promise["metrics"]),
     )

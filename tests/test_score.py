@@ -33,6 +33,10 @@ def run(tmp_path):
     promise = {
         "objective": "throughput",
         "median": 4.0,
+        "low": 3.0,
+        "high": 4.5,
+        "coverage": 0.75,
+        "samples": 3,
         "metrics": {"f1": 100.0, "exact_match": 100.0},
     }
     folder.best.write_text(yaml.safe_dump({"promise": promise}))
@@ -49,6 +53,7 @@ def test_speed_and_metrics_stand_beside_the_promise(run):
     found = score(*run)
     assert found.measured.median == pytest.approx(5.0)
     assert found.ratio == pytest.approx(1.25)
+    assert not found.consistent  # 5.0 three times, against 3.0 to 4.5
     assert found.metrics == {"f1": 100.0, "exact_match": 100.0}
     assert found.same_metrics
 

@@ -75,9 +75,10 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     if "error" in check:
         return f"launch.sh failed: {check['error']}"
     same = "same" if check["same_metrics"] else "DIFFERENT"
+    apart = "" if check["consistent"] else "; the intervals do not overlap, the host has changed"
     return (
         f"launch.sh, run once after the search, reached {check['ratio']:.2f} of the reported "
-        f"speed with the {same} {report['metrics'][0]}."
+        f"speed with the {same} {report['metrics'][0]}{apart}."
     )
 
 
