@@ -147,10 +147,10 @@ KNOBS: dict[str, Knob] = {
             name="linear",
             kind="engine",
             type=str,
-            allowed=("torch", "onednn"),
+            allowed=("torch", "onednn", "onednn_fused"),
             default="torch",
             needs={"mode": ("eager", "jit"), "precision": ("fp32", "bf16")},
-            about="Linear as torch runs it, or through oneDNN with weights packed once",
+            about="Linear as torch runs it, or through oneDNN, weights packed once (GELU fused)",
         ),
         Knob(
             name="auto_kernel_selection",

@@ -55,6 +55,7 @@ ENGINES = [
     for mode, precision, extra in [
         ("eager", "fp32", {"attention": "eager"}),
         ("eager", "fp32", {"linear": "onednn"}),
+        ("eager", "fp32", {"linear": "onednn_fused"}),
         ("eager", "bf16_matmul", {}),
         ("eager", "bf16", {}),
         ("eager", "bf16", {"bf16_method": "full"}),
@@ -62,6 +63,7 @@ ENGINES = [
         ("eager", "int8_dynamic", {}),
         ("jit", "fp32", {}),
         ("jit", "fp32", {"linear": "onednn"}),
+        ("jit", "bf16", {"linear": "onednn_fused", "bf16_method": "full"}),
         ("jit", "bf16", {}),
         ("jit", "bf16", {"bf16_method": "full"}),
         ("jit", "int8_dynamic", {}),

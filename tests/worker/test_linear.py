@@ -60,6 +60,75 @@ def test_onednn_can_be_traced_and_frozen_for_other_shapes(torch, linear):
             torch.testing.assert_close(frozen(x), model(x))
 
 
+def feed_forward(torch, activation, reused=False):
+    """Linear, activation, Linear; with `reused` the first output is read twice."""
+    nn = torch.nn
+    torch.manual_seed(0)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.act, self.down = nn.Linear(8, 16), activation, nn.Linear(16, 8)
+
+        def forward(self, x):
+            hidden = self.up(x)
+            wide = self.act(hidden)
+            return self.down(wide + hidden if reused else wide)
+
+    return Model().eval()
+
+
+def fused(torch, linear, model, x):
+    linear.through_onednn(model, torch.float32)
+    return linear.fuse(model, {"x": x})
+
+
+def test_a_gelu_behind_a_linear_is_fused_into_it(torch, linear):
+    model, x = feed_forward(torch, torch.nn.GELU()), torch.randn(3, 5, 8)
+    with torch.no_grad():
+        before = model(x)
+        assert fused(torch, linear, model, x) == 1
+        assert isinstance(model.act, torch.nn.Identity)
+        torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+        frozen = torch.jit.freeze(torch.jit.trace(model, x, check_trace=False))
+        torch.testing.assert_close(frozen(x[:1]), before[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_exact_gelu_or_not_alone_is_left(torch, linear):
+    x = torch.randn(3, 8)
+    cases = [
+        feed_forward(torch, torch.nn.GELU(approximate="tanh")),
+        feed_forward(torch, torch.nn.ReLU()),
+        feed_forward(torch, torch.nn.GELU(), reused=True),
+    ]
+    with torch.no_grad():
+        for model in cases:
+            before = model(x)
+            assert fused(torch, linear, model, x) == 0
+            torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+
+
+def test_an_activation_that_serves_two_layers_is_fused_into_both_or_neither(torch, linear):
+    nn = torch.nn
+    gelu = nn.GELU()
+
+    class Twice(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.a, self.b, self.act, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), gelu, norm
+
+        def forward(self, x):
+            return self.act(self.norm(self.b(self.act(self.a(x)))))
+
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        for norm, count in ((nn.Identity(), 2), (nn.LayerNorm(8), 0)):
+            model = Twice(norm).eval()
+            before = model(x)
+            assert fused(torch, linear, model, x) == count
+            torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+
+
 def test_the_original_weight_can_still_be_read(torch, linear):
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     weight = model[0].weight

@@ -99,7 +99,7 @@ def at_precision(
     (Trainer's `--bf16`); `full` converts the whole model (`--bf16_full_eval`). bf16_matmul
     keeps float32 everywhere except inside matrix products. int8_dynamic replaces each Linear
     by one with int8 weights, activations quantised per batch. `linear: onednn` sends Linear
-    through oneDNN.
+    through oneDNN, `onednn_fused` the GELU behind it too.
     """
     precision, outputs = options["precision"], tuple(material.source.outputs)
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
@@ -118,9 +118,21 @@ def at_precision(
         )
     elif precision != "fp32":
         raise TrialFailure("unsupported", f"precision {precision!r} is not one of torch's own")
-    if options.get("linear", "torch") == "onednn":
+    runnable = Runnable(model, outputs, context)
+    kind = options.get("linear", "torch")
+    if kind != "torch":
         linear.through_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return Runnable(model, outputs, context)
+    if kind == "onednn_fused":
+        before = {id(batch): runnable(batch) for batch in material.samples}
+        example = {name: torch.from_numpy(a) for name, a in material.samples[0].items()}
+        with torch.no_grad(), context():
+            fused = linear.fuse(model, example)
+        if not fused:
+            raise TrialFailure("fallback", "no GELU alone behind a Linear: nothing was fused")
+        compare(
+            lambda batch: before[id(batch)], runnable, material.samples, TOLERANCE[str(precision)]
+        )
+    return runnable
 
 
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
