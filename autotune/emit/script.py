@@ -44,7 +44,7 @@ def requests(config: Config, inputs: Inputs) -> str:
 
 
 def worker_lines(commands: Sequence[Command]) -> str:
-    """The lines that start every worker in the background and note its process id."""
+    """The lines that start every worker in the background, to say its exit code when it ends."""
     together = ' \\\n    --together "$work"' if len(commands) > 1 else ""
     parts = []
     for index, command in enumerate(commands):
@@ -53,12 +53,15 @@ def worker_lines(commands: Sequence[Command]) -> str:
         )
         worker = " ".join(quote(word) for word in command.argv)
         parts.append(f"""mkdir -- "$work/{index}"
-env -i "${{environment[@]}}" \\
+{{
+    env -i "${{environment[@]}}" \\
     {settings} \\
     {worker} \\
     --requests launch.jsonl --replies "$work/{index}/replies.jsonl" \\
     --workdir "$work/{index}"{together} \\
     > "$work/{index}/worker.log" 2>&1 &
+    ended
+}} &
 workers+=($!)
 """)
     return "".join(parts)
@@ -118,10 +121,21 @@ for name in {" ".join(PASSED_ON)}; do
     if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
 done
 
+# Waits for the worker just started and says its exit code; ends it when told to end.
+mkfifo -- "$work/ended"
+exec 3<> "$work/ended"
+ended() {{
+    local child=$! code=0
+    trap 'kill -- "$child" 2> /dev/null' TERM
+    wait "$child" || code=$?
+    echo "$code" >&3
+}}
+
 {worker_lines(commands)}
 status=0
 for _ in "${{workers[@]}}"; do  # one that fails ends all
-    wait -n || {{ status=$?; break; }}
+    read -r status <&3
+    if (( status )); then break; fi
 done
 if (( status )); then
     cat -- "$work"/*/worker.log >&2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -208,3 +211,28 @@ def test_an_instance_that_fails_ends_the_others(tmp_path):
     )
     assert done.returncode == 7
     assert "the reason" in done.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_script_that_is_told_to_end_leaves_no_worker(tmp_path, sent):
+    body = (
+        "import os, sys, time\n"
+        "where = sys.argv[sys.argv.index('--workdir') + 1]\n"
+        f"open({str(tmp_path)!r} + '/pid-' + os.path.basename(where), 'w').write(str(os.getpid()))\n"
+        "time.sleep(600)"
+    )
+    command = Command(argv=(sys.executable, "-c", body), settings={})
+    path = tmp_path / "launch.sh"
+    path.write_text(launch_script([command] * 2, title="t", line=line("m"), scorer=("true",)))
+    script = subprocess.Popen(["bash", str(path)], start_new_session=True)
+    files = [tmp_path / "pid-0", tmp_path / "pid-1"]
+    deadline = time.monotonic() + 60
+    while not all(f.exists() and f.read_text() for f in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    script.send_signal(sent)
+    assert script.wait(timeout=60) == 128 + sent
+    workers = [Path("/proc") / f.read_text() for f in files]
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
