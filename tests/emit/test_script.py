@@ -218,7 +218,8 @@ def test_a_script_that_is_told_to_end_leaves_no_worker(tmp_path, sent):
     body = (
         "import os, sys, time\n"
         "where = sys.argv[sys.argv.index('--workdir') + 1]\n"
-        f"open({str(tmp_path)!r} + '/pid-' + os.path.basename(where), 'w').write(str(os.getpid()))\n"
+        f"seen = {str(tmp_path)!r} + '/pid-' + os.path.basename(where)\n"
+        "open(seen, 'w').write(str(os.getpid()))\n"
         "time.sleep(600)"
     )
     command = Command(argv=(sys.executable, "-c", body), settings={})
