@@ -115,6 +115,12 @@ def test_engine_gives_the_logits_of_eager(knobs, bench, runner, reference):
             assert apart.max() <= TOLERANCE[knobs["precision"]], (name, point)
 
 
+def test_inductor_keeps_its_cache_in_the_run(bench, runner):
+    outcome = runner.run(config(mode="inductor", precision="fp32"), ONE_PASS)
+    assert outcome.failure is None, outcome.log
+    assert any((bench.folder.cache / "default" / "inductor").rglob("*.so"))
+
+
 @pytest.mark.parametrize("mode", ["eager", "jit"])
 def test_dynamic_int8_really_quantises(mode, bench, runner, reference):
     skip_unless_available(bench, {"mode": mode, "precision": "int8_dynamic"})

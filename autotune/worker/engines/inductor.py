@@ -6,11 +6,12 @@ Precisions: as eager, and int8_static (see `pt2e`) for int8_dynamic. Versions: t
 2.13; needs a C++ compiler.
 Limits: preparing takes 15 to 60 s. With `dynamic_shapes` one graph serves every shape,
 without it each shape is compiled; more shapes than RECOMPILES is a failure, where torch would
-return to eager. Compiled code is cached in a folder of the run (TORCHINDUCTOR_CACHE_DIR).
+return to eager. Compiled code is cached in a folder of the run.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any, ClassVar
 
@@ -57,6 +58,9 @@ class InductorEngine(Engine):
         return not self.options.get("dynamic_shapes", True)
 
     def prepare(self, material: Material) -> Prepared:
+        # inductor has no other way to be told, and reads it when it first compiles. Its default
+        # is a folder that all users of the machine share.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(material.cached("inductor"))
         options, precision = self.options, str(self.options["precision"])
         if precision == "int8_static":
             runnable = pt2e.quantized(material, str(options["attention"]))

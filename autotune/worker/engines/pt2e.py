@@ -89,7 +89,7 @@ def quantized(material: Material, attention: str) -> Runnable:
                 Positional(model, inputs, outputs),
                 tuple(torch.from_numpy(array) for array in material.samples[0].values()),
                 dynamic_shapes={"tensors": tuple({0: batch, 1: width} for _ in inputs)},
-                strict=False,
+                strict=True,  # the quantiser reads where nodes come from, which only this notes
             )
             prepared = quantize_pt2e.prepare_pt2e(exported.module(), quantizer)
             for rows in material.calibration:
@@ -100,4 +100,7 @@ def quantized(material: Material, attention: str) -> Runnable:
     except Exception as error:
         words = " ".join(str(error).split())[:500]
         raise TrialFailure("fallback", f"torch.export failed: {words}") from error
+    quantizers = [n for n in converted.graph.nodes if "quantize_per" in str(n.target)]
+    if not quantizers:
+        raise TrialFailure("fallback", "the quantiser found no matrix product to make int8")
     return Runnable(ByName(converted, inputs, outputs), outputs)
