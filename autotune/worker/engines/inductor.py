@@ -22,7 +22,7 @@ import torch._inductor.config
 from autotune.errors import TrialFailure
 from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import TOLERANCE, Runnable
+from autotune.worker.engines.torch_model import SIMULATED, TOLERANCE, Runnable
 
 RECOMPILES = 64
 COMPILERS = ("g++", "clang++", "c++")
@@ -76,7 +76,7 @@ class InductorEngine(Engine):
         )
         samples = material.samples if dynamic else material.samples[:1]
         try:
-            tolerance = pt2e.SIMULATED if precision == "int8_static" else TOLERANCE[precision]
+            tolerance = SIMULATED if precision == "int8_static" else TOLERANCE[precision]
             difference = torch_model.compare(runnable, call, samples, tolerance)
         except torch._dynamo.exc.TorchDynamoException as error:
             words = str(error).strip().splitlines()

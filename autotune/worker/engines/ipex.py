@@ -23,11 +23,7 @@ from autotune.records import Scalar
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import Engine, Environment, Material, Prepared
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import TOLERANCE, Runnable, autocast
-
-SIMULATED = 0.5
-"""Tolerance of a trace with int8 kernels against its module, which simulates them in float32:
-enough to see a graph that is wrong for other shapes; the gate judges the rest."""
+from autotune.worker.engines.torch_model import SIMULATED, TOLERANCE, Runnable, autocast, tensors
 
 AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
@@ -59,7 +55,7 @@ def optimized(
     model, _ = torch_model.load(material.source, str(options["attention"]))
     bf16 = options["precision"] == "bf16"
     context = autocast if bf16 else contextlib.nullcontext
-    example = {name: torch.from_numpy(array) for name, array in material.samples[0].items()}
+    example = tensors(material.samples[0])
     with torch.no_grad(), context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = ipex.optimize(
@@ -82,10 +78,7 @@ def optimized(
 def quantized(
     material: Material, options: Mapping[str, Scalar]
 ) -> tuple[Runnable, dict[str, Scalar]]:
-    """The model prepared and converted by `ipex.quantization`, to be traced.
-
-    Raises TrialFailure `fallback` where nothing was quantised.
-    """
+    """The model prepared and converted by `ipex.quantization`, to be traced."""
     ipex = import_ipex()
     model, _ = torch_model.load(material.source, str(options["attention"]))
     static = options["precision"] == "int8_static"
@@ -98,7 +91,7 @@ def quantized(
         qconfig = torch.ao.quantization.QConfig(activation=observer, weight=weights)
         mapping = torch.ao.quantization.QConfigMapping().set_global(qconfig)
     context = autocast if options["int8_rest"] == "bf16" else contextlib.nullcontext
-    example = {name: torch.from_numpy(array) for name, array in material.samples[0].items()}
+    example = tensors(material.samples[0])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = ipex.quantization.prepare(
@@ -106,7 +99,7 @@ def quantized(
         )
         if static:
             for batch in material.calibration:
-                prepared(**{name: torch.from_numpy(array) for name, array in batch.items()})
+                prepared(**tensors(batch))
         converted = ipex.quantization.convert(prepared, inplace=True)
     return Runnable(converted, tuple(material.source.outputs), context), {}
 

@@ -19,7 +19,7 @@ from autotune.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import Call, Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import TOLERANCE, Runnable
+from autotune.worker.engines.torch_model import TOLERANCE, Runnable, tensors
 
 
 def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Call, float]:
@@ -31,7 +31,7 @@ def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tup
     # Without this, a texpr fusion group is compiled anew for every shape (IPEX's own advice
     # for dynamic shapes).
     torch._C._jit_set_texpr_fuser_enabled(False)
-    example = {name: torch.from_numpy(array) for name, array in samples[0].items()}
+    example = tensors(samples[0])
     with torch.no_grad(), runnable.context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TracerWarnings: judged by comparing, below
         try:

@@ -97,8 +97,8 @@ def replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     """Replace every `nn.Linear` of `model` in place; how many.
 
     A layer that stands in several places is packed for each: the tracer cannot follow two
-    names of one packed weight. Raises TrialFailure `fallback`
-    where there is none: nothing would have changed.
+    names of one packed weight. Raises TrialFailure `fallback` where there is none: nothing
+    would have changed.
     """
     count = 0
     for parent in list(model.modules()):

@@ -22,9 +22,6 @@ from autotune.worker.engines.torch_model import Positional, Runnable
 OWN_SERIES = (2, 8)
 """The last series of torch that carries the quantiser itself."""
 
-SIMULATED = 0.5
-"""Tolerance of int8 kernels against the converted graph, which simulates them in float32."""
-
 
 def series(version: str) -> tuple[int, int]:
     major, minor = version.split(".")[:2]
