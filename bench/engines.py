@@ -35,13 +35,18 @@ from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task, Texts
 from autotune.workload import encode, sample, start_worker
 
-RULE = Measure(min_passes=2, budget_s=6.0, patience_s=20.0)
+RULE = Measure(min_passes=2, budget_s=4.0, patience_s=15.0)
 SORTED = {"padding": "length_sorted"}
 VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
     "bf16": ({"bf16_method": "full"}, {"bf16_method": "autocast"}),
     "int8_dynamic": ({"int8_weights": "per_channel"}, {"int8_weights": "per_tensor"}),
     "int8_static": ({"int8_rest": "fp32"}, {"int8_rest": "bf16"}),
-    "fp32": ({}, {"linear": "onednn"}, {"auto_kernel_selection": True}),
+    "fp32": (
+        {},
+        {"linear": "onednn"},
+        {"linear": "onednn_fused"},
+        {"auto_kernel_selection": True},
+    ),
 }
 OUTPUTS = {
     "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},

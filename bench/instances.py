@@ -1,0 +1,54 @@
+"""One instance of all cores against several of fewer, in turn.
+
+    python bench/instances.py reports/RUN [--rounds 8] [--set mode=openvino --set precision=bf16]
+
+Takes the run's best configuration (with the given knobs changed), runs it once with every core
+in one instance and once with one core an instance, pinned, and prints the ratio of their summed
+throughput, the median over rounds and its interval, and how far apart the instances were
+released.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from opened import open_run, speeds, visit_in_turn
+
+from autotune.folder import RunFolder
+from autotune.knobs import describe
+from autotune.space import complete, parse_overrides
+from autotune.stats import median_interval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", dest="changed")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="autotune-instances-") as work:
+        run = open_run(RunFolder(options.run), Path(work))
+        changed = {name: values[0] for name, values in parse_overrides(options.changed).items()}
+        shared = {**run.chosen.as_dict(), **changed}
+        cores = run.where.cores
+        one = complete(run.where, {**shared, "threads": cores, "instances": 1})
+        many = complete(
+            run.where, {**shared, "threads": 1, "instances": cores, "pinning": "compact"}
+        )
+        visits = visit_in_turn(run.runner, [one, many], options.rounds)
+    pairs = zip(speeds(visits[many]), speeds(visits[one]), strict=True)
+    ratio = median_interval([m / o for m, o in pairs])
+    spread = [float(m.effective["release_spread_s"]) for m in visits[many]]
+    for config in (one, many):
+        print(f"{median_interval(speeds(visits[config])).median:.1f}/s {describe(config)}")
+    print(
+        f"{cores} instances of one thread against one of {cores}: {ratio.median:.2f} "
+        f"({ratio.low:.2f} to {ratio.high:.2f}); released within "
+        f"{1000 * max(spread):.1f} ms of each other, {len(spread)} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
