@@ -273,7 +273,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from autotune.report.text import by_reason, launch_sentence, table
+    from autotune.report.text import by_reason, launch_sentence, noise_sentence, table
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     header, rows = table(report)
@@ -290,6 +290,8 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         console.print(Text(f"not available, {names}: {why}"))
     console.print()
     console.print(Text(report["verdict"]))
+    if not report["noise"]["quiet"]:
+        console.print(Text(noise_sentence(report["noise"]).replace("*", ""), style="yellow"))
     sentence = launch_sentence(report)
     if sentence:
         console.print(Text(sentence))
@@ -306,14 +308,15 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     metavar="NAME[=PYTHON]",
     help="Look at this interpreter too; repeatable.",
 )
+@click.option("--peak", is_flag=True, help="Measure how fast it multiplies matrices at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def doctor(*, stacks: tuple[str, ...], as_json: bool, debug: bool) -> None:
+def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
     """What this host and this Python can run, and why not the rest."""
     with _reported(debug):
         from autotune.doctor import examine, lines
 
-        found = examine(stacks)
+        found = examine(stacks, peak)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune import stacks
+from autotune.bounds import peaks
 from autotune.errors import StackError
 from autotune.host import Host, detect
 from autotune.knobs import KNOBS
 from autotune.records import StackFacts, to_jsonable
 from autotune.stacks import missing_settings
+from autotune.workload import start_worker
 
 
 def host_facts(host: Host) -> dict[str, Any]:
@@ -33,8 +35,11 @@ def host_facts(host: Host) -> dict[str, Any]:
     }
 
 
-def examine(named: Sequence[str] = ()) -> dict[str, Any]:
-    """Host, process settings and stacks as JSON. A stack that cannot run is reported."""
+def examine(named: Sequence[str] = (), peak: bool = False) -> dict[str, Any]:
+    """Host, process settings and stacks as JSON. A stack that cannot run is reported.
+
+    With `peak`, also how fast each of them multiplies matrices, which takes some seconds.
+    """
     host = detect()
     found: dict[str, Any] = {}
     usable: dict[str, StackFacts] = {}
@@ -43,6 +48,13 @@ def examine(named: Sequence[str] = ()) -> dict[str, Any]:
             try:
                 usable |= stacks.examine({name: python}, host, Path(workdir), afresh=True)
                 found[name] = to_jsonable(usable[name])
+                if peak:
+                    with start_worker(host, python, Path(workdir) / f"peak-{name}") as worker:
+                        rates = peaks(worker, host, usable[name], afresh=True)
+                    found[name]["peak"] = [
+                        {"precision": precision, "threads": threads, "operations_per_s": rate}
+                        for (precision, threads), rate in rates.items()
+                    ]
             except StackError as error:
                 found[name] = {"python": python, "error": str(error)}
     return {"host": host_facts(host), "settings": settings(host, usable), "stacks": found}
@@ -94,4 +106,10 @@ def _stack_lines(name: str, stack: Mapping[str, Any]) -> list[str]:
     for mode, precisions in stack["modes"].items():
         for precision, reason in precisions.items():
             text.append(f"        {mode:11} {precision:13} {'yes' if reason is None else reason}")
+    for one in stack.get("peak", ()):
+        rate = one["operations_per_s"] / 1e9
+        text.append(
+            f"        peak        {one['precision']:13} {rate:.0f} billion operations a second "
+            f"with {one['threads']} thread{'s' if one['threads'] > 1 else ''}"
+        )
     return text

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autotune.padding import PADDINGS
 from autotune.records import DEFAULT_STACK, Config
 
 Kind = Literal["process", "engine", "point"]
@@ -32,7 +33,7 @@ class Knob:
 
 TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
 IPEX_MODES = ("ipex", "ipex_jit")
-COUNTED = ("max_length", "longest", "length_sorted", "buckets")
+COUNTED = tuple(padding for padding in PADDINGS if padding != "token_budget")
 
 KNOBS: dict[str, Knob] = {
     knob.name: knob
@@ -207,8 +208,8 @@ KNOBS: dict[str, Knob] = {
             name="padding",
             kind="point",
             type=str,
-            allowed=(*COUNTED, "token_budget"),
-            about="how rows are grouped and padded, see autotune.worker.batches.plan",
+            allowed=PADDINGS,
+            about="how rows are grouped and padded, see autotune.padding.plan",
         ),
         Knob(
             name="batch_size",

@@ -59,12 +59,23 @@ class Command:
 
     `argv` is without the channels (--requests, --replies, --workdir, --together), which
     differ between a measurement and a script; `settings` are the variables that the
-    configuration sets, and `expected` what the worker must then find in effect.
+    configuration sets, and `expected` what the worker must then find in effect. `instance` is
+    the end of `argv` that says which of several workers this is.
     """
 
     argv: tuple[str, ...]
     settings: Mapping[str, str]
     expected: Mapping[str, Scalar] = field(default_factory=dict)
+    instance: tuple[str, ...] = ()
+
+    @property
+    def ancestor(self) -> Command | None:
+        """The command of a process that could fork this worker; None where only a fresh
+        process will do: a preloaded library may have threads, which a fork would lose."""
+        if "LD_PRELOAD" in self.settings:
+            return None
+        argv = self.argv[: len(self.argv) - len(self.instance)]
+        return Command(argv=argv, settings=self.settings)
 
 
 def variables(config: Config, host: Host, libiomp5: str | None) -> dict[str, str]:
@@ -146,9 +157,12 @@ def worker_commands(
             if config.get("mode") not in OWN_POOL:
                 settings["OMP_PROC_BIND"] = "close"
                 settings["OMP_PLACES"] = ",".join(f"{{{cpu}}}" for cpu in cpus)
+        which: tuple[str, ...] = ()
         if instances > 1:
-            argv += ["--instance", str(index), "--instances", str(instances)]
-        commands.append(Command(argv=tuple(argv), settings=settings, expected=own))
+            which = ("--instance", str(index), "--instances", str(instances))
+        commands.append(
+            Command(argv=(*argv, *which), settings=settings, expected=own, instance=which)
+        )
     return tuple(commands)
 
 

@@ -73,12 +73,16 @@ def recall(name: str) -> StackFacts | None:
 
 
 def remember(name: str, facts: StackFacts) -> None:
-    """Keep `facts` for the next search. Where the cache cannot be written, nothing is kept."""
-    place = _file(name)
+    """Keep `facts` for the next search."""
+    keep(_file(name), dumps(facts))
+
+
+def keep(place: Path, text: str) -> None:
+    """Write a file of the cache in one step. Where it cannot be written, nothing is kept."""
     partial = place.with_name(f"{os.getpid()}-{place.name}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(dumps(facts), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(place)
     except OSError:
         with contextlib.suppress(OSError):

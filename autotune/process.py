@@ -1,4 +1,4 @@
-"""One worker process: started, asked, and ended with everything it started.
+"""One worker process: started or forked, asked, and ended with everything it started.
 
 Replies come over a pipe, one JSON object a line; standard output and error go to a log file.
 The orchestrator blocks while it waits, so that it takes nothing from what is measured.
@@ -7,14 +7,16 @@ The orchestrator blocks while it waits, so that it takes nothing from what is me
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from autotune.launch import Command, environment
 from autotune.records import FAILURE_KINDS, Failure, dumps
@@ -23,6 +25,8 @@ from autotune.wire import WireError, loads
 MAX_REPLY_BYTES = 64 * 2**20
 LOG_TAIL_BYTES = 4000
 EXIT_GRACE_S = 5.0
+FORK_TIMEOUT_S = 180.0
+"""How long imports may take before the first fork."""
 
 
 class WorkerFailed(Exception):
@@ -51,6 +55,142 @@ def exit_failure(code: int) -> Failure:
     return Failure(kind="crash", detail=f"the worker was killed by {name}")
 
 
+class Process(Protocol):
+    """A worker's process, however it came to be."""
+
+    pid: int
+
+    def end(self, grace_s: float) -> int | None:
+        """Wait for it to exit by itself, then kill its process group and reap it.
+
+        Its exit code, negative for a signal; None where it had to be killed. Repeatable.
+        """
+
+
+class Spawned:
+    """A worker that was started afresh."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def end(self, grace_s: float) -> int | None:
+        code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(grace_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        return code
+
+
+class Parent:
+    """A process that has imported `modules` and forks workers (`autotune.worker.parent`).
+
+    It has the environment and the CPUs of `command`, whose workers it can fork. `workers` are
+    the process ids of those that have not been ended.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        modules: Sequence[str],
+        log: Path,
+        caller: Mapping[str, str] | None = None,
+    ) -> None:
+        self.workers: set[int] = set()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.settimeout(FORK_TIMEOUT_S)
+        argv = [
+            *command.argv,
+            *("--forks", str(theirs.fileno())),
+            *("--preload", ",".join(modules)),
+            *("--parent", str(os.getpid())),
+        ]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("wb") as file:
+                self._process = Spawned(_start(argv, command, caller, file, (theirs.fileno(),)))
+        except OSError:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
+
+    def fork(self, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        """The process id of a new worker with `descriptors`: requests, replies, log.
+
+        Raises OSError where the parent is gone.
+        """
+        message = json.dumps({"fork": list(arguments)}).encode()
+        socket.send_fds(self._channel, [message], descriptors)
+        pid = int(self._reply()["pid"])
+        self.workers.add(pid)
+        return pid
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Import more. Raises OSError where the parent is gone."""
+        self._channel.send(json.dumps({"preload": list(modules)}).encode())
+        self._reply()
+
+    def end(self, pid: int, grace_s: float) -> int | None:
+        """As `Process.end` of the worker `pid`. Raises OSError where the parent is gone."""
+        self.workers.discard(pid)
+        self._channel.send(json.dumps({"end": pid, "grace_s": grace_s}).encode())
+        reply = self._reply()
+        return None if reply["killed"] else int(reply["code"])
+
+    def _reply(self) -> dict[str, Any]:
+        message = self._channel.recv(1 << 16)
+        if not message:
+            raise ConnectionResetError("the process that forks workers has died")
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+    def close(self) -> None:
+        """Kill it, and with it the workers it has forked."""
+        self._channel.close()
+        self._process.end(0.0)
+
+
+class Forked:
+    """A worker forked by `parent`."""
+
+    def __init__(self, parent: Parent, pid: int) -> None:
+        self._parent, self.pid = parent, pid
+        self._code: int | None = None
+        self._ended = False
+
+    def end(self, grace_s: float) -> int | None:
+        if not self._ended:
+            self._ended = True
+            try:
+                self._code = self._parent.end(self.pid, grace_s)
+            except OSError:  # it died, and its workers with it
+                self._code = -signal.SIGKILL
+        return self._code
+
+
+def _start(
+    argv: Sequence[str],
+    command: Command,
+    caller: Mapping[str, str] | None,
+    log: Any,
+    descriptors: tuple[int, ...],
+) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that all it starts can be killed with it."""
+    return subprocess.Popen(
+        argv,
+        env=environment(command, os.environ if caller is None else caller),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+
+
 class WorkerProcess:
     """A worker in a process group of its own. Use as a context manager, or call `close`."""
 
@@ -61,8 +201,10 @@ class WorkerProcess:
         workdir: Path,
         together: Path | None = None,
         caller: Mapping[str, str] | None = None,
+        parent: Parent | None = None,
     ) -> None:
-        """`together` is the folder where instances that measure side by side meet."""
+        """`together` is the folder where instances that measure side by side meet; `parent`
+        one that was started with the settings and the CPUs of `command`."""
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
         self._log_path = workdir / "worker.log"
@@ -70,25 +212,21 @@ class WorkerProcess:
         self._buffer = b""
         requests_read, self._requests = os.pipe()
         self._replies, replies_write = os.pipe()
-        argv = [
-            *command.argv,
-            *("--requests", str(requests_read)),
-            *("--replies", str(replies_write)),
-            *("--workdir", str(workdir.resolve())),
-            *("--parent", str(os.getpid())),
-            *(("--together", str(together.resolve())) if together else ()),
-        ]
+        options = ["--workdir", str(workdir.resolve())]
+        if together is not None:
+            options += ["--together", str(together.resolve())]
         try:
             with self._log_path.open("wb") as log:
-                self._process = subprocess.Popen(
-                    argv,
-                    env=environment(command, os.environ if caller is None else caller),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(requests_read, replies_write),
-                    start_new_session=True,
-                )
+                if parent is None:
+                    channels = ["--requests", str(requests_read), "--replies", str(replies_write)]
+                    argv = [*command.argv, *channels, "--parent", str(os.getpid()), *options]
+                    self._process: Process = Spawned(
+                        _start(argv, command, caller, log, (requests_read, replies_write))
+                    )
+                else:
+                    descriptors = (requests_read, replies_write, log.fileno())
+                    pid = parent.fork([*command.instance, *options], descriptors)
+                    self._process = Forked(parent, pid)
         except OSError:
             os.close(self._requests)
             os.close(self._replies)
@@ -174,12 +312,10 @@ class WorkerProcess:
 
     def _gone(self) -> Failure:
         """Why the worker closed its end of the pipes."""
-        try:
-            code = self._process.wait(EXIT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.close()
-            return Failure(kind="crash", detail="the worker closed its pipes but kept running")
+        code = self._process.end(EXIT_GRACE_S)
         self.close()
+        if code is None:
+            return Failure(kind="crash", detail="the worker closed its pipes but kept running")
         return exit_failure(code)
 
     @property
@@ -195,9 +331,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Kill the whole process group, whatever state it is in, and reap it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end(0.0)
         for descriptor in (self._requests, self._replies):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

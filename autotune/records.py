@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ FAILURE_KINDS = (
     "fallback",  # something else than what was asked would have run
     "non-finite",  # NaN or infinity in the outputs
     "inaccurate",  # measured, and outside the accuracy limit
+    "slow",  # screened out: a few batches were far slower than the leader's
     "protocol",  # a reply that does not follow the wire format
 )
 
@@ -35,6 +36,12 @@ DEFAULT_STACK = "default"
 
 HOPELESS = 1.5
 """A configuration this many times slower than the leader is not measured to an interval."""
+
+SCREENED = 2.0
+"""One whose first batches say that it is this many times slower is not measured at all."""
+
+DISTURBED = 0.05
+"""A pass in which waiting and stolen time are over this share of it is not counted."""
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
 """pydantic settings of every record: unknown fields and non-finite numbers are errors."""
@@ -103,6 +110,8 @@ class ModelFacts:
     max_positions: int | None
     digest: str  # SHA-256 over config, tokenizer and weights
     labels: tuple[str, ...] = ()
+    # (c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations
+    work: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +122,26 @@ class Pass:
 
     batch_s: tuple[float, ...]  # one entry a batch, in the order run
     instance: int = 0  # which of the workers side by side
+    waited_s: float = 0.0  # threads of the worker ready to run without a CPU, added
+    stolen_s: float = 0.0  # CPUs of the machine kept by the hypervisor, added
+    reference_s: float = 0.0  # a small fixed computation, mean of before and after
 
     @property
     def total_s(self) -> float:
         return sum(self.batch_s)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others took a noticeable share of the CPUs meanwhile."""
+        return self.waited_s + self.stolen_s > DISTURBED * self.total_s
+
+
+def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """Those that nothing disturbed, where each instance has half of its passes left; else all."""
+    quiet = tuple(p for p in passes if not p.disturbed)
+    every, left = ([p.instance for p in some] for some in (passes, quiet))
+    enough = all(2 * left.count(instance) >= every.count(instance) for instance in set(every))
+    return quiet if enough else tuple(passes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +162,23 @@ class Measurement:
     outputs_digest: str  # of the outputs of the last pass
     outputs_repeatable: bool  # all passes gave the same outputs
 
+    @property
+    def counted(self) -> tuple[Pass, ...]:
+        """The passes that nothing disturbed; all where too few are left of an instance's."""
+        return counted(self.passes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """A few batches of a configuration that was not worth a pass."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    batches: tuple[int, ...]  # which of a pass
+    batch_s: tuple[float, ...]
+    pass_s: float  # what a pass would take, by the tokens of these batches
+    phases_s: dict[str, float]  # as of a measurement
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
@@ -149,6 +191,8 @@ class Accuracy:
     agreement: float  # share of predictions equal to the reference's, 0..1
     max_abs_logit_difference: float
     allowed: bool
+    # 95% interval of the gain in the main metric over the reference, in points of percent
+    difference: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +214,8 @@ class Trial:
     """One configuration's outcome.
 
     A trial that succeeded has `measurement` and `accuracy` and no `failure`. One that was
-    measured and rejected by the gate has all three.
+    measured and rejected by the gate has all three; one that was too slow to be measured has
+    `screen` and `failure`.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -183,6 +228,7 @@ class Trial:
     measurement: Measurement | None = None
     accuracy: Accuracy | None = None
     failure: Failure | None = None
+    screen: Screen | None = None
     log: str = ""  # the tail of the worker's standard error, on failure
 
     @property
@@ -201,7 +247,8 @@ class Measure:
     half_width: float = 0.03  # stop once the relative interval of the median is this narrow
     budget_s: float = 10.0  # stop after the pass that crosses this, given min_passes
     patience_s: float = 40.0  # stop after the pass that crosses this, whatever min_passes says
-    leader_s: float | None = None  # stop after a first pass over HOPELESS times this
+    leader_s: float | None = None  # stop after a first pass over HOPELESS times this, or
+    # before it where the first batches say that it would take SCREENED times this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

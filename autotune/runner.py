@@ -15,6 +15,7 @@ from autotune import knobs
 from autotune.errors import TrialFailure
 from autotune.host import Host
 from autotune.launch import Command, worker_commands
+from autotune.parents import Parents
 from autotune.process import WorkerFailed, WorkerProcess
 from autotune.records import (
     Config,
@@ -22,6 +23,7 @@ from autotune.records import (
     Measure,
     Measurement,
     ModelSource,
+    Screen,
     StackFacts,
     to_jsonable,
 )
@@ -40,9 +42,11 @@ MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of running one configuration: `measurement` and `outputs`, or `failure`."""
+    """What came of running one configuration: `measurement` and `outputs`, or `failure`, with
+    the `screen` that it did not pass."""
 
     measurement: Measurement | None = None
+    screen: Screen | None = None
     outputs: OutputArrays = field(default_factory=dict)
     failure: Failure | None = None
     log: str = ""
@@ -152,6 +156,19 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
     )
 
 
+def slow(screen: Screen, rule: Measure) -> Failure:
+    """The failure of a configuration that did not pass its screen. Raises WireError where the
+    rule asked for none."""
+    if rule.leader_s is None:
+        raise WireError("a screen where a measurement was asked for")
+    times = screen.pass_s / rule.leader_s
+    detail = (
+        f"screened out: by {len(screen.batches)} batches a pass would take {screen.pass_s:.2g} s, "
+        f"{times:.1f} times the leader's"
+    )
+    return Failure(kind="slow", detail=detail)
+
+
 def check_measurement(measurement: Measurement, expected: Expected) -> None:
     """Whether a worker's measurement is one of this workload. Raises WireError."""
     found = Expected(
@@ -228,8 +245,11 @@ class ProcessRunner:
         expected: Expected,
         workdir: Path,
         timeout_s: float,
+        parents: Parents | None = None,
     ) -> None:
+        """Without `parents` every session is a fresh process."""
         self._host = host
+        self._parents = parents
         self._stacks = stacks
         self._inputs = inputs
         self._expected = expected
@@ -249,6 +269,8 @@ class ProcessRunner:
         try:
             session = self._opened(key, config)
             measurement = self._measured(session, config, rule)
+            if isinstance(measurement, Screen):
+                return Outcome(failure=slow(measurement, rule), screen=measurement)
             outputs = read_outputs(
                 session.workers[0].workdir / OUTPUTS_FILE,
                 self._inputs.source.outputs,
@@ -266,8 +288,10 @@ class ProcessRunner:
         self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
-    def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement:
+    def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement | Screen:
         replies = session.ask("measure", measure_request(config, rule), timeout_s=self._timeout_s)
+        if isinstance(replies[0], dict) and "pass_s" in replies[0]:
+            return parse(Screen, replies[0])
         measurements = [parse(Measurement, reply) for reply in replies]
         for command, measurement in zip(session.commands, measurements, strict=True):
             check_measurement(measurement, self._expected)
@@ -289,7 +313,8 @@ class ProcessRunner:
         session = Session(commands, [], folder)
         self._sessions[key] = session
         for index, command in enumerate(commands):
-            worker = WorkerProcess(
+            start = WorkerProcess if self._parents is None else self._parents.worker
+            worker = start(
                 command,
                 workdir=folder / str(index),
                 together=folder if len(commands) > 1 else None,

@@ -83,6 +83,38 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     )
 
 
+def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The Hodges-Lehmann estimate of paired ratios, and its signed-rank interval.
+
+    The median of the geometric means of all pairs of ratios (each with itself too), between
+    the order statistics that Wilcoxon's signed-rank distribution gives: exact for a symmetric
+    distribution of the logarithms, far narrower than an interval of the median, and not led
+    astray by one outlier as one of the mean is. A bootstrap of so few pairs covers less than
+    it says. Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed.,
+    3.3. Raises ValueError on no samples.
+    """
+    if not ratios:
+        raise ValueError("ratio_interval needs at least one ratio, got none")
+    logs = [math.log(ratio) for ratio in ratios]
+    n = len(logs)
+    means = sorted((logs[i] + logs[j]) / 2 for i in range(n) for j in range(i, n))
+    ways = [1]  # ways[w]: subsets of the ranks 1..n whose sum is w
+    for rank in range(1, n + 1):
+        longer = ways + [0] * rank
+        ways = [a + b for a, b in zip(longer, [0] * rank + ways, strict=True)]
+    k, tail = 1, ways[0]
+    while k + 1 <= len(means) // 2 and 1 - 2 * (tail + ways[k]) / 2**n >= confidence:
+        tail += ways[k]
+        k += 1
+    return Interval(
+        median=math.exp(statistics.median(means)),
+        low=math.exp(means[k - 1]),
+        high=math.exp(means[len(means) - k]),
+        coverage=max(0.0, 1 - 2 * tail / 2**n),
+        samples=n,
+    )
+
+
 def percentile(samples: Sequence[float], percent: float) -> float:
     """The nearest-rank percentile, as MLPerf uses it: always one of the samples."""
     if not samples:

@@ -18,6 +18,7 @@ import numpy as np
 
 from autotune import knobs, stacks
 from autotune.accuracy import Gate, Reference
+from autotune.bounds import Bounds, peaks
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import script_line
 from autotune.emit.script import launch_script, requests
@@ -27,7 +28,9 @@ from autotune.host import Host, detect
 from autotune.journal import Journal
 from autotune.launch import variables, worker_commands
 from autotune.manifest import check_same, describe_run, space_digest
-from autotune.records import ModelSource, StackFacts, to_jsonable
+from autotune.parents import Parents, modules_of
+from autotune.process import WorkerProcess
+from autotune.records import DEFAULT_STACK, ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
 from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
@@ -117,7 +120,9 @@ class Tuning:
         except OSError as error:
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
-            return self._run(folder, journal, rows, calibration, host, fresh)
+            parents_at = folder.work / "parents"
+            with Parents(parents_at, memory_bytes=host.memory_bytes) as parents:
+                return self._run(folder, journal, rows, calibration, host, fresh, parents)
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
@@ -153,6 +158,7 @@ class Tuning:
         calibration: list[Row],
         host: Host,
         fresh: bool,
+        parents: Parents,
     ) -> Finished:
         settings, task = self._settings, self._task
         folder.clean()
@@ -163,7 +169,7 @@ class Tuning:
                 name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
             }
         self._check_modes(found)
-        with start_worker(host, sys.executable, folder.work / "encode") as worker:
+        with start_worker(host, sys.executable, folder.work / "encode", parents) as worker:
             workload = encode(
                 worker,
                 task=task,
@@ -181,6 +187,8 @@ class Tuning:
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
+            bounds = self._bounds(worker, host, found, workload)
+        parents.preload(modules_of(workload.facts.model_type))
         surroundings = Surroundings(
             cores=host.cores,
             nodes=host.nodes,
@@ -214,9 +222,28 @@ class Tuning:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         result, elapsed_s = self._search(
-            folder, journal, workload, host, found, space, surroundings, storage
+            folder, journal, workload, host, found, space, surroundings, storage, parents, bounds
         )
-        return self._finish(folder, result, workload, host, found, manifest, elapsed_s)
+        parents.close()
+        return self._finish(folder, result, workload, host, found, manifest, elapsed_s, bounds)
+
+    def _bounds(
+        self,
+        worker: WorkerProcess,
+        host: Host,
+        found: Mapping[str, StackFacts],
+        workload: Workload,
+    ) -> Bounds | None:
+        """What the host can do with this model at most; None for a model whose work could not
+        be counted."""
+        if workload.facts.work is None:
+            return None
+        return Bounds(
+            polynomial=workload.facts.work,
+            peaks=peaks(worker, host, found[DEFAULT_STACK]),
+            lengths=workload.features.lengths,
+            max_seq_length=self._settings.max_seq_length,
+        )
 
     def _check_modes(self, found: Mapping[str, StackFacts]) -> None:
         """Refuse a mode the user named that cannot run, before the model is loaded."""
@@ -235,6 +262,8 @@ class Tuning:
         space: Space,
         surroundings: Surroundings,
         storage: Any,
+        parents: Parents,
+        bounds: Bounds | None,
     ) -> tuple[Result, float]:
         settings = self._settings
         gate = Gate(
@@ -276,6 +305,7 @@ class Tuning:
                 expected=workload.expected,
                 workdir=folder.work / "trial",
                 timeout_s=settings.trial_timeout_s,
+                parents=parents,
             ),
             gate=gate,
             journal=journal,
@@ -286,6 +316,7 @@ class Tuning:
             stored_reference=stored_reference,
             listener=self._listener,
             seed=settings.seed,
+            bounds=bounds,
         )
         return search.run(), search.elapsed_s
 
@@ -314,6 +345,7 @@ class Tuning:
         found: Mapping[str, StackFacts],
         manifest: Mapping[str, Any],
         elapsed_s: float,
+        bounds: Bounds | None,
     ) -> Finished:
         """Write what the search leaves, run the script, and write what that gave."""
         settings, best = self._settings, result.best
@@ -338,6 +370,7 @@ class Tuning:
                 objective=self._objective,
                 line=line,
                 elapsed_s=elapsed_s,
+                bounds=bounds,
             ),
         )
         write(

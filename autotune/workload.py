@@ -16,6 +16,7 @@ from autotune.errors import DatasetError, ModelError, StackError
 from autotune.folder import RunFolder
 from autotune.host import Host
 from autotune.launch import worker_commands
+from autotune.parents import Parents
 from autotune.process import WorkerFailed, WorkerProcess
 from autotune.records import Config, ModelFacts, ModelSource, StackFacts, to_jsonable
 from autotune.runner import Expected
@@ -64,11 +65,14 @@ def rows_digest(rows: Sequence[Row]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def start_worker(host: Host, python: str, workdir: Path) -> WorkerProcess:
+def start_worker(
+    host: Host, python: str, workdir: Path, parents: Parents | None = None
+) -> WorkerProcess:
     """A worker for requests that measure nothing, on all cores. Raises StackError."""
     (command,) = worker_commands(Config.of({"threads": host.cores}), host, python)
+    start = WorkerProcess if parents is None else parents.worker
     try:
-        return WorkerProcess(command, workdir=workdir)
+        return start(command, workdir=workdir)
     except OSError as error:
         raise StackError(f"{python} cannot be started: {error.strerror}") from error
 
@@ -106,30 +110,30 @@ def encode(
     (nothing left to encode).
     """
 
-    def features_of(some: Sequence[Row], where: Path) -> tuple[ModelFacts, EncodedFeatures]:
+    def to_encode(name: str, some: Sequence[Row], where: Path) -> dict[str, str]:
         texts = task.texts(some)
-        rows_file = worker.workdir / "rows.json"
+        rows_file = worker.workdir / f"{name}.json"
         rows_file.write_text(
             json.dumps({"text": texts.text, "text_pair": texts.text_pair}), encoding="utf-8"
         )
         where.mkdir(parents=True, exist_ok=True)
+        return {"rows_file": str(rows_file.resolve()), "folder": str(where.resolve())}
+
+    sets = [to_encode("rows", rows, folder.workload)]
+    if calibration:
+        sets.append(to_encode("calibration", calibration, folder.calibration))
+    try:
         reply = worker.request(
             "encode",
             {
                 "source": to_jsonable(source),
-                "rows_file": str(rows_file.resolve()),
+                "sets": sets,
                 "max_seq_length": max_seq_length,
-                "doc_stride": doc_stride if texts.windowed else None,
-                "folder": str(where.resolve()),
+                "doc_stride": doc_stride if task.texts(rows[:1]).windowed else None,
             },
             timeout_s=ENCODE_TIMEOUT_S,
         )
-        return parse(ModelFacts, reply), EncodedFeatures.load(where)
-
-    try:
-        facts, features = features_of(rows, folder.workload)
-        if calibration:
-            features_of(calibration, folder.calibration)
+        facts, features = parse(ModelFacts, reply), EncodedFeatures.load(folder.workload)
     except WorkerFailed as failed:
         raise ModelError(failed.failure.detail) from failed
     except WireError as error:

@@ -11,6 +11,7 @@ import yaml
 from autotune.accuracy import Gate, Reference
 from autotune.folder import RunFolder
 from autotune.host import detect
+from autotune.parents import Parents
 from autotune.records import Config, Measure, Measurement, ModelSource, StackFacts
 from autotune.runner import Expected, Inputs, ProcessRunner, read_outputs
 from autotune.search.objective import throughput
@@ -33,7 +34,7 @@ class OpenedRun:
     where: Surroundings
 
 
-def open_run(folder: RunFolder, work: Path) -> OpenedRun:
+def open_run(folder: RunFolder, work: Path, parents: Parents | None = None) -> OpenedRun:
     """Scratch files and prepared artefacts go below `work`."""
     manifest = folder.read_manifest()
     best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
@@ -66,6 +67,7 @@ def open_run(folder: RunFolder, work: Path) -> OpenedRun:
             expected=expected,
             workdir=work / "trial",
             timeout_s=900,
+            parents=parents,
         ),
         gate=gate,
         reference=gate.reference(read_outputs(folder.reference, task.outputs, expected)),

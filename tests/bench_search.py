@@ -27,6 +27,9 @@ class Ones:
     def score(self, rows, predictions):
         return {"f1": 100 * float(np.mean([p == 0 for p in predictions]))}
 
+    def tallies(self, rows, predictions):
+        return None
+
 
 class Bench:
     """One run folder, and searches over it."""
@@ -37,12 +40,22 @@ class Bench:
         self.listener = Recorder()
 
     def search(
-        self, runner, *, trials=12, seed=0, overrides=(), where=None, budget=None, clock=None
+        self,
+        runner,
+        *,
+        trials=12,
+        seed=0,
+        overrides=(),
+        where=None,
+        budget=None,
+        clock=None,
+        gate=None,
+        bounds=None,
     ):
         where = where or surroundings()
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
         objective = objective_named(where.objective)
-        gate = Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
+        gate = gate or Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
         self.journal = Journal(self.folder / "trials.jsonl")
 
         def keep(outcome):
@@ -69,6 +82,7 @@ class Bench:
             stored_reference=lambda: self.stored and gate.reference(self.stored),
             listener=self.listener,
             seed=seed,
+            bounds=bounds,
             **({"clock": clock} if clock else {}),
         )
         try:

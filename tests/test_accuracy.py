@@ -22,6 +22,12 @@ class Parity:
             * float(np.mean([a == b for a, b in zip(rows, predictions, strict=True)]))
         }
 
+    def tallies(self, rows, predictions):
+        return np.array([[a == b, 1.0] for a, b in zip(rows, predictions, strict=True)])
+
+    def main_metric(self, totals):
+        return 100 * totals[..., 0] / totals[..., 1]
+
 
 LABELS = [True] * 90 + [False] * 10
 GATE = Gate(task=Parity(), rows=LABELS, features=None, max_drop=0.01)
@@ -61,3 +67,12 @@ def test_the_largest_logit_difference_is_kept():
 
 def test_a_reference_of_zero_allows_anything_without_dividing():
     assert GATE.judge(outputs(0), GATE.reference(outputs(0))).relative_drop == 0.0
+
+
+def test_the_difference_has_an_interval_over_rows():
+    reference = GATE.reference(outputs(100))
+    same = GATE.judge(outputs(100), reference)
+    assert same.difference == (0.0, 0.0)
+    low, high = GATE.judge(outputs(90), reference).difference
+    assert -18 < low < -14  # a binomial of 100 rows at 10%: deviation 3
+    assert -6 < high < -2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
+SHARED = ("autotune.records", "autotune.errors", "autotune.stats", "autotune.padding")
 HEAVY = ["torch", "transformers", "onnxruntime", "openvino", "intel_extension_for_pytorch"]
 WHOLE_SEARCH = """
 import json, sys, tempfile, pathlib
@@ -60,7 +61,7 @@ def test_imports_point_one_way(path):
     inside = path.is_relative_to(PACKAGE / "worker")
     for name in imports(path):
         if inside and name.startswith("autotune") and not name.startswith("autotune.worker"):
-            assert name in ("autotune.records", "autotune.errors", "autotune.stats"), name
+            assert name in SHARED, name
         if not inside:
             assert not name.startswith("autotune.worker."), name
             assert name.split(".")[0] not in HEAVY, name

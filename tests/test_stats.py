@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.stats import median_interval, percentile
+from autotune.stats import median_interval, percentile, ratio_interval
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
 
@@ -65,3 +65,37 @@ def test_percentile_is_a_sample_with_that_share_at_or_below(samples, percent):
 def test_no_samples_are_refused(function):
     with pytest.raises(ValueError, match="at least one sample"):
         function([])
+
+
+def test_a_ratio_and_its_inverse_have_inverse_intervals():
+    ratios = [1.1, 1.2, 0.9, 1.3, 1.15, 1.05, 1.22]
+    one, other = ratio_interval(ratios), ratio_interval([1 / r for r in ratios])
+    assert one.median == pytest.approx(1 / other.median)
+    assert (one.low, one.high) == pytest.approx((1 / other.high, 1 / other.low))
+    assert min(ratios) <= one.low < one.median < one.high <= max(ratios)
+
+
+def test_a_few_ratios_say_how_little_they_cover():
+    assert ratio_interval([1.1]).coverage == 0.0
+    three = ratio_interval([1.0, 1.2, 1.1])
+    assert (three.low, three.high, three.coverage) == (1.0, pytest.approx(1.2), 0.75)
+    assert ratio_interval([1.0 + i / 100 for i in range(6)]).coverage >= 0.95
+    with pytest.raises(ValueError, match="at least one"):
+        ratio_interval([])
+
+
+def test_ratio_intervals_are_the_signed_rank_tables():
+    """Of ten, the ninth smallest and largest of the 55 means."""
+    found = ratio_interval([math.exp(i) for i in range(1, 11)])
+    assert math.log(found.median) == pytest.approx(5.5)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((3.0, 8.0))
+    assert found.coverage == pytest.approx(0.951, abs=0.001)
+
+
+def test_ratio_intervals_cover_what_they_say():
+    rng = random.Random(0)
+    inside = 0
+    for _ in range(1000):
+        found = ratio_interval([math.exp(rng.gauss(0.0, 0.1)) for _ in range(8)])
+        inside += found.low <= 1 <= found.high
+    assert 930 <= inside <= 985

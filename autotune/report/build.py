@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune import knobs
+from autotune.bounds import Bounds
 from autotune.emit.huggingface import ScriptLine
 from autotune.records import Trial, to_jsonable
 from autotune.search.finals import finals
 from autotune.search.loop import Result
 from autotune.search.objective import Objective, batch_percentiles, throughput
 from autotune.search.ranking import FINAL, SEARCHED, leaders
-from autotune.stats import Interval
+from autotune.stats import Interval, percentile
 
 FORMAT = 1
+NOISY_SHARE, NOISY_SPREAD = 0.1, 1.3
+"""A host is not quiet where more passes are disturbed, or the reference spreads wider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,7 @@ class Context:
     objective: Objective
     line: ScriptLine
     elapsed_s: float
+    bounds: Bounds | None = None
 
 
 def entry(
@@ -62,6 +66,7 @@ def entry(
         "effective": measurement.effective,
         "metrics": accuracy.metrics if accuracy else None,
         "relative_drop": accuracy.relative_drop if accuracy else None,
+        "difference": accuracy.difference if accuracy else None,
         "agreement": accuracy.agreement if accuracy else None,
         "max_abs_logit_difference": accuracy.max_abs_logit_difference if accuracy else None,
         "failure": None if trial.failure is None else to_jsonable(trial.failure),
@@ -146,7 +151,43 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
         "stacks": context.manifest["stacks"],
+        "limit": limit(result.best, context.bounds),
+        "noise": noise(trials),
         "launch_check": None,
+    }
+
+
+def limit(best: Trial, bounds: Bounds | None) -> dict[str, Any] | None:
+    """How near the machine's limit `best` comes, in operations a second of matrix products:
+    what it does, padding included, and the peaks measured with as many threads."""
+    measurement = best.measurement
+    if bounds is None or measurement is None:
+        return None
+    instances = int(best.config["instances"])
+    busy = instances * int(best.config["threads"])
+    work = sum(bounds.work(best.config))
+    return {
+        "operations": work,
+        "per_s": work * throughput(measurement).median / measurement.examples,
+        "threads": busy,
+        "peaks": {
+            family: rate for (family, threads), rate in bounds.peaks.items() if threads == busy
+        },
+    }
+
+
+def noise(trials: Sequence[Trial]) -> dict[str, Any]:
+    """How quiet the host was: passes that others disturbed, and how the reference computation
+    beside them spread (its 90th percentile over its 10th)."""
+    passes = [p for t in trials if t.measurement for p in t.measurement.passes]
+    reference = [p.reference_s for p in passes if p.reference_s]
+    disturbed = sum(p.disturbed for p in passes)
+    spread = percentile(reference, 90) / percentile(reference, 10) if reference else None
+    return {
+        "passes": len(passes),
+        "disturbed": disturbed,
+        "reference_spread": spread,
+        "quiet": disturbed <= NOISY_SHARE * len(passes) and (spread or 1.0) <= NOISY_SPREAD,
     }
 
 

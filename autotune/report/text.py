@@ -82,6 +82,46 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def noise_sentence(noise: Mapping[str, Any]) -> str:
+    """How quiet the host was, and what to do where it was not."""
+    parts = [f"{noise['disturbed']} of {noise['passes']} passes were disturbed by other work"]
+    if noise["reference_spread"] is not None:
+        parts.append(f"a fixed computation beside them spread {noise['reference_spread']:.2f}x")
+    words = ", and ".join(parts) + "."
+    if noise["quiet"]:
+        return words
+    return (
+        f"**The host was not quiet**: {words} Speeds of single configurations are uncertain; the "
+        "speedup is of passes seconds apart and suffers less. End what else runs there, or ask "
+        "for cores of your own, and search again."
+    )
+
+
+def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
+    """What the best configuration does to the main metric."""
+    difference, metric = report["best"]["difference"], report["metrics"][0]
+    if difference is None or not report["significant"]:
+        return None
+    change = report["best"]["metrics"][metric] - report["baseline"]["metrics"][metric]
+    low, high = difference
+    return (
+        f"Its {metric.replace('_', ' ')} differs from the baseline's by {change:+.2f} points "
+        f"({low:+.2f} to {high:+.2f}, 95% over the rows)."
+    )
+
+
+def limit_sentence(limit: Mapping[str, Any] | None) -> str | None:
+    """How near the machine's limit the best configuration comes."""
+    if limit is None or not limit["peaks"]:
+        return None
+    peaks = " and ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in limit["peaks"].items())
+    return (
+        f"It does {limit['per_s'] / 1e9:.0f} billion operations of the model's matrix products a "
+        f"second, padding included; the most measured here with {limit['threads']} threads is "
+        f"{peaks}."
+    )
+
+
 def markdown(report: Mapping[str, Any]) -> str:
     """report.md."""
     header, rows = table(report)
@@ -91,9 +131,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"# {escape(str(model['name']))}: {escape(str(workload['task']))}",
         escape(report["verdict"]),
     ]
-    sentence = launch_sentence(report)
-    if sentence:
-        parts.append(escape(sentence))
+    sentences = (
+        accuracy_sentence(report),
+        limit_sentence(report["limit"]),
+        launch_sentence(report),
+    )
+    parts += [escape(sentence) for sentence in sentences if sentence]
     if report["interrupted"]:
         parts.append("The search was interrupted; this is the best it had found.")
     parts += [
@@ -108,6 +151,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
         f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed or "
         f"were rejected; {report['trials']['finals']} visits of the finals.",
+        noise_sentence(report["noise"]),
     ]
     if report["failures"]:
         parts.append("### Failures")

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 
 from autotune.records import Config, Measure, Measurement, Trial
 from autotune.search.objective import Objective, workload_s
-from autotune.search.ranking import FINAL, SEARCHED, leaders, measured
-from autotune.stats import CONFIDENCE, Interval, median_interval
+from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
+from autotune.stats import CONFIDENCE, Interval, ratio_interval
 
-FINALISTS = 2
+FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
+"""The leaders that go to the finals; more where they are this near the first."""
+ALIKE = 0.02
+"""Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
 VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0)
 """One visit: passes for some seconds, at least one."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
@@ -66,9 +69,18 @@ class Finals:
 
     def finalists(self, trials: Sequence[Trial]) -> list[Config]:
         """The baseline, then the leaders, best first; one that fails in the finals is out."""
-        ranked = leaders(trials, self.objective, SEARCHED)
-        best = [trial.config for trial in ranked if not _failures(trials, trial.config)]
-        return list(dict.fromkeys([trials[0].config, *best[:FINALISTS]]))
+        ranked = [
+            trial
+            for trial in leaders(trials, self.objective, SEARCHED)
+            if not _failures(trials, trial.config)
+        ]
+        near = [
+            trial
+            for trial in ranked[:MOST_FINALISTS]
+            if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + CLOSE
+        ]
+        best = [trial.config for trial in max(near, ranked[:FINALISTS], key=len)]
+        return list(dict.fromkeys([trials[0].config, *best]))
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
         """Whom to visit next, None when the finals are over.
@@ -89,7 +101,7 @@ class Finals:
         late = self.time_budget_s is not None and elapsed_s + spent / done > self.time_budget_s
         if late or done >= MAX_ROUNDS or spent - preparing >= self._rounds_s:
             return None
-        gains = [self._gain(trials, config) for config in finalists[1:]]
+        gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
         narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
         return None if narrow else order
 
@@ -107,10 +119,18 @@ class Finals:
         finalists = self.finalists(trials)
         if any(config not in again for config in finalists):
             return None
-        ranked = leaders([again[config] for config in finalists], self.objective, (FINAL,))
-        best = ranked[0]
-        gain = self._gain(trials, best.config)
-        return Verdict(baseline=again[trials[0].config], best=best, gain=gain)
+        first = leaders([again[config] for config in finalists], self.objective, (FINAL,))[0]
+        alike = [config for config in finalists if self._alike(trials, first.config, config)]
+        best = min(alike, key=lambda config: complexity(config, trials[0].config))
+        gain = self._gain(trials, best, trials[0].config)
+        return Verdict(baseline=again[trials[0].config], best=again[best], gain=gain)
+
+    def _alike(self, trials: Sequence[Trial], first: Config, other: Config) -> bool:
+        """Whether nothing says that `first` is really better than `other`."""
+        if first == other:
+            return True
+        ahead = self._gain(trials, first, other)
+        return ahead.low <= 1 and ahead.median <= 1 + ALIKE
 
     @property
     def _rounds_s(self) -> float:
@@ -118,11 +138,12 @@ class Finals:
             return ROUNDS_S
         return min(ROUNDS_S, ROUNDS_SHARE * self.time_budget_s)
 
-    def _gain(self, trials: Sequence[Trial], config: Config) -> Interval:
+    def _gain(self, trials: Sequence[Trial], config: Config, other: Config) -> Interval:
+        """How many times better `config` is than `other`, round by round."""
         visited = visits(trials)
-        pairs = zip(visited[config], visited[trials[0].config], strict=False)
-        return median_interval(
-            [self.objective.ratio(measured(own), measured(base)) for own, base in pairs]
+        pairs = zip(visited[config], visited[other], strict=False)
+        return ratio_interval(
+            [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
         )
 
 

@@ -7,19 +7,21 @@ only the journal's trials: one that is resumed takes the same path as one that n
 from __future__ import annotations
 
 import collections
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from autotune.accuracy import Gate, Reference
+from autotune.bounds import MARGIN, Bounds
 from autotune.errors import ResumeError, SearchError
 from autotune.journal import Journal
 from autotune.records import Accuracy, Config, Failure, Measure, Trial
-from autotune.runner import POINT_KNOBS, SESSION_KNOBS, Outcome, Runner
+from autotune.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.finals import VISIT_RULE, Finals
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import (
@@ -32,18 +34,12 @@ from autotune.search.ranking import (
     measured,
 )
 from autotune.search.study import Study
+from autotune.search.tuner import Observation, Tuner
 from autotune.space import Space
 from autotune.stats import Interval, median_interval
 
-PATIENCE = 15
-"""Proposals in a row that are forbidden or known, before one is drawn at random instead."""
-ALL_KNOBS = POINT_KNOBS | SESSION_KNOBS
-"""Every second proposal differs from the leader in one of these, the others are the study's:
-of many knobs most do nothing, and a sampler alone finds that out slowly."""
-RIDERS = 4
-"""Neighbours of each new leader, differing in one point knob: a warm session measures them for
-the price of their passes."""
-
+MIN_DROP = 1e-3
+"""The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
@@ -116,6 +112,7 @@ class Search:
         stored_reference: Callable[[], Reference | None],
         listener: Listener,
         seed: int,
+        bounds: Bounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_name = run_name
@@ -132,7 +129,9 @@ class Search:
         self._keep_reference = keep_reference
         self._stored_reference = stored_reference
         self._listener = listener
+        self._bounds = bounds
         self._rng = random.Random(seed)
+        self._tuner = Tuner(space, seed=seed)
         self._clock = clock
         self._start = clock() - sum(trial.duration_s for trial in journal.trials)
         self._reference: Reference | None = None
@@ -201,59 +200,69 @@ class Search:
         priors = {prior.id for prior in self._space.priors}
         seen = {trial.config.id for trial in self._searched}
         queue = collections.deque(c for c in self._space.priors if c.id not in seen)
-        ridden: set[str] = set()
         fallback = self._untried(seen)
-        refused = 0
         while not self._finished():
-            if refused >= PATIENCE and not queue:
-                unseen = next((config for config in fallback if config.id not in seen), None)
-                if unseen is None:
-                    return  # everything allowed has been tried
-                queue.append(unseen)
             if not queue:  # priors come first: a short budget sees every engine
-                queue.extend(self._riders(ridden, seen))
-            if not queue and len(self._searched) % 2:
-                queue.extend(self._near(ALL_KNOBS, seen, 1))
-            if queue:
-                self._study.enqueue(queue.popleft())
+                proposed = self._proposed(seen) or next(
+                    (config for config in fallback if config.id not in seen), None
+                )
+                if proposed is None:
+                    return  # everything allowed has been tried
+                queue.append(proposed)
+            self._study.enqueue(queue.popleft())
             proposal = self._study.ask(self._run_name)
             config = proposal.config
-            refusal = self._space.violation(config) or self._unusable.get(_session(config))
+            refusal = self._refusal(config)
             if refusal is not None:
                 self._study.forbid(proposal, refusal)
-                refused += 1
             elif config.id in seen:
                 self._study.repeat(proposal)
-                refused += 1
             else:
-                refused = 0
                 seen.add(config.id)
                 trial = self._try(config, PRIOR if config.id in priors else SEARCH)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
 
-    def _riders(self, ridden: set[str], seen: set[str]) -> list[Config]:
-        """Unseen neighbours of the leader in its point knobs, once for each leader."""
-        best = self._leader.config
-        if best.id in ridden:
-            return []
-        ridden.add(best.id)
-        return self._near(POINT_KNOBS, seen, RIDERS)
+    def _proposed(self, seen: set[str]) -> Config | None:
+        last = self._searched[-1]
+        return self._tuner.propose(
+            self._observations(),
+            lambda config: config.id not in seen and self._usable(config),
+            open_session=_session(last.config) if _phases(last) else None,
+            remaining_s=None,
+        )
+
+    def _observations(self) -> list[Observation]:
+        """The searched trials as the tuner sees them."""
+        found: list[Observation] = []
+        before: Trial | None = None
+        for trial in self._searched:
+            value = self._value(trial)
+            measuring = trial.duration_s
+            preparing = None
+            if before is None or not _phases(before) or not _share(before, trial):
+                phases = _phases(trial)
+                measuring = phases.get("warm_up", 0.0) + phases.get("measure", 0.0)
+                preparing = max(0.0, trial.duration_s - measuring)
+            speed = None
+            if value is not None:
+                speed = math.log(value) if self._objective.maximize else -math.log(value)
+            found.append(
+                Observation(
+                    config=trial.config,
+                    speed=speed,
+                    excess=None
+                    if trial.accuracy is None
+                    else self._excess(trial) / max(self._max_drop, MIN_DROP),
+                    preparing_s=preparing,
+                    measuring_s=measuring,
+                )
+            )
+            before = trial
+        return found
 
     @property
     def _leader(self) -> Trial:
         return leaders(self._searched, self._objective, SEARCHED)[0]
-
-    def _near(self, knobs: frozenset[str], seen: set[str], most: int) -> list[Config]:
-        """Unseen neighbours of the leader that differ in one of `knobs`, at random."""
-        best = self._leader.config
-        if not self._space.contains(best):
-            return []
-        near = [
-            config
-            for config in self._space.neighbours(best, knobs)
-            if config.id not in seen and self._usable(config)
-        ]
-        return self._rng.sample(near, min(most, len(near)))
 
     def _untried(self, seen: set[str]) -> Iterator[Config]:
         """Allowed configurations not seen yet: random ones, then all in order."""
@@ -264,7 +273,30 @@ class Search:
         yield from (c for c in self._space.configs() if c.id not in seen and self._usable(c))
 
     def _usable(self, config: Config) -> bool:
-        return self._space.violation(config) is None and _session(config) not in self._unusable
+        return self._refusal(config) is None
+
+    def _refusal(self, config: Config) -> str | None:
+        """Why `config` need not be run; None where it may be."""
+        return (
+            self._space.violation(config)
+            or self._unusable.get(_session(config))
+            or self._beaten(config)
+        )
+
+    def _beaten(self, config: Config) -> str | None:
+        """What says that `config` cannot be as good as the leader."""
+        batch_s = self._bounds.batch_s(config) if self._bounds else None
+        if batch_s is None:
+            return None
+        measurement = measured(self._leader)
+        limit = self._objective.of_batches(
+            [seconds / MARGIN for seconds in batch_s],
+            measurement.examples,
+            int(config["instances"]),
+        )
+        if not self._objective.better(self._objective.value(measurement), limit):
+            return None
+        return f"at this host's peak it could reach {self._objective.shown(limit)}"
 
     def _finished(self) -> bool:
         trials, budget = self._limits.trials, self._limits.time_budget_s
@@ -307,6 +339,7 @@ class Search:
             measurement=outcome.measurement,
             accuracy=accuracy,
             failure=failure,
+            screen=outcome.screen,
             log=outcome.log,
         )
         self._journal.append(trial)
@@ -330,7 +363,12 @@ class Search:
         return workload_s(measured(best[0])) if best else None
 
     def _value(self, trial: Trial) -> float | None:
-        return None if trial.measurement is None else self._objective.value(trial.measurement)
+        """The objective, as far as it is known."""
+        if trial.measurement is not None:
+            return self._objective.value(trial.measurement)
+        if trial.screen is not None:
+            return self._objective.estimate(trial.screen.pass_s, measured(self._baseline))
+        return None
 
     def _excess(self, trial: Trial) -> float:
         return trial.accuracy.relative_drop - self._max_drop if trial.accuracy else 0.0
@@ -382,3 +420,14 @@ class Search:
 
 def _session(config: Config) -> Config:
     return config.only(SESSION_KNOBS)
+
+
+def _phases(trial: Trial) -> Mapping[str, float]:
+    """Seconds of the phases of a trial that left its session open; none of one that did not."""
+    found = trial.measurement or trial.screen
+    return found.phases_s if found else {}
+
+
+def _share(one: Trial, other: Trial) -> bool:
+    """Whether two trials are points of one session."""
+    return _session(one.config) == _session(other.config)

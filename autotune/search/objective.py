@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from autotune.errors import InputError
@@ -24,11 +25,21 @@ class Objective(ABC):
         """The objective's median over passes and its interval, in seconds or examples/s."""
 
     @abstractmethod
+    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
+        """The objective where every pass had these batches, on each of `instances`."""
+
+    @abstractmethod
     def shown(self, value: float) -> str:
         """A value with its unit, for people."""
 
     def value(self, measurement: Measurement) -> float:
         return self.interval(measurement).median
+
+    def estimate(self, pass_s: float, like: Measurement) -> float:
+        """The objective of a configuration whose pass would take `pass_s`, were its batches
+        spread as those of `like`."""
+        times = pass_s / workload_s(like)
+        return self.value(like) / times if self.maximize else self.value(like) * times
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.maximize else one < other
@@ -70,6 +81,9 @@ class Throughput(Objective):
             samples=min(rate.samples for rate in rates),
         )
 
+    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
+        return instances * examples / sum(batch_s)
+
     def shown(self, value: float) -> str:
         return f"{value:.1f}/s"
 
@@ -93,6 +107,9 @@ class Latency(Objective):
             key=lambda interval: interval.median,
         )
 
+    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
+        return percentile(batch_s, 90)
+
     def shown(self, value: float) -> str:
         return f"{value * 1000:.2f} ms"
 
@@ -108,9 +125,9 @@ def objective_named(name: str) -> Objective:
 
 
 def by_instance(measurement: Measurement) -> list[list[Pass]]:
-    """The passes of each instance."""
+    """The passes of each instance that count."""
     found: dict[int, list[Pass]] = {}
-    for one in measurement.passes:
+    for one in measurement.counted:
         found.setdefault(one.instance, []).append(one)
     return list(found.values())
 
@@ -127,5 +144,5 @@ def workload_s(measurement: Measurement) -> float:
 
 def batch_percentiles(measurement: Measurement) -> dict[str, float]:
     """p50, p90 and p99 of the time of a batch over all passes, in seconds."""
-    samples = [s for p in measurement.passes for s in p.batch_s]
+    samples = [s for p in measurement.counted for s in p.batch_s]
     return {f"p{q}": percentile(samples, q) for q in PERCENTILES}

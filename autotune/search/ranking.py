@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autotune.records import Measurement, Trial
+from autotune.records import Config, Measurement, Trial
 from autotune.search.objective import Objective
 
 BASELINE, FINAL, PRIOR, SEARCH = "baseline", "final", "prior", "search"
@@ -28,3 +28,9 @@ def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]
         key=lambda trial: objective.value(measured(trial)),
         reverse=objective.maximize,
     )
+
+
+def complexity(config: Config, baseline: Config) -> int:
+    """How many knobs are not as the baseline has them."""
+    plain = baseline.as_dict()
+    return sum(plain.get(knob) != value for knob, value in config.values)

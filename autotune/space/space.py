@@ -141,6 +141,13 @@ class Space:
         """Every allowed configuration."""
         return (config for config in self.combinations() if self.violation(config) is None)
 
+    def whole(self, most: int) -> list[Config] | None:
+        """Every allowed configuration, None where there are over `most` combinations to see."""
+        combinations = list(itertools.islice(self.combinations(), most + 1))
+        if len(combinations) > most:
+            return None
+        return [config for config in combinations if self.violation(config) is None]
+
     def count(self, most: int) -> int:
         """How many configurations are allowed, counting among the first `most` combinations."""
         looked_at = itertools.islice(self.combinations(), most)

@@ -64,6 +64,16 @@ class Task(ABC):
     def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
         """Each of `metrics`, in percent."""
 
+    def tallies(
+        self, rows: Sequence[Row], predictions: Sequence[Any]
+    ) -> npt.NDArray[np.float64] | None:
+        """What each row adds to the main metric: shape (rows, counts). None: not known."""
+        return None
+
+    def main_metric(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The main metric in percent, from sums of `tallies`: shape (..., counts) -> (...)."""
+        raise NotImplementedError
+
     @abstractmethod
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """The rows as the file that both `load` and the example script read."""

@@ -82,18 +82,25 @@ class QuestionAnswering(Task):
         return [text for _, text in best]
 
     def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
-        f1 = [
-            max(token_f1(prediction, answer) for answer in row["answers"]["text"])
-            for row, prediction in zip(rows, predictions, strict=True)
-        ]
         exact = [
             max(normalize(prediction) == normalize(answer) for answer in row["answers"]["text"])
             for row, prediction in zip(rows, predictions, strict=True)
         ]
         return {
-            "f1": 100 * float(np.mean(f1)),
+            "f1": float(self.main_metric(self.tallies(rows, predictions).sum(axis=0))),
             "exact_match": 100 * float(np.mean(exact)),
         }
+
+    def tallies(self, rows: Sequence[Row], predictions: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """The F1 of each row, and one for counting it."""
+        f1 = [
+            max(token_f1(prediction, answer) for answer in row["answers"]["text"])
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
+        return np.array([f1, [1.0] * len(f1)]).T
+
+    def main_metric(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(100 * totals[..., 0] / totals[..., 1])
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
         path.write_text(json.dumps({"data": list(rows)}, ensure_ascii=False), encoding="utf-8")

@@ -3,6 +3,9 @@
     python -P .../autotune/worker/__main__.py --requests IN --replies OUT --workdir DIR
         [--cpus 0,1] [--together DIR --instance 0 --instances 2]
 
+With `--forks SOCKET --preload MODULES` instead it is a process that forks such workers, see
+`autotune.worker.parent`.
+
 IN and OUT are a file or the number of an inherited file descriptor. A request is
 `{"id": 1, "op": "open", "args": {...}}`; its reply is `{"id": 1, "ok": {...}}` or
 `{"id": 1, "failure": {"kind": ..., "detail": ...}}`. Standard output and error are for
@@ -94,28 +97,45 @@ def answer(handlers: dict[str, Callable[..., Any]], request: dict[str, Any]) -> 
     return reply
 
 
-def main(argv: list[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="autotune-worker", description=__doc__)
-    parser.add_argument("--requests", required=True, help="file or descriptor to read")
-    parser.add_argument("--replies", required=True, help="file or descriptor to write")
-    parser.add_argument("--workdir", required=True, help="folder for what replies refer to")
+    parser.add_argument("--requests", help="file or descriptor to read")
+    parser.add_argument("--replies", help="file or descriptor to write")
+    parser.add_argument("--workdir", help="folder for what replies refer to")
     parser.add_argument("--cpus", help="CPUs this process may use, e.g. 0,1")
     parser.add_argument("--parent", type=int, help="process id to die with")
     parser.add_argument("--together", help="folder where instances side by side meet")
     parser.add_argument("--instance", type=int, default=0, help="which of them this is")
     parser.add_argument("--instances", type=int, default=1, help="how many there are")
-    options = parser.parse_args(argv)
+    parser.add_argument("--forks", type=int, help="socket on which to be asked for workers")
+    parser.add_argument("--preload", default="", help="modules to import before forking")
+    return parser
 
+
+def main(argv: list[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
     if options.parent:
         _die_with_parent(options.parent)
     refused = _pin(options.cpus) if options.cpus else None
+
+    forked = options.forks is not None
+    if forked:
+        from autotune.worker.parent import preload, serve
+
+        here = os.getpid()
+        preload([module for module in options.preload.split(",") if module])
+        options = parser.parse_args(serve(options.forks))
+        _die_with_parent(here)
+    if not (options.requests and options.replies and options.workdir):
+        parser.error("--requests, --replies and --workdir are needed")
 
     requests, replies = _open(options.requests, "r"), _open(options.replies, "w")
     from autotune.worker.group import Group
     from autotune.worker.session import Session
 
     group = Group(folder=options.together, index=options.instance, count=options.instances)
-    handlers = Session(workdir=options.workdir, group=group).handlers()
+    handlers = Session(workdir=options.workdir, group=group, forked=forked).handlers()
     failed = False
     for request in _requests(requests):
         if refused is not None:

@@ -14,7 +14,6 @@ Array = npt.NDArray[np.int64]
 Batch = dict[str, Array]
 """Model inputs by name, each int64 of shape (batch, width)."""
 
-PADDINGS = ("max_length", "longest", "length_sorted", "buckets", "token_budget")
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"
 
@@ -71,51 +70,3 @@ class Features:
         if self.padding_side == "right":
             return [output[i, :length] for i, length in enumerate(lengths)]
         return [output[i, -length:] for i, length in enumerate(lengths)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedBatch:
-    rows: tuple[int, ...]
-    width: int
-
-
-def plan(
-    lengths: Array,
-    *,
-    padding: str,
-    max_seq_length: int,
-    batch_size: int = 0,
-    bucket_step: int = 0,
-    batch_tokens: int = 0,
-) -> tuple[PlannedBatch, ...]:
-    """Which rows go together, and how wide.
-
-    - `max_length`: dataset order, every batch `max_seq_length` wide (the guides' default);
-    - `longest`: dataset order, as wide as the batch's longest row;
-    - `length_sorted`: rows ordered by length, longest first (so that the largest batch is
-      met first), as wide as the batch's longest row;
-    - `buckets`: as `length_sorted`, widths rounded up to a multiple of `bucket_step`, which
-      bounds the number of distinct shapes;
-    - `token_budget`: as `length_sorted`, as many rows as fit `batch_tokens` with their
-      padding, at least one: long rows go in small batches, short ones in large.
-    """
-    if padding not in PADDINGS:
-        raise ValueError(f"unknown padding {padding!r}")
-    order = np.arange(len(lengths))
-    if padding not in ("max_length", "longest"):
-        order = np.argsort(-lengths, kind="stable")
-    planned = []
-    start = 0
-    while start < len(order):
-        size = batch_size
-        if padding == "token_budget":  # the first row is the longest
-            size = max(1, batch_tokens // int(lengths[order[start]]))
-        rows = tuple(int(row) for row in order[start : start + size])
-        start += size
-        width = max(int(lengths[row]) for row in rows)
-        if padding == "max_length":
-            width = max_seq_length
-        elif padding == "buckets":
-            width = min(-(-width // bucket_step) * bucket_step, max_seq_length)
-        planned.append(PlannedBatch(rows=rows, width=width))
-    return tuple(planned)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autotune.errors import TrialFailure
 from autotune.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, META_FILE
 from autotune.worker.engines import torch_model
+from autotune.worker.flops import polynomial
 
 UNLIMITED = 1_000_000  # tokenizers without a limit report a huge model_max_length
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -121,14 +123,13 @@ def inspect(source: ModelSource) -> tuple[Any, ModelFacts]:
 def encode(
     source: ModelSource,
     *,
-    rows_file: str,
+    sets: Sequence[Mapping[str, str]],
     max_seq_length: int,
     doc_stride: int | None,
-    folder: str,
 ) -> ModelFacts:
-    """Write the features of `rows_file` into `folder`.
+    """Write the features of each set's `rows_file` into its `folder`.
 
-    `rows_file` is JSON: `{"text": [...], "text_pair": [...] or null}`. With `doc_stride`,
+    A rows file is JSON: `{"text": [...], "text_pair": [...] or null}`. With `doc_stride`,
     `text_pair` is cut into windows that overlap by that many tokens, and the character
     offsets of its tokens are kept ((-1, -1) for all others), shape (tokens, 2).
 
@@ -141,6 +142,20 @@ def encode(
             f"max_seq_length must be at most the model's {facts.max_positions} positions, "
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
+    for one in sets:
+        _encode_rows(
+            tokenizer,
+            rows_file=one["rows_file"],
+            folder=one["folder"],
+            max_seq_length=max_seq_length,
+            doc_stride=doc_stride,
+        )
+    return replace(facts, work=polynomial(source))
+
+
+def _encode_rows(
+    tokenizer: Any, *, rows_file: str, folder: str, max_seq_length: int, doc_stride: int | None
+) -> None:
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
     text, pair = rows["text"], rows["text_pair"]
@@ -180,7 +195,6 @@ def encode(
     }
     with open(os.path.join(folder, META_FILE), "w", encoding="utf-8") as file:
         json.dump(meta, file)
-    return facts
 
 
 def _context_offsets(encoded: Any, feature: int, context: int) -> np.ndarray:

@@ -12,12 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import TrialFailure
-from autotune.records import HOPELESS, Measure, Pass
+from autotune.padding import PlannedBatch
+from autotune.records import HOPELESS, Measure, Pass, Screen
 from autotune.stats import median_interval
-from autotune.worker.batches import Batch, Features, PlannedBatch
+from autotune.worker.batches import Batch, Features
+from autotune.worker.disturbance import Moment
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
+
+REPEATED = 2
+"""How many times as much a measurement may take where passes were disturbed."""
 
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
@@ -52,9 +57,14 @@ def warm_up(
     every_shape: bool,
     clock: Clock,
     rounds: int = WARM_UP_ROUNDS,
-) -> None:
+    hopeless_s: float = math.inf,
+) -> Screen | None:
     """Run until it is warm: each distinct shape once where the engine specialises by shape,
-    then a spread of batches until two successive rounds agree, or `rounds` are over."""
+    then a spread of batches until two successive rounds agree, or `rounds` are over.
+
+    Stops at the second round where that says that a pass would take over `hopeless_s`, and
+    returns what it saw.
+    """
     if every_shape:
         seen = set()
         for batch in batches:
@@ -64,19 +74,28 @@ def warm_up(
                 call(batch)
                 call(batch)
     indices = np.unique(np.linspace(0, len(batches) - 1, WARM_UP_BATCHES).astype(int))
+    tokens = [batch["attention_mask"].size for batch in batches]
+    share = sum(tokens[index] for index in indices) / sum(tokens)
     before, deadline = math.inf, math.inf
-    for _ in range(rounds):
+    for number in range(rounds):
         start = clock()
         if start > deadline:
-            return
-        for index in indices:
-            call(batches[index])
-        now = clock() - start
+            return None
+        times, _ = run_pass(call, [batches[index] for index in indices], clock)
+        now = sum(times)
+        if number > 0 and now / share > hopeless_s:
+            return Screen(
+                batches=tuple(int(index) for index in indices),
+                batch_s=times,
+                pass_s=now / share,
+                phases_s={},
+            )
         if abs(before - now) <= WARM_UP_AGREEMENT * now:
-            return
+            return None
         if before == math.inf:
             deadline = clock() + WARM_UP_S
         before = now
+    return None
 
 
 def run_pass(
@@ -132,27 +151,50 @@ def measure(
     rule: Measure,
     clock: Clock = time.perf_counter,
     instance: int = 0,
+    look: Callable[[], Moment] = Moment.now,
 ) -> tuple[tuple[Pass, ...], Outputs, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
 
-    Returns the passes, the outputs of the last one, and whether all passes gave the same.
+    A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
+    asks for. Returns the passes, the outputs of the last one, and whether all passes gave the
+    same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
     digests = set()
+    before = look()
     while True:
         batch_s, outputs = run_pass(call, batches, clock)
-        passes.append(Pass(batch_s=batch_s, instance=instance))
+        after = look()
+        passes.append(
+            Pass(
+                batch_s=batch_s,
+                instance=instance,
+                waited_s=after.waited_s - before.waited_s,
+                stolen_s=after.stolen_s - before.stolen_s,
+                reference_s=(before.reference_s + after.reference_s) / 2,
+            )
+        )
         collected = collect(kinds, planned, batches, outputs, features)
         digests.add(collected.digest)
-        totals = [p.total_s for p in passes]
-        if rule.leader_s is not None and totals[0] > HOPELESS * rule.leader_s:
-            return tuple(passes), collected, True
-        if len(passes) < rule.min_passes and sum(totals) < rule.patience_s:
-            continue
+        quiet = [p.total_s for p in passes if not p.disturbed]
+        everything = [p.total_s for p in passes]
         if (
-            len(passes) >= rule.max_passes
-            or (len(passes) > 1 and median_interval(totals).half_width <= rule.half_width)
-            or sum(totals) >= rule.budget_s
+            (rule.leader_s is not None and everything[0] > HOPELESS * rule.leader_s)
+            or enough(quiet, rule, 1)
+            or enough(everything, rule, REPEATED)
         ):
             return tuple(passes), collected, len(digests) == 1
+        before = look()
+
+
+def enough(totals: Sequence[float], rule: Measure, times: int) -> bool:
+    """Whether these seconds of passes satisfy `rule`, its budget taken so many times."""
+    spent = sum(totals)
+    if spent >= times * rule.patience_s:
+        return True
+    if len(totals) < times * rule.min_passes:
+        return False
+    if spent >= times * rule.budget_s or len(totals) >= times * rule.max_passes:
+        return True
+    return times == 1 and len(totals) > 1 and median_interval(totals).half_width <= rule.half_width

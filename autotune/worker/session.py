@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autotune.errors import TrialFailure
-from autotune.records import Measure, Measurement, ModelFacts, ModelSource, Scalar, StackFacts
-from autotune.worker.batches import Batch, Features, plan
+from autotune.padding import plan
+from autotune.records import (
+    SCREENED,
+    Measure,
+    Measurement,
+    ModelFacts,
+    ModelSource,
+    Scalar,
+    Screen,
+    StackFacts,
+)
+from autotune.worker.batches import Batch, Features
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
@@ -56,12 +67,13 @@ def calibration_of(features: Features) -> list[Batch]:
 class Session:
     """The operations of `worker.__main__`, by name.
 
-    `probe` and `encode` stand alone. `open` prepares one engine, after which `measure` may
+    `probe`, `encode` and `peak` stand alone. `open` prepares one engine, after which `measure` may
     be called any number of times, for any points. Instances of one `group` measure together.
     """
 
-    def __init__(self, workdir: str, group: Group | None = None) -> None:
+    def __init__(self, workdir: str, group: Group | None = None, forked: bool = False) -> None:
         self._workdir = workdir
+        self._forked = forked
         self._group = group or Group()
         self._opened: _Opened | None = None
         self._measured = 0
@@ -71,6 +83,7 @@ class Session:
         return {
             "probe": self.probe,
             "encode": self.encode,
+            "peak": self.peak,
             "open": self.open,
             "measure": self.measure,
         }
@@ -84,6 +97,11 @@ class Session:
         from autotune.worker.encode import encode
 
         return encode(ModelSource(**source), **arguments)
+
+    def peak(self, *, threads: int, precisions: list[str]) -> dict[str, float]:
+        from autotune.worker.peak import peak
+
+        return peak(threads, precisions)
 
     def open(
         self,
@@ -137,8 +155,10 @@ class Session:
         )
         return phases
 
-    def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement:
+    def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
         """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
+
+        One that its first batches show to be hopeless is only screened.
 
         Instances of a group begin together, and go on running untimed until all are done, so
         that every timed pass had all of them beside it.
@@ -151,20 +171,28 @@ class Session:
         planned = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
         batches = [features.batch(p.rows, p.width) for p in planned]
         known = point in self._warm
-        warm_up(
+        asked = Measure(**rule)
+        hopeless_s = math.inf  # instances must not part: those of a group are not screened
+        if asked.leader_s is not None and group.count == 1:
+            hopeless_s = SCREENED * asked.leader_s
+        screen = warm_up(
             call,
             batches,
             every_shape=opened.engine.specialises_by_shape and not known,
             rounds=1 if known else WARM_UP_ROUNDS,  # caches may be another process's by now
             clock=time.perf_counter,
+            hopeless_s=hopeless_s,
         )
+        if screen is not None:
+            phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
+            return replace(screen, phases_s=phases)
         if not known:
             self._warm.append(point)
         self._measured += 1
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
-            call, opened.outputs, planned, features, Measure(**rule), instance=group.index
+            call, opened.outputs, planned, features, asked, instance=group.index
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")
@@ -190,6 +218,7 @@ class Session:
                 **in_effect(torch_threads=not opened.engine.own_threads),
                 **opened.prepared.effective,
                 "released_s": released,  # CLOCK_MONOTONIC
+                "forked": self._forked,
             },
             outputs_digest=outputs.digest,
             outputs_repeatable=repeatable,

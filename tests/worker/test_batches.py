@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.worker.batches import Features, plan
+from autotune.padding import plan
+from autotune.worker.batches import Features
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=50)
 PADDINGS = st.sampled_from(["max_length", "longest", "length_sorted", "buckets"])

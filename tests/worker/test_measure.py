@@ -7,8 +7,9 @@ import pytest
 from test_batches import features
 
 from autotune.errors import TrialFailure
+from autotune.padding import plan
 from autotune.records import Measure
-from autotune.worker.batches import plan
+from autotune.worker.disturbance import Moment
 from autotune.worker.measure import measure, warm_up
 
 FEATURES = features([3, 5, 2])
@@ -34,8 +35,19 @@ class Machine:
         self.calls += 1
         return self.answer(batch)
 
-    def run(self, **rule):
-        return measure(self, KINDS, PLANNED, FEATURES, Measure(**rule), clock=lambda: self.now)
+    def run(self, waits=(), **rule):
+        """`waits`: the seconds that each pass has waited for a CPU, none after the last."""
+        waits, waited, looks = iter(waits), 0.0, 0
+
+        def look():
+            nonlocal waited, looks
+            waited += next(waits, 0.0) if looks % 2 else 0.0
+            looks += 1
+            return Moment(waited_s=waited, stolen_s=0.0, reference_s=1e-3)
+
+        return measure(
+            self, KINDS, PLANNED, FEATURES, Measure(**rule), clock=lambda: self.now, look=look
+        )
 
 
 def test_outputs_are_in_dataset_order_without_padding():
@@ -63,6 +75,19 @@ def test_slow_passes_stop_at_the_patience():
 def test_a_hopeless_first_pass_is_enough():
     assert len(Machine([1.6]).run(leader_s=1.0)[0]) == 1
     assert len(Machine([1.4]).run(leader_s=1.0)[0]) == 3
+
+
+def test_disturbed_passes_are_run_again():
+    passes, _, _ = Machine([1.0]).run(waits=[0.5, 0.0, 0.2], min_passes=3)
+    assert [p.disturbed for p in passes] == [True, False, True, False, False]
+    assert [p.waited_s for p in passes] == pytest.approx([0.5, 0.0, 0.2, 0.0, 0.0])
+
+
+def test_a_host_that_never_rests_costs_twice_the_rule_and_no_more():
+    passes, _, _ = Machine([1.0]).run(waits=[0.5] * 99, min_passes=3, budget_s=5.0)
+    assert len(passes) == 10
+    passes, _, _ = Machine([1.0]).run(waits=[0.5] * 99, min_passes=3, max_passes=4)
+    assert len(passes) == 8
 
 
 def test_answers_that_change_between_passes_are_noticed():
@@ -98,6 +123,17 @@ def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
     assert machine.calls == 2 * len(batches)
+
+
+def test_a_hopeless_configuration_is_seen_in_its_second_round():
+    machine = Machine([90.0, 8.0])
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    options = {"every_shape": False, "clock": lambda: machine.now}
+    screen = warm_up(machine, batches, hopeless_s=7.0, **options)
+    assert machine.calls == 2 * len(batches)
+    assert screen.pass_s == pytest.approx(8.0)
+    assert (screen.batches, sum(screen.batch_s)) == ((0, 1), pytest.approx(8.0))
+    assert warm_up(Machine([90.0, 8.0]), batches, hopeless_s=9.0, **options) is None
 
 
 def test_engines_that_compile_by_shape_see_every_shape_first():

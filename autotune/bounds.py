@@ -1,0 +1,111 @@
+"""The best that a configuration can be: its work at this host's measured peak.
+
+A configuration whose best possible value is worse than what the leader has measured need not be
+run. Nothing is said of int8, whose kernels reach what no product measured here does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.errors import StackError
+from autotune.host import Host
+from autotune.padding import plan
+from autotune.probes import cache_folder, keep
+from autotune.process import WorkerFailed, WorkerProcess
+from autotune.records import Config, StackFacts
+
+FAMILY = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}
+"""Precision -> whose peak limits it."""
+MARGIN = 1.25
+"""The peak is measured in a few seconds on a host that may be busy: it is taken for so much
+higher before anything is ruled out by it."""
+
+TIMEOUT_S = 300.0
+BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
+
+Polynomial = tuple[float, float, float]
+Peaks = Mapping[tuple[str, int], float]
+"""(precision family, threads) -> operations a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """`polynomial` is the work of a row by its padded width (`ModelFacts.work`), `peaks` the
+    operations a second by precision family and threads, `lengths` the tokens of each row."""
+
+    polynomial: Polynomial
+    peaks: Peaks
+    lengths: npt.NDArray[np.integer]
+    max_seq_length: int
+    _work: dict[Config, tuple[float, ...]] = field(default_factory=dict)
+
+    def batch_s(self, config: Config) -> tuple[float, ...] | None:
+        """Seconds that each batch of a pass takes at least. None where nothing is known."""
+        family = FAMILY.get(str(config["precision"]))
+        peak = self.peaks.get((family or "", int(config["threads"])))
+        if peak is None:
+            return None
+        return tuple(work / peak for work in self.work(config))
+
+    def work(self, config: Config) -> Sequence[float]:
+        """Operations of each batch of a pass, padding included."""
+        point = config.only(frozenset(("padding", "batch_size", "bucket_step", "batch_tokens")))
+        if point not in self._work:
+            c, a, b = self.polynomial
+            planned = plan(
+                self.lengths,
+                max_seq_length=self.max_seq_length,
+                **point.as_dict(),  # type: ignore[arg-type]
+            )
+            self._work[point] = tuple(
+                len(p.rows) * (c + a * p.width + b * p.width**2) for p in planned
+            )
+        return self._work[point]
+
+
+def peaks(
+    worker: WorkerProcess, host: Host, facts: StackFacts, *, afresh: bool = False
+) -> dict[tuple[str, int], float]:
+    """This host's, for each number of threads it may be given: measured by `worker`, or as
+    remembered from an earlier measurement with the same torch. Raises StackError."""
+    threads = sorted({*(1 << i for i in range(host.cores.bit_length())), host.cores})
+    threads = [count for count in threads if count <= host.cores]
+    precisions = ["fp32", *(["bf16"] if BF16_SETS & set(host.instruction_sets) else [])]
+    identity = {**host.fingerprint(), "torch": facts.versions.get("torch"), "threads": threads}
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    place = cache_folder() / "peaks" / f"{name}.json"
+    found: dict[str, dict[str, float]] | None = None if afresh else _remembered(place, threads)
+    if found is None:
+        found = {}
+        for count in threads:
+            try:
+                found[str(count)] = worker.request(
+                    "peak", {"threads": count, "precisions": precisions}, timeout_s=TIMEOUT_S
+                )
+            except WorkerFailed as failed:
+                raise StackError(f"the peak cannot be measured: {failed}") from failed
+        keep(place, json.dumps(found))
+    return {
+        (precision, int(count)): float(rate)
+        for count, rates in found.items()
+        for precision, rate in rates.items()
+    }
+
+
+def _remembered(place: Path, threads: Sequence[int]) -> dict[str, dict[str, float]] | None:
+    try:
+        found: dict[str, dict[str, float]] = json.loads(place.read_text(encoding="utf-8"))
+        usable = set(found) == set(map(str, threads)) and all(
+            rate > 0 for rates in found.values() for rate in rates.values()
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    return found if usable else None

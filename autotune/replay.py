@@ -1,0 +1,132 @@
+"""Recorded tables: a whole space measured once, so that strategies can be compared on it.
+
+A table is a gzipped file of JSON lines: a header, then one trial for each configuration of a
+space, failures included, with its raw samples. `ReplayRunner` serves it in the place of a host,
+on a clock of its own that counts what each run would have cost.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.accuracy import Reference
+from autotune.records import Accuracy, Config, Failure, Measure, Measurement, Trial, dumps
+from autotune.runner import SESSION_KNOBS, Outcome
+from autotune.wire import parse_trial
+
+DIGITS = 7
+"""Of seconds after the point: what the clock resolves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`header` says what was measured on what; `trials` by configuration, the baseline's first."""
+
+    header: Mapping[str, Any]
+    trials: Mapping[Config, Trial]
+
+    @property
+    def baseline(self) -> Config:
+        return next(iter(self.trials))
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        with gzip.open(path, "rb") as file:
+            header = json.loads(file.readline())
+            trials = [parse_trial(line) for line in file]
+        return cls(header=header, trials={trial.config: trial for trial in trials})
+
+    def write(self, path: Path) -> None:
+        """The same table gives the same bytes."""
+        lines = [json.dumps(self.header, sort_keys=True)]
+        lines += [dumps(_rounded(trial)) for trial in self.trials.values()]
+        path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
+
+
+def _rounded(trial: Trial) -> Trial:
+    if trial.measurement is None:
+        return replace(trial, log="")
+    passes = tuple(
+        replace(p, batch_s=tuple(round(s, DIGITS) for s in p.batch_s))
+        for p in trial.measurement.passes
+    )
+    return replace(trial, log="", measurement=replace(trial.measurement, passes=passes))
+
+
+def preparing_s(measurement: Measurement) -> float:
+    """Seconds from nothing to a session that can measure."""
+    return measurement.phases_s.get("import", 0.0) + measurement.phases_s.get("prepare", 0.0)
+
+
+class ReplayRunner:
+    """Serves a table. `clock` reads the seconds that what was run so far would have taken.
+
+    A configuration's outputs are its place in the table, from which `ReplayGate` knows it.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._place = {config: place for place, config in enumerate(table.trials)}
+        self._open: Config | None = None
+        self._kept: frozenset[Config] = frozenset()
+        self._now = 0.0
+        self.ran: list[Config] = []
+        self.times: list[float] = []  # the clock after each
+
+    def clock(self) -> float:
+        return self._now
+
+    def keep(self, configs: Sequence[Config]) -> None:
+        self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
+
+    def run(self, config: Config, rule: Measure) -> Outcome:
+        outcome = self._run(config)
+        self.ran.append(config)
+        self.times.append(self._now)
+        return outcome
+
+    def _run(self, config: Config) -> Outcome:
+        trial = self._table.trials[config]
+        session = config.only(SESSION_KNOBS)
+        if trial.measurement is None:
+            self._now += trial.duration_s
+            self._open = None
+            return Outcome(failure=trial.failure)
+        if self._open != session and session not in self._kept:
+            self._now += preparing_s(trial.measurement)
+        self._open = session
+        phases = trial.measurement.phases_s
+        self._now += phases["warm_up"] + phases["measure"]
+        outputs = {"place": np.array([self._place[config]], np.float32)}
+        return Outcome(measurement=trial.measurement, outputs=outputs)
+
+    def close(self) -> None:
+        self._open = None
+        self._kept = frozenset()
+
+
+class ReplayGate:
+    """The judgements that the table recorded."""
+
+    def __init__(self, table: Table) -> None:
+        self._trials = list(table.trials.values())
+
+    def reference(self, outputs: Mapping[str, Any]) -> Reference:
+        return Reference(outputs=outputs, predictions=(), metrics={})
+
+    def judge(self, outputs: Mapping[str, Any], reference: Reference) -> Accuracy:
+        accuracy = self._trials[int(outputs["place"][0])].accuracy
+        assert accuracy is not None
+        return accuracy
+
+    def failure(self, accuracy: Accuracy, reference: Reference) -> Failure | None:
+        if accuracy.allowed:
+            return None
+        return Failure(kind="inaccurate", detail=f"a loss of {accuracy.relative_drop:.1%}")

@@ -1,0 +1,164 @@
+"""What to measure next: by how much it may gain, how likely it is allowed, and what it costs.
+
+Pure: it sees observations and proposes configurations. `search.loop` feeds it on a host,
+`bench/replay.py` on recorded tables.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.knobs import names
+from autotune.records import Config
+from autotune.search.surrogate import Encoder, Surrogate
+from autotune.space import Space
+
+SESSION_KNOBS = names("process") | names("engine")
+ALL_KNOBS = SESSION_KNOBS | names("point")
+WHOLE_SPACE = 5000
+"""Of up to so many combinations all are candidates, else LEADERS' neighbours and a sample."""
+LEADERS = 6
+SAMPLE = 600
+FAILED = 3.0
+"""In units of the limit: how far beyond it a configuration that failed is counted."""
+UNKNOWN_EXCESS = -0.5
+PREPARING_S = 5.0
+"""What opening a session is taken to cost before one has been opened."""
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What came of a configuration, for the tuner."""
+
+    config: Config
+    speed: float | None  # logarithm of how good it is, larger is better; None: never measured
+    excess: float | None  # loss of accuracy beyond the limit, in its units; None: not judged
+    preparing_s: float | None  # to open its session; None where it was open
+    measuring_s: float
+
+    @property
+    def allowed(self) -> bool:
+        return self.speed is not None and self.excess is not None and self.excess <= 0
+
+
+class Tuner:
+    """Proposes configurations of `space`."""
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self._space = space
+        self._rng = random.Random(seed)
+        self._encoder = Encoder(space)
+        self._speeds = Surrogate(self._encoder, mean=None, seed=seed)
+        self._excesses = Surrogate(self._encoder, mean=UNKNOWN_EXCESS, seed=seed + 1)
+        self._everything = space.whole(WHOLE_SPACE)
+
+    def propose(
+        self,
+        observations: Sequence[Observation],
+        usable: Callable[[Config], bool],
+        *,
+        open_session: Config | None,
+        remaining_s: float | None = None,
+    ) -> Config | None:
+        """The configuration with the largest expected gain a second; None where all are known.
+
+        `usable` says whether a configuration may be proposed; `open_session` are the process
+        and engine knobs of the session that is open, whose points cost no preparation.
+        """
+        seen = {o.config for o in observations}
+        candidates = [c for c in self._candidates(observations) if c not in seen and usable(c)]
+        if not candidates:
+            return None
+        measured = [o for o in observations if o.speed is not None]
+        allowed = [o for o in measured if o.allowed]
+        if len(measured) < 2 or not allowed:
+            return self._rng.choice(candidates)
+        rows = self._encoder.encode([o.config for o in measured])
+        speeds = np.array([o.speed for o in measured], float)
+        self._speeds.fit(rows, speeds)
+        judged = {o.config: FAILED if o.speed is None else o.excess for o in observations}
+        known = {config: excess for config, excess in judged.items() if excess is not None}
+        excesses = np.clip(np.array(list(known.values()), float), -1.0, FAILED)
+        self._excesses.fit(self._encoder.encode(list(known)), excesses)
+        wanted = self._encoder.encode(candidates)
+        mean, deviation = self._speeds.predict(wanted)
+        best_rows = self._encoder.encode([o.config for o in allowed])
+        best = float(self._speeds.predict(best_rows)[0].max())
+        gain = expected_improvement(mean, deviation, best)
+        excess, spread = self._excesses.predict(wanted)
+        likely = normal_cdf(-excess / spread)
+        cost = self._costs(candidates, observations, mean, open_session)
+        score = np.log(gain * likely + 1e-300) - np.log(cost)
+        if remaining_s is not None:
+            score[cost > remaining_s] -= 1e6
+        return candidates[int(score.argmax())]
+
+    def _candidates(self, observations: Sequence[Observation]) -> list[Config]:
+        if self._everything is not None:
+            return self._everything
+        ranked = sorted(
+            (o for o in observations if o.allowed and self._space.contains(o.config)),
+            key=lambda o: o.speed or 0.0,
+            reverse=True,
+        )
+        found: dict[Config, None] = {}
+        for leader in ranked[:LEADERS]:
+            found.update(dict.fromkeys(self._space.neighbours(leader.config, ALL_KNOBS)))
+        for leader in ranked[:2]:
+            for near in self._space.neighbours(leader.config, ALL_KNOBS):
+                others = self._space.neighbours(near, ALL_KNOBS)
+                found.update(dict.fromkeys(self._rng.sample(others, min(6, len(others)))))
+        found.update(dict.fromkeys(self._space.sample(self._rng) for _ in range(SAMPLE)))
+        return list(found)
+
+    def _costs(
+        self,
+        candidates: Sequence[Config],
+        observations: Sequence[Observation],
+        mean: Array,
+        open_session: Config | None,
+    ) -> Array:
+        """Seconds that each candidate is expected to take."""
+        opened = [(o.config, o.preparing_s) for o in observations if o.preparing_s is not None]
+        by_engine: dict[tuple[object, object], list[float]] = {}
+        for config, seconds in opened:
+            by_engine.setdefault((config["mode"], config["precision"]), []).append(seconds)
+        typical = statistics.median(s for _, s in opened) if opened else PREPARING_S
+        known = {engine: statistics.median(s) for engine, s in by_engine.items()}
+        # Measuring takes long where a pass does: seconds times speed is about constant.
+        work = [
+            math.log(o.measuring_s) + o.speed
+            for o in observations
+            if o.speed is not None and o.measuring_s > 0
+        ]
+        measuring = np.exp((statistics.median(work) if work else 0.0) - mean)
+        shortest = min((o.measuring_s for o in observations if o.measuring_s > 0), default=0.1)
+        preparing = [
+            0.0
+            if config.only(SESSION_KNOBS) == open_session
+            else known.get((config["mode"], config["precision"]), typical)
+            for config in candidates
+        ]
+        return np.asarray(preparing) + np.maximum(measuring, shortest)
+
+
+def normal_cdf(x: Array) -> Array:
+    """The standard normal distribution function."""
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+
+
+def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """E[max(value - best, 0)] of normal values (Jones et al., 1998)."""
+    z = (mean - best) / deviation
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    found: Array = deviation * (z * normal_cdf(z) + density)
+    return np.maximum(found, 0.0)

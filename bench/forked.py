@@ -1,0 +1,107 @@
+"""Fresh or forked process, one point or many in a session: is the same measured?
+
+    python bench/forked.py reports/RUN [--comparisons 20] [--visits 8]
+
+Each comparison takes one configuration twice, in turn: in a fresh process that measures
+nothing else, and either in a process forked from a preloaded parent, or in a fresh one that has
+measured other points before. They agree where the interval of the ratio, paired by visit, holds
+1 or is within 1% of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from opened import open_run, speeds
+
+from autotune.folder import RunFolder
+from autotune.host import detect
+from autotune.knobs import describe
+from autotune.parents import Parents, modules_of
+from autotune.records import Config, Measure
+from autotune.runner import ProcessRunner
+from autotune.space import complete
+from autotune.stats import ratio_interval
+
+ENGINES: tuple[dict[str, Any], ...] = (
+    {"mode": "openvino", "precision": "int8_static", "int8_rest": "bf16"},
+    {"mode": "jit", "precision": "int8_dynamic"},
+    {"mode": "ipex_jit", "precision": "bf16"},
+    {"mode": "eager", "precision": "fp32", "linear": "onednn"},
+    {"mode": "onnxruntime", "precision": "fp32"},
+)
+POINTS: tuple[dict[str, Any], ...] = (
+    {"padding": "length_sorted", "batch_size": 8},
+    {"padding": "longest", "batch_size": 2},
+)
+OTHERS: tuple[dict[str, Any], ...] = (
+    {"padding": "length_sorted", "batch_size": 32},
+    {"padding": "buckets", "bucket_step": 64, "batch_size": 4},
+    {"padding": "length_sorted", "batch_size": 1},
+)
+VISIT = Measure(min_passes=1, max_passes=20, half_width=0.0, budget_s=1.5)
+ONCE = Measure(min_passes=1, max_passes=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--comparisons", type=int, default=20)
+    parser.add_argument("--visits", type=int, default=8)
+    options = parser.parse_args()
+    agreed = 0
+    with tempfile.TemporaryDirectory(prefix="autotune-forked-") as work:
+        folder = Path(work)
+        fresh = open_run(RunFolder(options.run), folder / "fresh")
+        other = open_run(RunFolder(options.run), folder / "other")
+        type_ = RunFolder(options.run).read_manifest()["model"]["model_type"]
+        with Parents(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
+            parents.preload(modules_of(type_))
+            forked = open_run(RunFolder(options.run), folder / "forked", parents)
+            cases = [
+                (kind, complete(fresh.where, {**engine, **point}))
+                for point in POINTS
+                for engine in ENGINES
+                for kind in ("forked", "shared")
+            ]
+            for number in range(options.comparisons):
+                kind, config = cases[number % len(cases)]
+                against = forked.runner if kind == "forked" else other.runner
+                against.keep([config])
+                if kind == "shared":
+                    for point in OTHERS:
+                        against.run(complete(fresh.where, {**config.as_dict(), **point}), ONCE)
+                agreed += compare(kind, config, fresh.runner, against, options.visits)
+                fresh.runner.close()
+                against.close()
+    print(f"{agreed} of {options.comparisons} comparisons agree")
+
+
+def compare(
+    kind: str, config: Config, fresh: ProcessRunner, other: ProcessRunner, visits: int
+) -> bool:
+    fresh.keep([config])
+    pairs = []
+    for visit in range(visits):
+        order = (fresh, other) if visit % 2 == 0 else (other, fresh)
+        found = {runner: runner.run(config, VISIT) for runner in order}
+        one, two = found[fresh].measurement, found[other].measurement
+        assert one is not None, found[fresh].failure
+        assert two is not None, found[other].failure
+        assert one.outputs_digest == two.outputs_digest, "not the same answers"
+        pairs.append(speeds([two])[0] / speeds([one])[0])
+    ratio = ratio_interval(pairs)
+    agree = ratio.low <= 1.01 and ratio.high >= 0.99
+    print(
+        f"{'agree' if agree else 'DIFFER':7} {kind:7} {ratio.median:.3f} "
+        f"({ratio.low:.3f} to {ratio.high:.3f}) {describe(config)}",
+        flush=True,
+    )
+    return agree
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Models and data that the benchmarks use besides the demo, and how they are judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from autotune import demo
+from autotune.tasks import task_named
+from autotune.tasks.base import Row, Task, Texts
+
+OUTPUTS = {
+    "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},
+    "AutoModelForSequenceClassification": {"logits": "feature"},
+    "AutoModelForTokenClassification": {"logits": "token"},
+}
+
+
+class Agreement(Task):
+    """Rows of text, judged by where the largest logit is: for models without a task here."""
+
+    name: ClassVar[str] = "agreement"
+    metrics: ClassVar[tuple[str, ...]] = ("agreement",)
+
+    def __init__(self, head: str) -> None:
+        self.head = head  # type: ignore[misc]
+        self.outputs = OUTPUTS[head]  # type: ignore[misc]
+        self._reference: list[Any] | None = None
+
+    def load(self, dataset: str, split: str | None) -> list[Row]:
+        return [json.loads(line) for line in Path(dataset).read_text().splitlines()]
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        text = [row.get("sentence") or " ".join(row["tokens"]) for row in rows]
+        return Texts(text=text, text_pair=None, windowed=False)
+
+    def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
+        return [int(i) for array in outputs.values() for i in np.atleast_2d(array).argmax(-1)]
+
+    def score(self, rows: Any, predictions: Sequence[Any]) -> dict[str, float]:
+        if self._reference is None:
+            self._reference = list(predictions)
+        same = [a == b for a, b in zip(predictions, self._reference, strict=True)]
+        return {"agreement": 100 * float(np.mean(same))}
+
+    def write(self, rows: Sequence[Row], path: Path) -> None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class RandomAgreement(Agreement):
+    """The demo's questions through a question-answering head that was never trained."""
+
+    def load(self, dataset: str, split: str | None) -> list[Row]:
+        return list(task_named("qa").load(dataset, split))
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        return task_named("qa").texts(rows)
+
+    def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
+        ends = np.cumsum(features.lengths)[:-1]
+        return [int(part.argmax()) for array in outputs.values() for part in np.split(array, ends)]
+
+
+def random_bert_base(folder: Path) -> str:
+    """A randomly initialised BERT-base with the demo's tokenizer, written in a process of its
+    own (torch has no place in this one)."""
+    code = (
+        "import sys, torch, transformers as t; torch.manual_seed(0); "
+        "t.BertForQuestionAnswering(t.BertConfig()).save_pretrained(sys.argv[2]); "
+        "t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(demo.MODEL), str(folder)], check=True)
+    return str(folder)

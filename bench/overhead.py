@@ -1,0 +1,96 @@
+"""Where the seconds of a search go: how many of them are timed passes.
+
+    python bench/overhead.py [--time-budget 10m] [--output DIR] [--model demo ...]
+
+Runs the search as a user would (what follows --output is passed on), or reads the run that is
+already in DIR, and prints the shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+
+from autotune.folder import RunFolder
+from autotune.journal import read_trials
+from autotune.records import Trial
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--time-budget", default="10m")
+    parser.add_argument("--output", type=Path)
+    options, more = parser.parse_known_args()
+    with tempfile.TemporaryDirectory(prefix="autotune-overhead-") as temporary:
+        output = options.output or Path(temporary) / "run"
+        wall_s = None
+        if not RunFolder(output).manifest.exists():
+            start = time.monotonic()
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "autotune", "search"),
+                    *("--model", options.model, "--task", "qa"),
+                    *("--time-budget", options.time_budget, "--output", str(output)),
+                    *more,
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            wall_s = time.monotonic() - start
+        show(read_trials(RunFolder(output).trials), wall_s)
+
+
+def passes_s(trial: Trial) -> float:
+    """Seconds of timed passes; instances run theirs at the same time."""
+    if trial.measurement is None:
+        return 0.0
+    by_instance: dict[int, float] = defaultdict(float)
+    for one in trial.measurement.passes:
+        by_instance[one.instance] += one.total_s
+    return max(by_instance.values())
+
+
+def show(trials: list[Trial], wall_s: float | None) -> None:
+    if wall_s is None:  # a run that was not started here: from the first trial to the last
+        first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
+        wall_s = (last - first).total_seconds() + trials[-1].duration_s
+    shares: dict[str, float] = defaultdict(float)
+    opened: set[int] = set()
+    for number, trial in enumerate(trials):
+        measured = trial.measurement
+        if measured is None:
+            shares["failed trials"] += trial.duration_s
+            continue
+        phases = measured.phases_s
+        timed, warming = passes_s(trial), phases.get("warm_up", 0.0)
+        left = trial.duration_s - timed - warming
+        preparing = min(left, phases.get("import", 0.0) + phases.get("prepare", 0.0))
+        before = trials[number - 1].measurement if number else None
+        fresh = before is None or before.phases_s.get("prepare") != phases.get("prepare")
+        if fresh and trial.origin != "final":
+            opened.add(number)
+        else:
+            preparing = 0.0
+        shares["timed passes"] += timed
+        shares["warming up"] += warming
+        shares["importing and preparing"] += preparing
+        shares["starting, judging, writing"] += left - preparing
+    shares["outside trials"] = wall_s - sum(t.duration_s for t in trials)
+    for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
+        print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
+    points = {t.config for t in trials if t.measurement is not None}
+    print(
+        f"{wall_s:.0f} s in all; {len(trials)} trials, {len(points)} points measured, "
+        f"{len(opened)} sessions opened"
+    )
+
+
+if __name__ == "__main__":
+    main()

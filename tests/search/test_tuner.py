@@ -1,0 +1,116 @@
+"""What to measure next, on made-up functions whose answer is known."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from bench_search import SMALL
+from fakes import pass_seconds, surroundings
+
+from autotune.search.surrogate import Encoder, Surrogate
+from autotune.search.tuner import SESSION_KNOBS, Observation, Tuner, expected_improvement
+from autotune.space import compile_space, load_space
+
+
+@pytest.fixture(scope="module")
+def space():
+    return compile_space(load_space(SMALL), surroundings())
+
+
+def observed(config, excess=-1.0, speed="made-up", preparing_s=5.0):
+    seconds = pass_seconds(config)
+    return Observation(
+        config=config,
+        speed=-math.log(seconds) if speed == "made-up" else speed,
+        excess=excess,
+        preparing_s=preparing_s,
+        measuring_s=seconds,
+    )
+
+
+def wrong(config):
+    return 2.0 if config["precision"] == "int8_dynamic" else -1.0
+
+
+def search(space, tuner, steps, excess=wrong):
+    everything = list(space.configs())
+    seen = [observed(c, excess(c)) for c in random.Random(0).sample(everything, 6)]
+    for _ in range(steps):
+        config = tuner.propose(seen, lambda c: True, open_session=None)
+        assert config not in {o.config for o in seen}
+        seen.append(observed(config, excess(config)))
+    return seen
+
+
+def test_it_finds_the_best_allowed_configuration_in_few_steps(space):
+    best = min(pass_seconds(c) for c in space.configs() if wrong(c) <= 0)
+    gaps = []
+    for seed in range(4):
+        seen = search(space, Tuner(space, seed=seed), 20)
+        gaps.append(min(pass_seconds(o.config) for o in seen if o.allowed) / best - 1)
+    assert sorted(gaps)[1] < 0.01
+    assert max(gaps) < 0.15
+
+
+def test_it_learns_to_stay_away_from_what_is_not_allowed(space):
+    seen = search(space, Tuner(space, seed=0), 20)
+    assert sum(o.excess > 0 for o in seen[6:]) <= 6
+
+
+def test_the_same_seed_proposes_the_same(space):
+    one, other = (search(space, Tuner(space, seed=3), 5) for _ in range(2))
+    assert [o.config for o in one] == [o.config for o in other]
+
+
+def test_a_point_of_the_open_session_is_preferred_where_gains_are_alike(space):
+    seen = [
+        observed(c, preparing_s=500.0) for c in random.Random(1).sample(list(space.configs()), 8)
+    ]
+    session = seen[-1].config.only(SESSION_KNOBS)
+    config = Tuner(space, seed=0).propose(seen, lambda c: True, open_session=session)
+    assert config.only(SESSION_KNOBS) == session
+
+
+def test_nothing_is_proposed_that_may_not_be_used(space):
+    seen = [observed(c) for c in random.Random(1).sample(list(space.configs()), 8)]
+    only = next(c for c in space.configs() if c not in {o.config for o in seen})
+    tuner = Tuner(space, seed=0)
+    assert tuner.propose(seen, lambda c: c == only, open_session=None) == only
+    assert tuner.propose(seen, lambda c: False, open_session=None) is None
+
+
+def test_failures_alone_are_enough_to_go_on(space):
+    configs = random.Random(2).sample(list(space.configs()), 3)
+    seen = [observed(configs[0]), *(observed(c, 3.0, speed=None) for c in configs[1:])]
+    assert Tuner(space, seed=0).propose(seen, lambda c: True, open_session=None) is not None
+
+
+def test_a_surrogate_goes_through_what_it_was_told_and_doubts_the_rest(space):
+    configs = random.Random(4).sample(list(space.configs()), 60)
+    encoder = Encoder(space)
+    rows = encoder.encode(configs)
+    values = np.array([-math.log(pass_seconds(c)) for c in configs])
+    surrogate = Surrogate(encoder, mean=None, seed=0)
+    surrogate.fit(rows[:50], values[:50])
+    mean, deviation = surrogate.predict(rows)
+    assert np.abs(mean[:50] - values[:50]).max() < 0.1
+    assert np.abs(mean[50:] - values[50:]).mean() < 0.3 * values.std()
+    assert deviation[50:].mean() > deviation[:50].mean()
+
+
+def test_distances_are_by_place_for_numbers_and_by_difference_for_words(space):
+    encoder = Encoder(space)
+    configs = list(space.configs())
+    most = max(int(c["batch_size"]) for c in configs)
+    one = next(c for c in configs if c["padding"] == "longest" and c["batch_size"] == 1)
+    other = next(c for c in configs if c.as_dict() == {**one.as_dict(), "batch_size": most})
+    (row,) = encoder.distances(encoder.encode([one]), encoder.encode([other]))[:, 0]
+    assert sorted(row)[-1] == sum(row) == 1.0
+
+
+def test_expected_improvement_of_a_sure_loss_is_nothing_and_of_a_sure_gain_the_gain():
+    gains = expected_improvement(np.array([-1.0, 1.0]), np.array([1e-3, 1e-3]), 0.0)
+    assert gains == pytest.approx([0.0, 1.0])
