@@ -72,11 +72,20 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--model", help="A model folder, a hub id, or `demo`.  [required]")
-@click.option("--task", default="qa", show_default=True, help="What the model does: qa.")
+@click.option(
+    "--task",
+    default="qa",
+    show_default=True,
+    help="What the model does: qa, text-classification or token-classification.",
+)
 @click.option(
     "--dataset",
-    help="A SQuAD-layout .json/.jsonl file or a dataset id.  [default: squad; for demo its own]",
+    help="A .json, .jsonl or .csv file, or a dataset id.  [default: squad, stanfordnlp/sst2, "
+    "eriktks/conll2003; for demo its own]",
 )
+@click.option("--text-column", help="Column of the text (or words).  [default: the usual names]")
+@click.option("--text-pair-column", help="Column of the second text of a pair.")
+@click.option("--label-column", help="Column of the label (or tags).  [default: the usual names]")
 @click.option("--dataset-split", help="Split of a dataset id.  [default: validation]")
 @click.option(
     "--calibration",
@@ -123,8 +132,16 @@ def cli() -> None:
 @click.option(
     "--drop", "dropped", multiple=True, metavar="KNOB", help="Do not search a knob; repeatable."
 )
-@click.option("--max-seq-length", type=click.IntRange(min=16), default=384, show_default=True)
-@click.option("--doc-stride", type=click.IntRange(min=0), default=128, show_default=True)
+@click.option(
+    "--max-seq-length",
+    type=click.IntRange(min=16),
+    help="Tokens of the longest input.  [default: 384 for qa, else 128]",
+)
+@click.option(
+    "--doc-stride",
+    type=click.IntRange(min=0),
+    help="Tokens that windows of a long context share.  [default: 128 for qa]",
+)
 @click.option(
     "--max-samples",
     type=click.IntRange(min=0),
@@ -139,6 +156,11 @@ def cli() -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option("--storage", help="Optuna RDB URL instead of the run's own journal.")
+@click.option(
+    "--learned/--no-learned",
+    default=True,
+    help="Begin with what earlier searches on this host found (`autotune learned`).",
+)
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the model repository holds.")
 @click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code.")
@@ -181,9 +203,17 @@ def search(
 
 def _settings(options: dict[str, Any]) -> Any:
     from autotune.settings import Settings
+    from autotune.tasks import task_named
 
     if not options["model"]:
         raise InputError("--model is needed: a model folder, a hub id, or demo")
+    task = task_named(options["task"])
+    if options["max_seq_length"] is None:
+        options["max_seq_length"] = task.default_max_seq_length
+    if options["doc_stride"] is None:
+        options["doc_stride"] = task.default_doc_stride or 0
+    elif task.default_doc_stride is None:
+        raise InputError(f"--doc-stride: {task.name} cuts long texts off, drop the option")
     if options["doc_stride"] >= options["max_seq_length"]:
         raise InputError(
             f"--doc-stride must be below --max-seq-length {options['max_seq_length']}, "
@@ -318,6 +348,34 @@ def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -
 
         found = examine(stacks, peak)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@cli.command()
+@click.option("--forget", is_flag=True, help="Remove it all.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
+    """What earlier searches on this host found, with which new ones begin."""
+    with _reported(debug):
+        from autotune import knobs, learned
+        from autotune.host import detect
+        from autotune.records import to_jsonable
+
+        host = detect()
+        if forget:
+            learned.forget(host)
+        found = learned.recall(host)
+        if as_json:
+            click.echo(json.dumps({"file": str(learned.place(host)), "found": to_jsonable(found)}))
+            return
+        for one in found:
+            click.echo(
+                f"{one.created}  {one.model}, {one.model_type}, "
+                f"{one.parameters / 1e6:.0f} million parameters, {one.task}, {one.objective}"
+            )
+            for config, speedup in zip(one.configs, one.speedups, strict=True):
+                click.echo(f"    {speedup:6.2f}x  {knobs.describe(config)}")
+        click.echo(f"{len(found)} searches in {learned.place(host)}")
 
 
 @cli.group()

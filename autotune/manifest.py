@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,10 @@ def describe_run(
     space_digest: str,
     host: Host,
     found: Mapping[str, StackFacts],
+    seeds: Sequence[Config],
 ) -> dict[str, Any]:
-    """The manifest's content. `found` is what each stack can run."""
+    """The manifest's content. `found` is what each stack can run, `seeds` what earlier
+    searches said to try first."""
     return {
         "autotune": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,6 +62,7 @@ def describe_run(
         "objective": objective,
         "max_accuracy_drop": settings.max_accuracy_drop,
         "baseline": baseline,
+        "seeds": list(seeds),
         "space": {
             "file": space_name,
             "dimensions": {d.name: list(d.choices) for d in space.dimensions},

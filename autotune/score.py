@@ -77,10 +77,10 @@ def score(folder: RunFolder, work: Path) -> Score:
     Raises SearchError where the measurement failed, ResumeError where the run is damaged.
     """
     manifest = folder.read_manifest()
-    task = task_named(str(manifest["workload"]["task"]))
+    task = task_named(str(manifest["workload"]["task"])).with_labels(manifest["model"]["labels"])
     try:
         best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
-        rows = task.load(str(folder.data.resolve()), None)
+        rows = task.labelled(task.load(str(folder.data.resolve()), None))
         features = EncodedFeatures.load(folder.workload)
         promise = best["promise"]
     except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:

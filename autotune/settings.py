@@ -10,7 +10,7 @@ from pathlib import Path
 from autotune import demo
 from autotune.errors import ModelError, SpaceError
 from autotune.search.loop import Limits
-from autotune.tasks.base import Row, Task
+from autotune.tasks.base import Columns, Row, Task
 from autotune.workload import split
 
 DEFAULT_TIME_BUDGET_S = 600.0
@@ -26,6 +26,9 @@ class Settings:
     task: str = "qa"
     dataset: str | None = None
     dataset_split: str | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
     space: str | None = None
     objective: str = "throughput"
     max_accuracy_drop: float = 0.01
@@ -44,6 +47,7 @@ class Settings:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     trial_timeout_s: float = 600.0
+    learned: bool = True
 
     @property
     def unlimited(self) -> bool:
@@ -103,6 +107,11 @@ def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:
         dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
         if settings.model == demo.NAME and calibration is None:
             calibration = str(demo.CALIBRATION)
-    rows = task.load(dataset, settings.dataset_split)
-    others = None if calibration is None else task.load(calibration, None)
+    columns = Columns(
+        text=settings.text_column,
+        text_pair=settings.text_pair_column,
+        label=settings.label_column,
+    )
+    rows = task.load(dataset, settings.dataset_split, columns)
+    others = None if calibration is None else task.load(calibration, None, columns)
     return split(rows, settings.max_samples, others)

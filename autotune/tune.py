@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune import knobs, stacks
+from autotune import knobs, learned, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.bounds import Bounds, peaks
 from autotune.emit.best import best_yaml
@@ -30,12 +30,13 @@ from autotune.launch import variables, worker_commands
 from autotune.manifest import check_same, describe_run, space_digest
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
-from autotune.records import DEFAULT_STACK, ModelSource, StackFacts, to_jsonable
+from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
 from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Result, Search
 from autotune.search.objective import objective_named
+from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.search.study import Study, open_storage
 from autotune.settings import (
     DEFAULT_TIME_BUDGET_S,
@@ -197,8 +198,13 @@ class Tuning:
             objective=self._objective.name,
             missing=stacks.missing_settings(host, found),
         )
+        seeds = self._seeds(folder, workload, host, fresh)
         space = compile_space(
-            self._space_file, surroundings, overrides=self._overrides, dropped=settings.dropped
+            self._space_file,
+            surroundings,
+            overrides=self._overrides,
+            dropped=settings.dropped,
+            first=seeds,
         )
         storage = open_storage(settings.storage, folder.study)
         manifest = describe_run(
@@ -211,6 +217,7 @@ class Tuning:
             space_name=self._space_path.name,
             space=space,
             space_digest=space_digest(self._space_file, space),
+            seeds=seeds,
             host=host,
             found=found,
         )
@@ -225,7 +232,48 @@ class Tuning:
             folder, journal, workload, host, found, space, surroundings, storage, parents, bounds
         )
         parents.close()
+        self._learn(result, workload, host, manifest["created"])
         return self._finish(folder, result, workload, host, found, manifest, elapsed_s, bounds)
+
+    def _seeds(
+        self, folder: RunFolder, workload: Workload, host: Host, fresh: bool
+    ) -> list[Config]:
+        """What earlier searches say to try first; a resumed one keeps what it began with."""
+        if not fresh:
+            return [Config.of(values) for values in folder.read_manifest().get("seeds", ())]
+        if not self._settings.learned:
+            return []
+        return learned.seeds(
+            learned.recall(host),
+            workload.facts,
+            task=self._task.name,
+            objective=self._objective.name,
+        )
+
+    def _learn(self, result: Result, workload: Workload, host: Host, created: str) -> None:
+        """Remember the leaders for the next search on this host."""
+        if not self._settings.learned or not result.significant:
+            return
+        ranked = leaders(result.trials, self._objective, SEARCHED)
+        chosen = learned.leading([result.best.config, *(trial.config for trial in ranked)])
+        by_config = {trial.config: trial for trial in ranked}
+        speedups = [
+            self._objective.ratio(measured(by_config[config]), measured(result.trials[0]))
+            for config in chosen
+        ]
+        learned.remember(
+            host,
+            learned.Finding(
+                created=created,
+                model=self._settings.model,
+                model_type=workload.facts.model_type,
+                parameters=workload.facts.parameters,
+                task=self._task.name,
+                objective=self._objective.name,
+                configs=tuple(chosen),
+                speedups=tuple(speedups),
+            ),
+        )
 
     def _bounds(
         self,
@@ -267,7 +315,7 @@ class Tuning:
     ) -> tuple[Result, float]:
         settings = self._settings
         gate = Gate(
-            task=self._task,
+            task=workload.task,
             rows=workload.rows,
             features=workload.features,
             max_drop=settings.max_accuracy_drop,
@@ -358,7 +406,6 @@ class Tuning:
             data=str(folder.data.relative_to(folder.path)),
             max_seq_length=settings.max_seq_length,
             doc_stride=settings.doc_stride,
-            output="run_qa_output",
             settings=variables(best.config, host, stack.libiomp5),
         )
         plain = json.loads(json.dumps(to_jsonable(manifest)))

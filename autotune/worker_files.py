@@ -30,6 +30,7 @@ class EncodedFeatures:
     lengths: npt.NDArray[np.int32]  # (features,)
     example: npt.NDArray[np.int32]  # (features,): row of the dataset
     offsets: npt.NDArray[np.int32] | None  # (tokens, 2): characters, (-1, -1) for no context
+    words: npt.NDArray[np.int32] | None = None  # (tokens,): word of the row, -1 for none
 
     @classmethod
     def load(cls, folder: Path) -> EncodedFeatures:
@@ -40,6 +41,7 @@ class EncodedFeatures:
                 lengths=arrays["lengths"],
                 example=arrays["example"],
                 offsets=arrays.get("offsets"),
+                words=arrays.get("words"),
             )
         except KeyError as error:
             raise WireError(f"{FEATURES_FILE} lacks {error}") from error
@@ -47,6 +49,8 @@ class EncodedFeatures:
             raise WireError("features.npz: lengths and example differ in shape")
         if loaded.offsets is not None and loaded.offsets.shape != (loaded.tokens, 2):
             raise WireError("features.npz: offsets do not match the tokens")
+        if loaded.words is not None and loaded.words.shape != (loaded.tokens,):
+            raise WireError("features.npz: words do not match the tokens")
         return loaded
 
     @property

@@ -33,6 +33,7 @@ CALIBRATION_ROWS = 64
 class Workload:
     """Everything that decides what is measured, besides the configuration."""
 
+    task: Task  # which knows the model's labels
     source: ModelSource
     facts: ModelFacts
     rows: Sequence[Row]
@@ -119,6 +120,7 @@ def encode(
         where.mkdir(parents=True, exist_ok=True)
         return {"rows_file": str(rows_file.resolve()), "folder": str(where.resolve())}
 
+    kind = task.texts(rows[:1])
     sets = [to_encode("rows", rows, folder.workload)]
     if calibration:
         sets.append(to_encode("calibration", calibration, folder.calibration))
@@ -129,7 +131,8 @@ def encode(
                 "source": to_jsonable(source),
                 "sets": sets,
                 "max_seq_length": max_seq_length,
-                "doc_stride": doc_stride if task.texts(rows[:1]).windowed else None,
+                "doc_stride": doc_stride if kind.windowed else None,
+                "words": kind.words,
             },
             timeout_s=ENCODE_TIMEOUT_S,
         )
@@ -140,8 +143,11 @@ def encode(
         raise ModelError(f"the worker's answer makes no sense: {error}") from error
     if not len(features.lengths):
         raise DatasetError("the dataset has nothing to encode")
+    task = task.with_labels(facts.labels)
+    rows = task.labelled(rows)
     task.write(rows, folder.data)
     return Workload(
+        task=task,
         source=source,
         facts=facts,
         rows=rows,

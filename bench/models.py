@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from autotune import demo
 from autotune.tasks import task_named
-from autotune.tasks.base import Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Task, Texts
 
 OUTPUTS = {
     "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},
@@ -29,11 +29,15 @@ class Agreement(Task):
     metrics: ClassVar[tuple[str, ...]] = ("agreement",)
 
     def __init__(self, head: str) -> None:
+        super().__init__()
         self.head = head  # type: ignore[misc]
         self.outputs = OUTPUTS[head]  # type: ignore[misc]
         self._reference: list[Any] | None = None
 
-    def load(self, dataset: str, split: str | None) -> list[Row]:
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        return self
+
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         return [json.loads(line) for line in Path(dataset).read_text().splitlines()]
 
     def texts(self, rows: Sequence[Row]) -> Texts:
@@ -56,7 +60,7 @@ class Agreement(Task):
 class RandomAgreement(Agreement):
     """The demo's questions through a question-answering head that was never trained."""
 
-    def load(self, dataset: str, split: str | None) -> list[Row]:
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         return list(task_named("qa").load(dataset, split))
 
     def texts(self, rows: Sequence[Row]) -> Texts:

@@ -38,9 +38,9 @@ def open_run(folder: RunFolder, work: Path, parents: Parents | None = None) -> O
     """Scratch files and prepared artefacts go below `work`."""
     manifest = folder.read_manifest()
     best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
-    task = task_named(manifest["workload"]["task"])
+    task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
     features = EncodedFeatures.load(folder.workload)
-    rows = task.load(str(folder.data), None)
+    rows = task.labelled(task.load(str(folder.data), None))
     expected = Expected(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
     host = detect()
     known = {f.name for f in fields(StackFacts)}

@@ -30,8 +30,10 @@ def config(**knobs):
 class Bench:
     """A workload of `rows` questions (0: all) in `folder`, and what this interpreter runs."""
 
-    def __init__(self, folder, source=SOURCE, rows=12, **options):
+    def __init__(self, folder, source=SOURCE, rows=12, parents=None, **options):
+        """Workers of its runners are forked where there are `parents`."""
         self.folder = RunFolder(folder)
+        self.parents = parents
         self.folder.work.mkdir(parents=True)
         self.stacks = stacks.examine({"default": sys.executable}, HOST, self.folder.work)
         with start_worker(HOST, sys.executable, self.folder.work) as worker:
@@ -45,7 +47,7 @@ class Bench:
                 **{"max_seq_length": 384, "doc_stride": 128, **options},
             )
 
-    def runner(self, workdir, host=HOST, found=None):
+    def runner(self, workdir, host=HOST, found=None, fresh=False):
         return ProcessRunner(
             host=host,
             stacks=found or self.stacks,
@@ -59,4 +61,5 @@ class Bench:
             expected=self.workload.expected,
             workdir=workdir,
             timeout_s=600,
+            parents=None if fresh else self.parents,
         )

@@ -125,6 +125,7 @@ def test_the_work_of_the_embedded_model_is_counted_exactly(tmp_path):
                 "sets": [{"rows_file": str(rows), "folder": str(tmp_path)}],
                 "max_seq_length": 128,
                 "doc_stride": 32,
+                "words": False,
             },
             timeout_s=300,
         )

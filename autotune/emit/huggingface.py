@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from autotune.knobs import KNOBS
 from autotune.records import Config
+from autotune.tasks.base import Script
 
 IPEX_SERIES = ((4, 49), (4, 52))
 DEFAULT_BATCH = 8  # the script's own
-EXAMPLES = "examples/pytorch/question-answering"
+EXAMPLES = "examples/pytorch"
 
 
 NOT_EXPRESSED = {
@@ -53,13 +54,12 @@ def version_series(version: str) -> tuple[int, int]:
 def script_line(
     config: Config,
     *,
-    script: str,
+    script: Script,
     transformers: str,
     model: str,
     data: str,
     max_seq_length: int,
     doc_stride: int,
-    output: str,
     settings: Mapping[str, str],
 ) -> ScriptLine:
     """The nearest command line of `script` under `transformers` (a version).
@@ -104,16 +104,20 @@ def script_line(
         settings=settings,
         argv=(
             "python",
-            script,
+            script.name,
             *("--model_name_or_path", model),
+            *(("--train_file", data) if script.labels_from_train else ()),
             *("--validation_file", data),
             "--do_eval",
             *("--max_seq_length", str(max_seq_length)),
-            *("--doc_stride", str(doc_stride)),
+            *(("--doc_stride", str(doc_stride)) if script.windows else ()),
             *("--per_device_eval_batch_size", str(config.get("batch_size", DEFAULT_BATCH))),
             *flags,
-            *("--output_dir", output),
+            *("--output_dir", script.name.removesuffix(".py") + "_output"),
         ),
         not_expressed=tuple(missing),
-        source=f"{EXAMPLES}/{script} at tag v{transformers} of huggingface/transformers",
+        source=(
+            f"{EXAMPLES}/{script.folder}/{script.name} at tag v{transformers} of "
+            "huggingface/transformers"
+        ),
     )

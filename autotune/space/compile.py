@@ -97,8 +97,12 @@ def compile_space(
     *,
     overrides: Mapping[str, list[Value]] | None = None,
     dropped: Sequence[str] = (),
+    first: Sequence[Config] = (),
 ) -> Space:
     """The space as it is on this host and stack, narrowed by the command line.
+
+    `first` are configurations to try before the priors of the file, as near as this space
+    has them.
 
     Raises SpaceError: a value this host rules out, a mode asked for on the command line that
     cannot run here, a condition that looks ahead, or nothing left to try.
@@ -153,8 +157,12 @@ def compile_space(
         for prior in space.priors
         if prior.get(OBJECTIVE, surroundings.objective) == surroundings.objective
     )
-    priors = tuple(dict.fromkeys(config for config in fitted if config is not None))
-    return replace(compiled, priors=priors)
+    seeded = (
+        compiled.fit({k: v for k, v in config.values if not isinstance(v, float)})
+        for config in first
+    )
+    priors = dict.fromkeys(c for c in (*seeded, *fitted) if c is not None)
+    return replace(compiled, priors=tuple(priors))
 
 
 def _possible(

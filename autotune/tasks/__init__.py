@@ -10,7 +10,11 @@ import importlib
 from autotune.errors import InputError
 from autotune.tasks.base import Task
 
-TASKS = {"qa": "autotune.tasks.qa:QuestionAnswering"}
+TASKS = {
+    "qa": "autotune.tasks.qa:QuestionAnswering",
+    "text-classification": "autotune.tasks.text_classification:TextClassification",
+    "token-classification": "autotune.tasks.token_classification:TokenClassification",
+}
 
 
 def task_named(name: str) -> Task:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,54 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """What the tokenizer gets: one entry a row. `doc_stride` windows `text_pair`."""
+    """What the tokenizer gets: one entry a row, which is a text, or its words.
 
-    text: list[str]
-    text_pair: list[str] | None
-    windowed: bool
+    With `windowed`, `text_pair` is cut into windows; with `words`, the tokens of each word
+    are remembered.
+    """
+
+    text: Sequence[str] | Sequence[Sequence[str]]
+    text_pair: Sequence[str] | None = None
+    windowed: bool = False
+    words: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """Hugging Face's example script of a task."""
+
+    name: str
+    folder: str  # below examples/pytorch
+    windows: bool = False  # it takes --doc_stride
+    labels_from_train: bool = False  # it reads the names of the labels from --train_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns of a dataset hold what; None: those the task knows by name."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The options that were given."""
+        return tuple(
+            f"--{name.replace('_', '-')}-column"
+            for name in ("text", "text_pair", "label")
+            if getattr(self, name) is not None
+        )
+
+
+ANY_COLUMNS = Columns()
 
 
 class Task(ABC):
-    """Everything that differs between tasks. Stateless.
+    """Everything that differs between tasks.
 
     `metrics` names the scores in percent, the main one first: the gate judges that one.
+    `labels` are the model's names for its classes, unknown until it has been looked at.
     """
 
     name: ClassVar[str]
@@ -38,14 +75,31 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     default_dataset: ClassVar[str]
     default_split: ClassVar[str]
-    script: ClassVar[str]  # Hugging Face's example script
+    default_max_seq_length: ClassVar[int]  # the example script's
+    default_doc_stride: ClassVar[int | None] = None  # None: long texts are cut off, not windowed
+    script: ClassVar[Script]
+
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        self.labels = tuple(labels)
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The same task for a model with these labels."""
+        return type(self)(labels)
 
     @abstractmethod
-    def load(self, dataset: str, split: str | None) -> list[Row]:
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         """The rows of a file, or of a dataset id on the hub.
 
-        Raises DatasetError: not found, not in a layout of the task, or empty.
+        Raises DatasetError: not found, not in a layout of the task, or empty; columns that the
+        dataset or the task does not have.
         """
+
+    def labelled(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with their labels as the model has them; `labels` must be known.
+
+        Raises DatasetError where a row has a label the model does not know.
+        """
+        return list(rows)
 
     @abstractmethod
     def texts(self, rows: Sequence[Row]) -> Texts:

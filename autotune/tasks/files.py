@@ -1,15 +1,38 @@
-"""Reading datasets: local JSON files, and dataset ids through `datasets`."""
+"""Reading datasets: local JSON and CSV files, and dataset ids through `datasets`."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import DatasetError
 
-SUFFIXES = (".json", ".jsonl")
+SUFFIXES = (".json", ".jsonl", ".csv")
+
+
+def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
+    """The rows of a local file (JSON lines, a JSON list, {"data": [...]}, CSV with a header) or
+    of a dataset id. Raises DatasetError."""
+    if Path(dataset).suffix == ".csv":
+        rows: Any = list(csv.DictReader(io.StringIO(read_text(dataset), newline="")))
+    else:
+        rows = read_json(dataset)
+        if rows is None:
+            rows = hub_rows(dataset, split)
+        elif isinstance(rows, dict):
+            rows = rows.get("data", [rows])
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise DatasetError(
+            f"{dataset}: expected rows of named columns: JSON lines, a JSON list of objects, or "
+            "CSV with a header"
+        )
+    if not rows:
+        raise DatasetError(f"{dataset} holds no rows; pass a file with at least one")
+    return rows
 
 
 def read_json(dataset: str) -> Any | None:
@@ -21,12 +44,7 @@ def read_json(dataset: str) -> Any | None:
     looks_local = path.suffix in SUFFIXES or dataset.startswith((".", "/", "~"))
     if not path.exists() and not looks_local:
         return None
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DatasetError(f"--dataset {dataset}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"--dataset {dataset} cannot be read: {error}") from error
+    text = read_text(dataset)
     try:
         return json.loads(text)
     except RecursionError:
@@ -43,7 +61,17 @@ def read_json(dataset: str) -> Any | None:
             ) from None
 
 
-def hub_rows(dataset: str, split: str) -> Iterable[Any]:
+def read_text(dataset: str) -> str:
+    """A local file's text. Raises DatasetError where it is missing or not UTF-8."""
+    try:
+        return Path(dataset).expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"--dataset {dataset}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"--dataset {dataset} cannot be read: {error}") from error
+
+
+def hub_rows(dataset: str, split: str) -> list[Any]:
     """The rows of a dataset id, downloaded or from the local cache. Raises DatasetError."""
     try:
         import datasets  # slow to import, and optional
@@ -54,10 +82,24 @@ def hub_rows(dataset: str, split: str) -> Iterable[Any]:
         ) from None
     datasets.disable_progress_bars()
     try:
-        return list(datasets.load_dataset(dataset, split=split))
+        loaded = datasets.load_dataset(dataset, split=split)
+        return [_named(row, loaded.features) for row in loaded]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise DatasetError(
             f"dataset {dataset!r}, split {split!r} cannot be loaded ({type(error).__name__}: "
             f"{words}); download it where the hub is reachable and pass --dataset FILE"
         ) from error
+
+
+def _named(row: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the names of its classes instead of the dataset's own numbers for them."""
+
+    def name(feature: Any, value: Any) -> Any:
+        inner = getattr(feature, "feature", None)
+        if inner is not None and isinstance(value, list):
+            return [name(inner, one) for one in value]
+        convert = getattr(feature, "int2str", None)
+        return convert(value) if convert and isinstance(value, int) and value >= 0 else value
+
+    return {column: name(features.get(column), value) for column, value in row.items()}

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import DatasetError
-from autotune.tasks.base import Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import hub_rows, read_json
 from autotune.worker_files import EncodedFeatures
 
@@ -35,14 +35,21 @@ class QuestionAnswering(Task):
     metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
     default_dataset: ClassVar[str] = "squad"
     default_split: ClassVar[str] = "validation"
-    script: ClassVar[str] = "run_qa.py"
+    default_max_seq_length: ClassVar[int] = 384
+    default_doc_stride: ClassVar[int | None] = 128
+    script: ClassVar[Script] = Script(name="run_qa.py", folder="question-answering", windows=True)
 
-    def load(self, dataset: str, split: str | None) -> list[Row]:
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         """SQuAD layout, nested or flattened; JSON, JSON lines, or a dataset id.
 
         A flattened row is `{"id", "title", "context", "question", "answers": {"text": [...],
         "answer_start": [...]}}`.
         """
+        if columns.named:
+            raise DatasetError(
+                f"{columns.named[0]} does not apply to question answering, whose columns are "
+                f"{', '.join(FIELDS)}"
+            )
         raw = read_json(dataset)
         rows: Iterator[Any] = (
             iter(hub_rows(dataset, split or self.default_split)) if raw is None else _rows(raw)

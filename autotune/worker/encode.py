@@ -126,12 +126,14 @@ def encode(
     sets: Sequence[Mapping[str, str]],
     max_seq_length: int,
     doc_stride: int | None,
+    words: bool,
 ) -> ModelFacts:
     """Write the features of each set's `rows_file` into its `folder`.
 
     A rows file is JSON: `{"text": [...], "text_pair": [...] or null}`. With `doc_stride`,
     `text_pair` is cut into windows that overlap by that many tokens, and the character
-    offsets of its tokens are kept ((-1, -1) for all others), shape (tokens, 2).
+    offsets of its tokens are kept ((-1, -1) for all others), shape (tokens, 2). With `words`
+    each text is a list of words, and the word of each token is kept (-1 for none).
 
     Raises TrialFailure `unsupported` for a model that does not fit, see `inspect`.
     """
@@ -149,12 +151,19 @@ def encode(
             folder=one["folder"],
             max_seq_length=max_seq_length,
             doc_stride=doc_stride,
+            words=words,
         )
     return replace(facts, work=polynomial(source))
 
 
 def _encode_rows(
-    tokenizer: Any, *, rows_file: str, folder: str, max_seq_length: int, doc_stride: int | None
+    tokenizer: Any,
+    *,
+    rows_file: str,
+    folder: str,
+    max_seq_length: int,
+    doc_stride: int | None,
+    words: bool,
 ) -> None:
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
@@ -170,6 +179,7 @@ def _encode_rows(
         return_overflowing_tokens=windowed,
         return_offsets_mapping=windowed,
         padding=False,
+        is_split_into_words=words,
     )
     count = len(encoded["input_ids"])
     names = [name for name in tokenizer.model_input_names if name != "attention_mask"]
@@ -184,6 +194,10 @@ def _encode_rows(
         )
     else:
         arrays["example"] = np.arange(count, dtype=np.int32)
+    if words:
+        arrays["words"] = np.asarray(
+            [-1 if w is None else w for i in range(count) for w in encoded.word_ids(i)], np.int32
+        )
     np.savez(os.path.join(folder, FEATURES_FILE), **arrays)  # type: ignore[arg-type]
     pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     meta = {

@@ -4,9 +4,11 @@ import pytest
 
 from autotune.emit.huggingface import script_line
 from autotune.records import Config
+from autotune.tasks.qa import QuestionAnswering
+from autotune.tasks.token_classification import TokenClassification
 
 
-def line(version="4.52.4", **knobs):
+def line(version="4.52.4", script=QuestionAnswering.script, **knobs):
     config = {
         "mode": "eager",
         "precision": "fp32",
@@ -18,13 +20,12 @@ def line(version="4.52.4", **knobs):
     }
     return script_line(
         Config.of(config),
-        script="run_qa.py",
+        script=script,
         transformers=version,
         model="m",
         data="d.json",
         max_seq_length=384,
         doc_stride=128,
-        output="out",
         settings={"OMP_NUM_THREADS": "2"},
     )
 
@@ -34,6 +35,17 @@ def test_the_guides_command_is_expressed_whole():
     assert {"--no_cuda", "--use_ipex", "--jit_mode_eval", "--bf16"} <= set(found.argv)
     assert found.not_expressed == ()
     assert found.settings == {"OMP_NUM_THREADS": "2"}
+
+
+def test_each_script_gets_its_own_flags():
+    assert "--doc_stride" in line().argv
+    assert "--train_file" not in line().argv
+    ner = line(script=TokenClassification.script)
+    assert ner.argv[1] == "run_ner.py"
+    assert "--doc_stride" not in ner.argv
+    assert ner.argv[ner.argv.index("--train_file") + 1] == "d.json"
+    assert ner.argv[-1] == "run_ner_output"
+    assert ner.source.startswith("examples/pytorch/token-classification/run_ner.py at tag v4")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from bench_search import Bench
 from emit_line import LINE
 from fakes import FakeRunner, measurement, pass_seconds
 
-from autotune.records import Failure
+from autotune.records import Config, Failure
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
 from autotune.runner import Outcome
@@ -112,3 +114,68 @@ def test_hostile_names_and_words_cannot_act_as_markup(reported):
     assert "<script>" not in text
     assert "\n# title" not in text
     assert escape("a|b") == "a\\|b"
+
+
+def test_a_host_that_something_else_uses_is_said_to(reported):
+    """From the twelfth run on, a load takes half of the CPUs: every pass waits and is slower."""
+
+    class Loaded(FakeRunner):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if len(self.ran) < 12 or outcome.measurement is None:
+                return outcome
+            passes = tuple(
+                replace(
+                    p,
+                    batch_s=tuple(2 * s for s in p.batch_s),
+                    waited_s=p.total_s,
+                    reference_s=2e-3,
+                )
+                for p in outcome.measurement.passes
+            )
+            return replace(outcome, measurement=replace(outcome.measurement, passes=passes))
+
+    runner = Loaded()
+    report = reported(runner)
+    assert not report["noise"]["quiet"]
+    assert report["noise"]["disturbed"] > 0.1 * report["noise"]["passes"]
+    text = markdown(report)
+    assert "**The host was not quiet**" in text
+    assert "search again" in text
+    best, base = (report[side]["config"] for side in ("best", "baseline"))
+    true = pass_seconds(Config.of(base)) / pass_seconds(Config.of(best))
+    assert report["best"]["speedup"]["median"] == pytest.approx(true)
+
+
+def test_a_quiet_host_is_not_complained_of(reported):
+    report = reported(FakeRunner())
+    assert report["noise"]["quiet"]
+    assert "not quiet" not in markdown(report)
+
+
+def test_a_fast_engine_with_disturbed_logits_is_rejected_and_shown(reported):
+    """int8 of the made-up machine is three times as fast, and wrong."""
+    report = reported(FakeRunner())
+    assert report["best"]["config"]["precision"] != "int8_dynamic"
+    rejected = [e for e in report["best_by_mode"] if e["failure"]]
+    assert {e["failure"]["kind"] for e in rejected} == {"inaccurate"}
+    assert "a loss of 100.0%, allowed 1.0%" in markdown(report)
+
+
+def test_a_host_where_nothing_helps_is_told_to_keep_the_baseline(reported):
+    """Only what the user has today is right: everything else disturbs the logits."""
+
+    class OnlyEager(FakeRunner):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            plain = config["mode"] == "eager" and config["precision"] == "fp32"
+            if plain:
+                return replace(outcome, measurement=measurement(10.0))
+            wrong = {"logits": np.full((10,), 1.0, np.float32)}
+            return replace(outcome, outputs=wrong)
+
+    report = reported(OnlyEager())
+    assert report["verdict"].startswith("No significant gain")
+    assert report["best"]["id"] == report["baseline"]["id"]
+    assert not report["significant"]
+    assert len(report["failures"]["inaccurate"]) >= 5

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from seqeval.metrics.sequence_labeling import get_entities
+
+from autotune.errors import DatasetError
+from autotune.tasks import task_named
+from autotune.tasks.base import Columns
+from autotune.tasks.token_classification import spans
+from autotune.worker_files import EncodedFeatures
+
+LABELS = ("B-loc", "B-per", "I-loc", "I-per", "O")
+TASK = task_named("token-classification").with_labels(LABELS)
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("O B-per I-per O", {("per", 1, 3)}),
+        ("B-per B-per", {("per", 0, 1), ("per", 1, 2)}),
+        ("I-loc I-loc O I-per", {("loc", 0, 2), ("per", 3, 4)}),
+        ("B-per I-loc I-loc", {("per", 0, 1), ("loc", 1, 3)}),
+        ("O O", set()),
+        ("B-a-b I-a-b", {("a-b", 0, 2)}),
+        ("", set()),
+    ],
+)
+def test_spans_are_those_of_conll(tags, expected):
+    assert set(spans(tags.split())) == expected
+
+
+def test_spans_are_seqevals():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        tags = [LABELS[i] for i in rng.integers(0, len(LABELS), rng.integers(1, 12))]
+        ours = {(kind, start, end - 1) for kind, start, end in spans(tags)}
+        assert ours == set(get_entities(tags)), tags
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"tokens": ["a", "b"], "ner_tags": ["O", "B-per"]},
+        {"tokens": ["a", "b"], "ner_tags": [4, 1]},
+        {"words": ["a", "b"], "tags": ["O", "b-PER"]},
+    ],
+)
+def test_layouts(tmp_path, row):
+    rows = TASK.labelled(TASK.load(written(tmp_path / "d.jsonl", [row]), None))
+    assert rows == [{"tokens": ["a", "b"], "tags": ["O", "B-per"]}]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"tokens": "a b", "ner_tags": ["O"]}, "row 1: tokens and ner_tags must be lists"),
+        ({"tokens": ["a", 2], "ner_tags": ["O", "O"]}, "row 1: tokens must be texts"),
+        ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "row 1: 2 tokens and 1 ner_tags"),
+        ({"tokens": [], "ner_tags": []}, "holds no words"),
+        ({"text": ["a"], "ner_tags": ["O"]}, "none of the columns tokens, words"),
+    ],
+)
+def test_what_is_no_such_dataset_is_refused(tmp_path, row, words):
+    with pytest.raises(DatasetError, match=words):
+        TASK.load(written(tmp_path / "d.jsonl", [row]), None)
+
+
+def test_columns_that_do_not_apply_are_refused(tmp_path):
+    path = written(tmp_path / "d.jsonl", [{"tokens": ["a"], "ner_tags": ["O"]}])
+    with pytest.raises(DatasetError, match="--text-pair-column does not apply"):
+        TASK.load(path, None, Columns(text_pair="x"))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    rows = [{"tokens": ["ünï", '"'], "tags": ["B-loc", "O"]}]
+    TASK.write(rows, tmp_path / "validation.json")
+    assert TASK.labelled(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+
+
+def test_a_word_has_the_tag_of_its_first_token_and_one_cut_off_has_none():
+    """[CLS] a-b-b c [SEP] of the words a.., c, d (cut off): five tokens."""
+    features = EncodedFeatures(
+        lengths=np.array([5], np.int32),
+        example=np.array([0], np.int32),
+        offsets=None,
+        words=np.array([-1, 0, 0, 1, -1], np.int32),
+    )
+    logits = np.zeros((5, len(LABELS)), np.float32)
+    for token, label in enumerate(("O", "B-per", "I-per", "I-per", "B-loc")):
+        logits[token, LABELS.index(label)] = 1.0
+    rows = [{"tokens": ["a", "c", "d"], "tags": ["B-per", "I-per", "O"]}]
+    found = TASK.decode(rows, features, {"logits": logits})
+    assert found == [["B-per", "I-per", "O"]]
+    assert TASK.score(rows, found) == {
+        "f1": 100.0,
+        "precision": 100.0,
+        "recall": 100.0,
+        "accuracy": 100.0,
+    }
+
+
+def test_scores_by_hand():
+    rows = [
+        {"tokens": ["a"] * 4, "tags": ["B-per", "I-per", "O", "B-loc"]},
+        {"tokens": ["a"] * 2, "tags": ["O", "O"]},
+    ]
+    found = [["B-per", "O", "O", "B-loc"], ["O", "B-loc"]]
+    scores = TASK.score(rows, found)  # one of two right, three found
+    assert scores == pytest.approx(
+        {"f1": 100 * 2 / 5, "precision": 100 / 3, "recall": 50.0, "accuracy": 100 * 4 / 6}
+    )
+    nothing = TASK.score([rows[1]], [["O", "O"]])
+    assert nothing == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 100.0}
