@@ -14,6 +14,8 @@ from autotune.tasks.base import Columns, Row, Task
 from autotune.workload import split
 
 DEFAULT_TIME_BUDGET_S = 600.0
+LAUNCH_S, LAUNCH_SHARE = 25.0, 0.2
+"""Of a time budget, what running launch.sh once at the end is given."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HIDDEN = "***"
 
@@ -56,7 +58,10 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
+        """Those of the search, which leave time to run the script it writes."""
         budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
+        if budget is not None:
+            budget -= min(LAUNCH_S, LAUNCH_SHARE * budget)
         return Limits(trials=self.trials, time_budget_s=budget)
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,6 +112,7 @@ class Tuning:
 
     def run(self) -> Finished:
         """Raises InputError (nothing is left half-written) or SearchError."""
+        self._began = time.monotonic()
         rows, calibration = load_rows(self._settings, self._task)
         host = detect()
         fresh = not (self._resume and self._has_run())
@@ -365,6 +367,7 @@ class Tuning:
             listener=self._listener,
             seed=settings.seed,
             bounds=bounds,
+            spent_s=time.monotonic() - self._began,
         )
         return search.run(), search.elapsed_s
 

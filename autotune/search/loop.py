@@ -93,7 +93,10 @@ class Result:
 
 
 class Search:
-    """One run over one workload. `run` may be called once."""
+    """One run over one workload. `run` may be called once.
+
+    `spent_s` is what of the time budget was used before.
+    """
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Search:
         listener: Listener,
         seed: int,
         bounds: Bounds | None = None,
+        spent_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_name = run_name
@@ -133,7 +137,7 @@ class Search:
         self._rng = random.Random(seed)
         self._tuner = Tuner(space, seed=seed)
         self._clock = clock
-        self._start = clock() - sum(trial.duration_s for trial in journal.trials)
+        self._start = clock() - spent_s - sum(trial.duration_s for trial in journal.trials)
         self._reference: Reference | None = None
         self._unusable: dict[Config, str] = {}  # process and engine knobs that cannot run
 

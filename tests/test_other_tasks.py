@@ -1,0 +1,181 @@
+"""Whole searches of text and token classification, against an independent computation.
+
+The models are small and were never trained, which a comparison of scores does not mind; where
+../shared is, trained ones serve too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from autotune import demo
+
+pytestmark = pytest.mark.model
+
+MAKE = """
+import sys, torch, transformers as t
+kind, labels, folder, tokenizer = sys.argv[1], sys.argv[2].split(","), sys.argv[3], sys.argv[4]
+torch.manual_seed(0)
+config = t.BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=96, initializer_range=0.3, id2label=dict(enumerate(labels)),
+    label2id={name: i for i, name in enumerate(labels)})
+getattr(t, kind)(config).save_pretrained(folder)
+t.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+"""
+
+INDEPENDENT = """
+import json, sys, torch, transformers as t
+folder, dataset, kind = sys.argv[1:4]
+rows = [json.loads(line) for line in open(dataset)]
+tokenizer = t.AutoTokenizer.from_pretrained(folder)
+if kind == "text":
+    model = t.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    right = 0
+    for row in rows:
+        inputs = tokenizer(row["sentence"], truncation=True, max_length=128, return_tensors="pt")
+        found = int(model(**inputs).logits.argmax())
+        wanted = row["label"]
+        right += (found if isinstance(wanted, int) else model.config.id2label[found]) == wanted
+    print(100 * right / len(rows))
+else:
+    from seqeval.metrics import f1_score
+    model = t.AutoModelForTokenClassification.from_pretrained(folder).eval()
+    expected, found = [], []
+    for row in rows:
+        inputs = tokenizer(row["tokens"], is_split_into_words=True, truncation=True,
+            max_length=128, return_tensors="pt")
+        labels = model(**inputs).logits[0].argmax(-1).tolist()
+        tags = ["O"] * len(row["tokens"])
+        for place in range(len(labels) - 1, -1, -1):
+            word = inputs.word_ids()[place]
+            if word is not None:
+                tags[word] = model.config.id2label[labels[place]]
+        expected.append(row["ner_tags"])
+        found.append(tags)
+    print(100 * f1_score(expected, found))
+"""
+
+WORDS = [
+    "the",
+    "river",
+    "rose",
+    "over",
+    "night",
+    "in",
+    "Paris",
+    "while",
+    "Ada",
+    "Lovelace",
+    "slept",
+    "and",
+    "nobody",
+    "counted",
+]
+TAGS = ("O", "B-place", "I-place", "B-person", "I-person")
+
+
+def sentences(count=24):
+    return [WORDS[n % 5 : n % 5 + 3 + n % 7] for n in range(count)]
+
+
+def text_rows():
+    names = ("bad", "good", "so so")
+    return [{"sentence": " ".join(s), "label": names[n % 3]} for n, s in enumerate(sentences())]
+
+
+def token_rows():
+    return [
+        {"tokens": s, "ner_tags": [TAGS[(n + i) % 5] for i in range(len(s))]}
+        for n, s in enumerate(sentences())
+    ]
+
+
+def python(code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "labels", "rows"),
+    [
+        ("text-classification", "BertForSequenceClassification", "so so,good,bad", text_rows()),
+        ("token-classification", "BertForTokenClassification", ",".join(TAGS[::-1]), token_rows()),
+    ],
+)
+def test_a_search_reads_what_an_independent_computation_does(
+    autotune, tmp_path, task, head, labels, rows
+):
+    model, dataset = tmp_path / "model", tmp_path / "d.jsonl"
+    python(MAKE, head, labels, model, demo.MODEL)
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = autotune(
+        *("search", "--model", model, "--task", task, "--dataset", dataset, "--trials", "3"),
+        *("--set", "mode=eager,jit", "--set", "precision=fp32", "--output", tmp_path / "run"),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    own = float(python(INDEPENDENT, model, dataset, task.partition("-")[0]))
+    main = report["metrics"][0]
+    assert report["baseline"]["metrics"][main] == pytest.approx(own)
+    assert report["launch_check"]["same_metrics"], report["launch_check"]
+    assert all(e["metrics"][main] == pytest.approx(own) for e in report["best_by_mode"])
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "data"),
+    [
+        ("text-classification", "minilm-l6-sst2", "sst2-dev.jsonl"),
+        ("token-classification", "minilm-l6-wnut17", "wnut17-dev.jsonl"),
+    ],
+)
+def test_trained_models_read_their_published_scores(autotune, tmp_path, shared, task, model, data):
+    folder, dataset = shared / "models" / model, shared / "data" / data
+    done = autotune(
+        *("search", "--model", folder, "--task", task, "--dataset", dataset, "--trials", "1"),
+        *("--max-samples", "0", "--output", tmp_path / "run", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    own = float(python(INDEPENDENT, folder, dataset, task.partition("-")[0]))
+    assert report["baseline"]["metrics"][report["metrics"][0]] == pytest.approx(own, abs=0.05)
+
+
+def test_labels_that_are_not_the_models_are_refused_before_anything_is_measured(autotune, tmp_path):
+    model, dataset = tmp_path / "model", tmp_path / "d.jsonl"
+    python(MAKE, "BertForSequenceClassification", "yes,no", model, demo.MODEL)
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in text_rows()))
+    done = autotune(
+        *("search", "--model", model, "--task", "text-classification"),
+        *("--dataset", dataset, "--output", tmp_path / "run"),
+    )
+    assert done.returncode == 2
+    assert "(bad, good, so so) are not the model's (yes, no)" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--doc-stride", "5"), "--doc-stride: text-classification cuts long texts off"),
+        (("--text-column", "body"), "--text-column body: "),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(autotune, tmp_path, options, words):
+    (tmp_path / "d.jsonl").write_text('{"sentence": "a", "label": 0}\n')
+    done = autotune(
+        *("search", "--model", "demo", "--task", "text-classification"),
+        *("--dataset", tmp_path / "d.jsonl", *options),
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
