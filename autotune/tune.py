@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,23 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from autotune import knobs, learned, stacks
+from autotune import learned, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.bounds import Bounds, peaks
-from autotune.emit.best import best_yaml
-from autotune.emit.huggingface import script_line
-from autotune.emit.script import launch_script, requests
 from autotune.errors import InputError, OutputError, ResumeError, SpaceError
-from autotune.folder import RunFolder, create, default_path, write
+from autotune.finish import finish
+from autotune.folder import RunFolder, create, default_path
 from autotune.host import Host, detect
 from autotune.journal import Journal
-from autotune.launch import variables, worker_commands
 from autotune.manifest import check_same, describe_run, space_digest
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
-from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts, to_jsonable
-from autotune.report.build import Context, build
-from autotune.report.text import markdown
+from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts
 from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Result, Search
 from autotune.search.objective import objective_named
@@ -60,7 +54,6 @@ from autotune.tasks.base import Row
 from autotune.wire import WireError
 from autotune.workload import Workload, encode, start_worker
 
-LAUNCH_TIMEOUT_S = 1800
 UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
 """What a run killed before its manifest was written may have left."""
@@ -235,7 +228,21 @@ class Tuning:
         )
         parents.close()
         self._learn(result, workload, host, manifest["created"])
-        return self._finish(folder, result, workload, host, found, manifest, elapsed_s, bounds)
+        report = finish(
+            result,
+            folder=folder,
+            settings=settings,
+            workload=workload,
+            inputs=self._inputs(folder, workload, host),
+            host=host,
+            found=found,
+            manifest=manifest,
+            objective=self._objective,
+            bounds=bounds,
+            elapsed_s=elapsed_s,
+            announce=self._announce,
+        )
+        return Finished(folder=folder, report=report)
 
     def _seeds(
         self, folder: RunFolder, workload: Workload, host: Host, fresh: bool
@@ -386,96 +393,3 @@ class Tuning:
         canonical = json.dumps(host.fingerprint(), sort_keys=True)
         fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:12]
         return f"{workload.id}-{fingerprint}-{self._objective.name}"
-
-    def _finish(
-        self,
-        folder: RunFolder,
-        result: Result,
-        workload: Workload,
-        host: Host,
-        found: Mapping[str, StackFacts],
-        manifest: Mapping[str, Any],
-        elapsed_s: float,
-        bounds: Bounds | None,
-    ) -> Finished:
-        """Write what the search leaves, run the script, and write what that gave."""
-        settings, best = self._settings, result.best
-        stack = found[str(best.config["stack"])]
-        line = script_line(
-            best.config,
-            script=self._task.script,
-            transformers=stack.versions["transformers"],
-            model=workload.source.path,
-            data=str(folder.data.relative_to(folder.path)),
-            max_seq_length=settings.max_seq_length,
-            doc_stride=settings.doc_stride,
-            settings=variables(best.config, host, stack.libiomp5),
-        )
-        plain = json.loads(json.dumps(to_jsonable(manifest)))
-        report = build(
-            result,
-            Context(
-                manifest=plain,
-                metrics=self._task.metrics,
-                objective=self._objective,
-                line=line,
-                elapsed_s=elapsed_s,
-                bounds=bounds,
-            ),
-        )
-        write(
-            folder.best,
-            best_yaml(
-                best.config,
-                source=workload.source,
-                task=self._task.name,
-                max_seq_length=settings.max_seq_length,
-                doc_stride=settings.doc_stride,
-                stack={"python": stack.python, **stack.versions},
-                host=host.fingerprint(),
-                promise={
-                    "objective": self._objective.name,
-                    **report["best"]["objective"],
-                    "speedup": report["best"]["speedup"]["median"],
-                    "metrics": report["best"]["metrics"],
-                },
-            ),
-        )
-        write(folder.requests, requests(best.config, self._inputs(folder, workload, host)))
-        script = launch_script(
-            worker_commands(best.config, host, stack.python, stack.libiomp5),
-            title=f"{settings.model}: {knobs.describe(best.config)}",
-            line=line,
-            scorer=(sys.executable, "-m", "autotune", "score"),
-        )
-        write(folder.launch, script, executable=True)
-        self._write_report(folder, report)
-        if not result.interrupted:
-            self._announce("running the launch script once")
-            report["launch_check"] = launch_check(folder)
-            self._write_report(folder, report)
-        return Finished(folder=folder, report=report)
-
-    def _write_report(self, folder: RunFolder, report: dict[str, Any]) -> None:
-        write(folder.report_json, json.dumps(report, indent=2, allow_nan=False) + "\n")
-        write(folder.report_markdown, markdown(report))
-
-
-def launch_check(folder: RunFolder) -> dict[str, Any]:
-    """Run launch.sh as a user would, and what it measured."""
-    try:
-        done = subprocess.run(
-            ["bash", str(folder.launch.resolve()), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=LAUNCH_TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"error": str(error)}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found

@@ -34,7 +34,7 @@ from autotune.search.ranking import (
     measured,
 )
 from autotune.search.study import Study
-from autotune.search.tuner import Observation, Tuner
+from autotune.search.tuner import Observation, Tuner, preparing
 from autotune.space import Space
 from autotune.stats import Interval, median_interval
 
@@ -213,7 +213,10 @@ class Search:
                 if proposed is None:
                     return  # everything allowed has been tried
                 queue.append(proposed)
-            self._study.enqueue(queue.popleft())
+            config = queue.popleft()
+            if config.id in priors and not self._affordable(config):
+                continue
+            self._study.enqueue(config)
             proposal = self._study.ask(self._run_name)
             config = proposal.config
             refusal = self._refusal(config)
@@ -232,8 +235,21 @@ class Search:
             self._observations(),
             lambda config: config.id not in seen and self._usable(config),
             open_session=_session(last.config) if _phases(last) else None,
-            remaining_s=None,
+            remaining_s=self._remaining_s(),
         )
+
+    def _affordable(self, config: Config) -> bool:
+        """Whether preparing `config` leaves at least as much time for others."""
+        remaining_s = self._remaining_s()
+        expected_s = preparing(self._observations())(config)
+        return remaining_s is None or 2 * expected_s <= remaining_s
+
+    def _remaining_s(self) -> float | None:
+        """Seconds until the finals must begin, None without a time budget."""
+        budget = self._limits.time_budget_s
+        if budget is None:
+            return None
+        return budget - self.elapsed_s - self._finals.expected_s(self._journal.trials)
 
     def _observations(self) -> list[Observation]:
         """The searched trials as the tuner sees them."""

@@ -29,8 +29,10 @@ SAMPLE = 600
 FAILED = 3.0
 """In units of the limit: how far beyond it a configuration that failed is counted."""
 UNKNOWN_EXCESS = -0.5
-PREPARING_S = 5.0
-"""What opening a session is taken to cost before one has been opened."""
+PREPARING_S = {"inductor": 45.0, "zentorch": 30.0}
+TYPICAL_S = 5.0
+"""What opening a session is taken to cost before one of its mode has been opened: compilers take
+long, the others as long as those so far, or this."""
 
 Array = npt.NDArray[np.float64]
 
@@ -128,12 +130,8 @@ class Tuner:
         open_session: Config | None,
     ) -> Array:
         """Seconds that each candidate is expected to take."""
-        opened = [(o.config, o.preparing_s) for o in observations if o.preparing_s is not None]
-        by_engine: dict[tuple[object, object], list[float]] = {}
-        for config, seconds in opened:
-            by_engine.setdefault((config["mode"], config["precision"]), []).append(seconds)
-        typical = statistics.median(s for _, s in opened) if opened else PREPARING_S
-        known = {engine: statistics.median(s) for engine, s in by_engine.items()}
+        sessions = [config.only(SESSION_KNOBS) for config in candidates]
+        known = preparing(observations)
         # Measuring takes long where a pass does: seconds times speed is about constant.
         work = [
             math.log(o.measuring_s) + o.speed
@@ -142,13 +140,30 @@ class Tuner:
         ]
         measuring = np.exp((statistics.median(work) if work else 0.0) - mean)
         shortest = min((o.measuring_s for o in observations if o.measuring_s > 0), default=0.1)
-        preparing = [
-            0.0
-            if config.only(SESSION_KNOBS) == open_session
-            else known.get((config["mode"], config["precision"]), typical)
-            for config in candidates
-        ]
-        return np.asarray(preparing) + np.maximum(measuring, shortest)
+        opening = [0.0 if session == open_session else known(session) for session in sessions]
+        return np.asarray(opening) + np.maximum(measuring, shortest)
+
+
+def preparing(observations: Sequence[Observation]) -> Callable[[Config], float]:
+    """What opening a session is expected to take, in seconds, by what others took."""
+    by_engine: dict[tuple[object, object], list[float]] = {}
+    for o in observations:
+        if o.preparing_s is not None:
+            engine = (o.config["mode"], o.config["precision"])
+            by_engine.setdefault(engine, []).append(o.preparing_s)
+    taken = [seconds for some in by_engine.values() for seconds in some]
+    typical = statistics.median(taken) if taken else TYPICAL_S
+
+    def expected(config: Config) -> float:
+        mode, precision = config["mode"], config["precision"]
+        if (mode, precision) in by_engine:
+            return statistics.median(by_engine[mode, precision])
+        of_mode = [s for (m, _), some in by_engine.items() if m == mode for s in some]
+        if of_mode:
+            return statistics.median(of_mode)
+        return PREPARING_S.get(str(mode), typical)
+
+    return expected
 
 
 def normal_cdf(x: Array) -> Array:

@@ -10,8 +10,16 @@ import pytest
 from bench_search import SMALL
 from fakes import pass_seconds, surroundings
 
+from autotune.records import Config
 from autotune.search.surrogate import Encoder, Surrogate
-from autotune.search.tuner import SESSION_KNOBS, Observation, Tuner, expected_improvement
+from autotune.search.tuner import (
+    SESSION_KNOBS,
+    TYPICAL_S,
+    Observation,
+    Tuner,
+    expected_improvement,
+    preparing,
+)
 from autotune.space import compile_space, load_space
 
 
@@ -72,6 +80,25 @@ def test_a_point_of_the_open_session_is_preferred_where_gains_are_alike(space):
     session = seen[-1].config.only(SESSION_KNOBS)
     config = Tuner(space, seed=0).propose(seen, lambda c: True, open_session=session)
     assert config.only(SESSION_KNOBS) == session
+
+
+def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
+    def opened(mode, precision, seconds):
+        config = Config.of({"mode": mode, "precision": precision})
+        return Observation(
+            config=config, speed=1.0, excess=-1.0, preparing_s=seconds, measuring_s=1.0
+        )
+
+    seen = [opened("jit", "fp32", 2.0), opened("jit", "bf16", 4.0), opened("eager", "fp32", 1.0)]
+    expected = preparing(seen)
+
+    def cost(mode, precision):
+        return expected(Config.of({"mode": mode, "precision": precision}))
+
+    assert (cost("jit", "fp32"), cost("jit", "bf16"), cost("jit", "int8_dynamic")) == (2, 4, 3)
+    assert cost("openvino", "fp32") == 2.0
+    assert cost("inductor", "bf16") > 20
+    assert preparing([])(Config.of({"mode": "jit", "precision": "fp32"})) == TYPICAL_S
 
 
 def test_nothing_is_proposed_that_may_not_be_used(space):

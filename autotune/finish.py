@@ -1,0 +1,142 @@
+"""What a search leaves in its folder: best.yaml, launch.sh and the report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autotune import knobs
+from autotune.bounds import Bounds
+from autotune.emit.best import best_yaml
+from autotune.emit.huggingface import ScriptLine, script_line
+from autotune.emit.script import launch_script, requests
+from autotune.folder import RunFolder, write
+from autotune.host import Host
+from autotune.launch import variables, worker_commands
+from autotune.records import StackFacts, to_jsonable
+from autotune.report.build import Context, build
+from autotune.report.text import markdown
+from autotune.runner import Inputs
+from autotune.search.loop import Result
+from autotune.search.objective import Objective
+from autotune.settings import Settings
+from autotune.workload import Workload
+
+LAUNCH_TIMEOUT_S = 1800
+
+
+def finish(
+    result: Result,
+    *,
+    folder: RunFolder,
+    settings: Settings,
+    workload: Workload,
+    inputs: Inputs,
+    host: Host,
+    found: Mapping[str, StackFacts],
+    manifest: Mapping[str, Any],
+    objective: Objective,
+    bounds: Bounds | None,
+    elapsed_s: float,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write it, run the script, and write what that gave. Returns the report."""
+    best = result.best.config
+    stack = found[str(best["stack"])]
+    line = script_line(
+        best,
+        script=workload.task.script,
+        transformers=stack.versions["transformers"],
+        model=workload.source.path,
+        data=str(folder.data.relative_to(folder.path)),
+        max_seq_length=settings.max_seq_length,
+        doc_stride=settings.doc_stride,
+        settings=variables(best, host, stack.libiomp5),
+    )
+    report = build(
+        result,
+        Context(
+            manifest=json.loads(json.dumps(to_jsonable(manifest))),
+            metrics=workload.task.metrics,
+            objective=objective,
+            line=line,
+            elapsed_s=elapsed_s,
+            bounds=bounds,
+        ),
+    )
+    promise = {
+        "objective": objective.name,
+        **report["best"]["objective"],
+        "speedup": report["best"]["speedup"]["median"],
+        "metrics": report["best"]["metrics"],
+    }
+    _emit(result, line, promise, folder, settings, workload, inputs, host, stack)
+    _write_report(folder, report)
+    if not result.interrupted:
+        announce("running the launch script once")
+        report["launch_check"] = launch_check(folder)
+        _write_report(folder, report)
+    return report
+
+
+def _emit(
+    result: Result,
+    line: ScriptLine,
+    promise: dict[str, Any],
+    folder: RunFolder,
+    settings: Settings,
+    workload: Workload,
+    inputs: Inputs,
+    host: Host,
+    stack: StackFacts,
+) -> None:
+    best = result.best.config
+    write(
+        folder.best,
+        best_yaml(
+            best,
+            source=workload.source,
+            task=workload.task.name,
+            max_seq_length=settings.max_seq_length,
+            doc_stride=settings.doc_stride,
+            stack={"python": stack.python, **stack.versions},
+            host=host.fingerprint(),
+            promise=promise,
+        ),
+    )
+    write(folder.requests, requests(best, inputs))
+    script = launch_script(
+        worker_commands(best, host, stack.python, stack.libiomp5),
+        title=f"{settings.model}: {knobs.describe(best)}",
+        line=line,
+        scorer=(sys.executable, "-m", "autotune", "score"),
+    )
+    write(folder.launch, script, executable=True)
+
+
+def _write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:
+    write(folder.report_json, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write(folder.report_markdown, markdown(report))
+
+
+def launch_check(folder: RunFolder) -> dict[str, Any]:
+    """Run launch.sh as a user would, and what it measured."""
+    try:
+        done = subprocess.run(
+            ["bash", str(folder.launch.resolve()), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=LAUNCH_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
