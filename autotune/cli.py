@@ -20,7 +20,7 @@ import click
 from autotune import __version__
 from autotune.errors import AutotuneError, InputError
 
-EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class Duration(click.ParamType[float]):
@@ -348,6 +348,35 @@ def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -
 
         found = examine(stacks, peak)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@cli.command()
+@click.argument("best", type=click.Path(path_type=Path))
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Over the baseline.  [default: 80% of what was promised]",
+)
+@click.option("--rounds", type=click.IntRange(min=3, max=50), default=6, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def verify(
+    *, best: Path, min_speedup: float | None, rounds: int, as_json: bool, debug: bool
+) -> None:
+    """Measure BEST (best.yaml, or its run's folder) against the baseline again.
+
+    Exit code 0 where its promise holds here, 3 where it does not.
+    """
+    with _reported(debug):
+        from autotune import verify as verifying
+
+        found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
+        if as_json:
+            click.echo(json.dumps(found.as_json(), indent=2))
+        else:
+            click.echo("\n".join(verifying.lines(found)))
+        if not found.holds:
+            sys.exit(EXIT_BROKEN)
 
 
 @cli.command()

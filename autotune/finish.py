@@ -71,6 +71,7 @@ def finish(
         "objective": objective.name,
         **report["best"]["objective"],
         "speedup": report["best"]["speedup"]["median"],
+        "baseline": report["baseline"]["objective"]["median"],
         "metrics": report["best"]["metrics"],
     }
     _emit(result, line, promise, folder, settings, workload, inputs, host, stack)

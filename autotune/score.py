@@ -6,17 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from autotune.errors import ResumeError, SearchError
 from autotune.folder import RunFolder
 from autotune.records import Measurement, to_jsonable
-from autotune.runner import OUTPUTS_FILE, Expected, read_outputs, together
+from autotune.reopen import reopen
+from autotune.runner import OUTPUTS_FILE, read_outputs, together
 from autotune.search.objective import objective_named
 from autotune.stats import Interval
-from autotune.tasks import task_named
 from autotune.wire import WireError, loads, parse
-from autotune.worker_files import EncodedFeatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,26 +73,22 @@ def score(folder: RunFolder, work: Path) -> Score:
 
     Raises SearchError where the measurement failed, ResumeError where the run is damaged.
     """
-    manifest = folder.read_manifest()
-    task = task_named(str(manifest["workload"]["task"])).with_labels(manifest["model"]["labels"])
+    run = reopen(folder)
     try:
-        best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
-        rows = task.labelled(task.load(str(folder.data.resolve()), None))
-        features = EncodedFeatures.load(folder.workload)
-        promise = best["promise"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:
+        promise = run.best["promise"]
+        promised = Interval(**{f.name: promise[f.name] for f in fields(Interval)})
+    except (KeyError, TypeError) as error:
         raise ResumeError(f"{folder.path} is damaged: {error}") from error
-    expected = Expected(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
     try:
         measurement = together([_measurement(instance) for instance in instances(work)])
-        outputs = read_outputs(work / "0" / OUTPUTS_FILE, task.outputs, expected)
+        outputs = read_outputs(work / "0" / OUTPUTS_FILE, run.task.outputs, run.expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
     objective = objective_named(str(promise["objective"]))
     return Score(
         objective=objective.name,
         measured=objective.interval(measurement),
-        promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
-        metrics=task.score(rows, task.decode(rows, features, outputs)),
+        promised=promised,
+        metrics=run.task.score(run.rows, run.task.decode(run.rows, run.features, outputs)),
         promised_metrics=dict(promise["metrics"]),
     )

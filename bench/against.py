@@ -3,7 +3,8 @@
     python bench/against.py reports/RUN [--rounds 5]
 
 Each engine of ENGINES is given every point of POINTS; its best one that the gate allows then
-runs in turn with the run's best configuration, in processes kept side by side. Prints, for
+runs in turn with the run's best configuration, in processes kept side by side, unless it was
+far slower than the others. Prints, for
 each engine, how many times faster the search's choice was: the median over rounds and its
 interval.
 """
@@ -16,11 +17,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from opened import OpenedRun, open_run, speeds, visit_in_turn
+from opened import VISIT, OpenedRun, open_run, speeds
 
 from autotune.folder import RunFolder
 from autotune.knobs import describe
 from autotune.records import Config, Measure
+from autotune.reopen import visit_in_turn
 from autotune.search.objective import throughput
 from autotune.space import complete
 from autotune.stats import median_interval
@@ -38,6 +40,8 @@ POINTS: tuple[dict[str, Any], ...] = (
     *({"padding": "length_sorted", "batch_size": size} for size in (1, 2, 4, 8, 16)),
     *({"padding": "token_budget", "batch_tokens": tokens} for tokens in (512, 1024, 2048)),
 )
+NEAR = 0.6
+"""Engines that are not this near the fastest are not visited again."""
 QUICK = Measure(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
 
 
@@ -51,10 +55,11 @@ def main() -> None:
 
 
 def against(run: OpenedRun, rounds: int) -> None:
-    own = [config for stack in run.stacks for config in own_best(run, stack)]
+    own = [one for stack in run.stacks for one in own_best(run, stack)]
     run.runner.close()
-    others = [config for config in own if config != run.chosen]
-    visits = visit_in_turn(run.runner, [run.chosen, *others], rounds)
+    fastest = max(speed for speed, _ in own)
+    others = [config for speed, config in own if config != run.chosen and speed >= NEAR * fastest]
+    visits = visit_in_turn(run.runner, [run.chosen, *others], rounds, VISIT)
     chosen = speeds(visits[run.chosen])
     print(f"\nchosen: {describe(run.chosen)}, {median_interval(chosen).median:.1f}/s")
     for one in others:
@@ -73,8 +78,8 @@ def against(run: OpenedRun, rounds: int) -> None:
         )
 
 
-def own_best(run: OpenedRun, stack: str) -> list[Config]:
-    """Each engine of `stack` at the fastest point that the gate allows."""
+def own_best(run: OpenedRun, stack: str) -> list[tuple[float, Config]]:
+    """Each engine of `stack` at the fastest point that the gate allows, and its speed."""
     found = []
     for engine in ENGINES:
         if run.stacks[stack].modes[engine["mode"]].get(engine["precision"]) is not None:
@@ -93,7 +98,7 @@ def own_best(run: OpenedRun, stack: str) -> list[Config]:
             verdict = "allowed" if allowed else "inaccurate at every point"
             print(f"{speed:7.1f}/s {describe(own)}: {verdict}", flush=True)
             if allowed:
-                found.append(own)
+                found.append((speed, own))
     return found
 
 

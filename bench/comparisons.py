@@ -55,9 +55,9 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
             side.runner.keep([config])
         for visit in range(visits):
             for index in (0, 1) if visit % 2 == 0 else (1, 0):
-                measurement = sides[index].runner.run(config, VISIT).measurement
-                assert measurement is not None
-                found[index] += speeds([measurement])
+                outcome = sides[index].runner.run(config, VISIT)
+                assert outcome.measurement is not None, outcome.failure
+                found[index] += speeds([outcome])
         for side in sides:
             side.runner.close()
     output.write_text(

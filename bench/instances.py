@@ -14,10 +14,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from opened import open_run, speeds, visit_in_turn
+from opened import VISIT, open_run, speeds
 
 from autotune.folder import RunFolder
 from autotune.knobs import describe
+from autotune.reopen import measurements, visit_in_turn
 from autotune.space import complete, parse_overrides
 from autotune.stats import median_interval
 
@@ -37,10 +38,10 @@ def main() -> None:
         many = complete(
             run.where, {**shared, "threads": 1, "instances": cores, "pinning": "compact"}
         )
-        visits = visit_in_turn(run.runner, [one, many], options.rounds)
+        visits = visit_in_turn(run.runner, [one, many], options.rounds, VISIT)
     pairs = zip(speeds(visits[many]), speeds(visits[one]), strict=True)
     ratio = median_interval([m / o for m, o in pairs])
-    spread = [float(m.effective["release_spread_s"]) for m in visits[many]]
+    spread = [float(m.effective["release_spread_s"]) for m in measurements(visits[many])]
     for config in (one, many):
         print(f"{median_interval(speeds(visits[config])).median:.1f}/s {describe(config)}")
     print(

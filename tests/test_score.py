@@ -4,42 +4,18 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from fakes import measurement
 from qa_rows import ROWS
+from run_folder import TASK, leave_run
 
 from autotune.errors import ResumeError, SearchError
-from autotune.folder import RunFolder
 from autotune.records import dumps
 from autotune.score import score
-from autotune.tasks import task_named
-
-TASK = task_named("qa")
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of ten one-token questions, each answered by its whole context."""
-    folder = RunFolder(tmp_path / "run")
-    folder.workload.mkdir(parents=True)
-    folder.write_manifest({"workload": {"task": "qa"}})
-    TASK.write(ROWS, folder.data)
-    np.savez(
-        folder.workload / "features.npz",
-        lengths=np.ones(10, np.int32),
-        example=np.arange(10, dtype=np.int32),
-        offsets=np.tile(np.array([[0, 3]], np.int32), (10, 1)),
-    )
-    promise = {
-        "objective": "throughput",
-        "median": 4.0,
-        "low": 3.0,
-        "high": 4.5,
-        "coverage": 0.75,
-        "samples": 3,
-        "metrics": {"f1": 100.0, "exact_match": 100.0},
-    }
-    folder.best.write_text(yaml.safe_dump({"promise": promise}))
+    folder = leave_run(tmp_path / "run")
     work = tmp_path / "work"
     (work / "0").mkdir(parents=True)
     zeros = np.zeros(10, np.float32)
@@ -83,5 +59,5 @@ def test_replies_that_are_missing_are_an_error(run):
 def test_a_damaged_run_is_an_error(run):
     folder, work = run
     folder.best.write_text("promise: [")
-    with pytest.raises(ResumeError, match="is damaged"):
+    with pytest.raises(ResumeError, match="holds no finished run"):
         score(folder, work)

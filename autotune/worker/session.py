@@ -67,8 +67,9 @@ def calibration_of(features: Features) -> list[Batch]:
 class Session:
     """The operations of `worker.__main__`, by name.
 
-    `probe`, `encode` and `peak` stand alone. `open` prepares one engine, after which `measure` may
-    be called any number of times, for any points. Instances of one `group` measure together.
+    `probe`, `encode`, `digest` and `peak` stand alone. `open` prepares one engine, after which
+    `measure` may be called any number of times, for any points. Instances of one `group`
+    measure together.
     """
 
     def __init__(self, workdir: str, group: Group | None = None, forked: bool = False) -> None:
@@ -84,6 +85,7 @@ class Session:
             "probe": self.probe,
             "encode": self.encode,
             "peak": self.peak,
+            "digest": self.digest,
             "open": self.open,
             "measure": self.measure,
         }
@@ -97,6 +99,11 @@ class Session:
         from autotune.worker.encode import encode
 
         return encode(ModelSource(**source), **arguments)
+
+    def digest(self, *, source: dict[str, Any]) -> str:
+        from autotune.worker.encode import model_digest
+
+        return model_digest(ModelSource(**source))
 
     def peak(self, *, threads: int, precisions: list[str]) -> dict[str, float]:
         from autotune.worker.peak import peak

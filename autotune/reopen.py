@@ -1,0 +1,151 @@
+"""A finished run, opened again for measuring: its winner, its workload, its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autotune import knobs
+from autotune.accuracy import Gate
+from autotune.errors import ResumeError
+from autotune.folder import RunFolder
+from autotune.host import Host
+from autotune.parents import Parents
+from autotune.records import (
+    Config,
+    Failure,
+    Measure,
+    Measurement,
+    ModelSource,
+    StackFacts,
+)
+from autotune.runner import Expected, Inputs, Outcome, ProcessRunner, Runner
+from autotune.tasks import task_named
+from autotune.tasks.base import Row, Task
+from autotune.wire import WireError, parse
+from autotune.worker_files import EncodedFeatures
+
+TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened:
+    """What a run's folder says. `best` is best.yaml as it stands."""
+
+    folder: RunFolder
+    manifest: Mapping[str, Any]
+    best: Mapping[str, Any]
+    task: Task
+    source: ModelSource
+    rows: list[Row]
+    features: EncodedFeatures
+
+    @property
+    def chosen(self) -> Config:
+        return Config.of(self.best["config"])
+
+    @property
+    def baseline(self) -> Config:
+        return Config.of(self.manifest["baseline"])
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """Stack -> interpreter, of those that the run searched."""
+        return {name: stack["python"] for name, stack in self.manifest["stacks"].items()}
+
+    @property
+    def expected(self) -> Expected:
+        return Expected(
+            examples=len(self.rows),
+            features=len(self.features.lengths),
+            tokens=self.features.tokens,
+        )
+
+    def gate(self) -> Gate:
+        return Gate(
+            task=self.task,
+            rows=self.rows,
+            features=self.features,
+            max_drop=self.manifest["max_accuracy_drop"],
+        )
+
+    def runner(
+        self,
+        host: Host,
+        stacks: Mapping[str, StackFacts],
+        work: Path,
+        parents: Parents | None = None,
+    ) -> ProcessRunner:
+        """Scratch files and prepared artefacts go below `work`."""
+        calibrated = self.folder.calibration.exists()
+        return ProcessRunner(
+            host=host,
+            stacks=stacks,
+            inputs=Inputs(
+                source=self.source,
+                features=str(self.folder.workload.resolve()),
+                calibration=str(self.folder.calibration.resolve()) if calibrated else None,
+                instruction_sets=host.instruction_sets,
+                cache=str((work / "cache").resolve()),
+            ),
+            expected=self.expected,
+            workdir=work / "trial",
+            timeout_s=TIMEOUT_S,
+            parents=parents,
+        )
+
+
+def reopen(folder: RunFolder) -> Reopened:
+    """Raises ResumeError where the folder holds no finished run, or is damaged."""
+    manifest = folder.read_manifest()
+    try:
+        best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
+        task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
+        return Reopened(
+            folder=folder,
+            manifest=manifest,
+            best=best,
+            task=task,
+            source=parse(ModelSource, best["model"]),
+            rows=task.labelled(task.load(str(folder.data.resolve()), None)),
+            features=EncodedFeatures.load(folder.workload),
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:
+        raise ResumeError(f"{folder.path} holds no finished run: {error}") from error
+
+
+def visit_in_turn(
+    runner: Runner, configs: Sequence[Config], rounds: int, rule: Measure
+) -> dict[Config, list[Outcome]]:
+    """`rounds` visits to each, in processes kept side by side, every second round backwards.
+
+    Raises VisitFailed with the first configuration that cannot be measured.
+    """
+    runner.keep(configs)
+    visits: dict[Config, list[Outcome]] = {config: [] for config in configs}
+    try:
+        for number in range(rounds):
+            for config in configs if number % 2 == 0 else reversed(configs):
+                outcome = runner.run(config, rule)
+                if outcome.failure is not None:
+                    raise VisitFailed(config, outcome.failure)
+                visits[config].append(outcome)
+    finally:
+        runner.close()
+    return visits
+
+
+def measurements(visits: Sequence[Outcome]) -> list[Measurement]:
+    """What visits measured."""
+    return [o.measurement for o in visits if o.measurement is not None]
+
+
+class VisitFailed(Exception):
+    """A configuration that could not be measured, and why."""
+
+    def __init__(self, config: Config, failure: Failure) -> None:
+        super().__init__(f"{knobs.describe(config)}: {failure.kind}: {failure.detail}")

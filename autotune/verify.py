@@ -1,0 +1,204 @@
+"""`autotune verify`: does a run's promise still hold, here and now?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autotune import knobs, stacks
+from autotune.errors import StackError
+from autotune.folder import RunFolder
+from autotune.host import Host, detect
+from autotune.parents import Parents, modules_of
+from autotune.process import WorkerFailed
+from autotune.records import StackFacts, to_jsonable
+from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
+from autotune.runner import Runner
+from autotune.search.finals import VISIT_RULE
+from autotune.search.objective import objective_named
+from autotune.stats import Interval, median_interval, ratio_interval
+from autotune.workload import start_worker
+
+ROUNDS = 6
+KEPT = 0.8
+"""Of the promised speedup, what must be left where the user names no minimum."""
+BASELINE_APART = 1.5
+"""A baseline this many times slower or faster than promised makes the speedup another one."""
+DIGEST_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found. The promise holds where `causes` is empty; `differences` are of the host
+    and the stack, and harmless where it holds nevertheless."""
+
+    causes: tuple[str, ...]
+    differences: tuple[str, ...]
+    minimum: float
+    promised_speedup: float
+    speedup: Interval | None = None
+    best: Interval | None = None
+    baseline: Interval | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        return not self.causes
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = to_jsonable(self)
+        return {"holds": self.holds, **found}
+
+
+def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Verified:
+    """Measure the run's best configuration against its baseline again, in turn.
+
+    `path` is best.yaml or its folder. Raises ResumeError where it holds no finished run.
+    """
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    run, host = reopen(folder), detect()
+    minimum = min_speedup
+    if minimum is None:
+        minimum = KEPT * float(run.best["promise"]["speedup"])
+    with tempfile.TemporaryDirectory(prefix="autotune-verify-") as temporary:
+        work = Path(temporary)
+        try:
+            found = stacks.examine(run.pythons, host, work)
+            changed = _model_changed(run, host, found, work)
+        except StackError as error:
+            return _without_measuring(run, host, {}, minimum, str(error))
+        cause = changed or _unsupported(run, found)
+        if cause is not None:
+            return _without_measuring(run, host, found, minimum, cause)
+        with Parents(work / "parents", memory_bytes=host.memory_bytes) as parents:
+            parents.preload(modules_of(run.manifest["model"]["model_type"]))
+            runner = run.runner(host, found, work, parents)
+            return measure_again(
+                run, runner, differences(run, host, found), minimum=minimum, rounds=rounds
+            )
+
+
+def _without_measuring(
+    run: Reopened, host: Host, found: Mapping[str, StackFacts], minimum: float, cause: str
+) -> Verified:
+    return Verified(
+        causes=(cause,),
+        differences=tuple(differences(run, host, found)),
+        minimum=minimum,
+        promised_speedup=float(run.best["promise"]["speedup"]),
+    )
+
+
+def differences(run: Reopened, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
+    """What is not as it was when the run was made."""
+    now = host.fingerprint()
+    lines = [
+        f"host {name}: {before} then, {now.get(name)} now"
+        for name, before in run.best["host"].items()
+        if now.get(name) != before
+    ]
+    stack = found.get(str(run.chosen["stack"]))
+    if stack is not None:
+        lines += [
+            f"{name}: {before} then, {stack.versions.get(name, 'missing')} now"
+            for name, before in run.best["stack"].items()
+            if name != "python" and stack.versions.get(name) != before
+        ]
+    return lines
+
+
+def _model_changed(
+    run: Reopened, host: Host, found: Mapping[str, StackFacts], work: Path
+) -> str | None:
+    python = found[str(run.chosen["stack"])].python
+    with start_worker(host, python, work / "digest") as worker:
+        try:
+            digest = worker.request(
+                "digest", {"source": to_jsonable(run.source)}, timeout_s=DIGEST_TIMEOUT_S
+            )
+        except WorkerFailed as failed:
+            return f"the model cannot be read: {failed.failure.detail}"
+    if digest != run.manifest["model"]["digest"]:
+        return f"the files of the model {run.source.path} have changed since the run was made"
+    return None
+
+
+def _unsupported(run: Reopened, found: Mapping[str, StackFacts]) -> str | None:
+    config = run.chosen
+    mode, precision = str(config["mode"]), str(config["precision"])
+    offered = found[str(config["stack"])].modes.get(mode, {})
+    if precision not in offered:
+        return f"{mode} {precision} is not offered by this stack"
+    reason = offered[precision]
+    return None if reason is None else f"{mode} {precision} cannot run here: {reason}"
+
+
+def measure_again(
+    run: Reopened, runner: Runner, apart: list[str], *, minimum: float, rounds: int
+) -> Verified:
+    """The two in turn, judged against the promise."""
+    promise = run.best["promise"]
+    objective = objective_named(str(promise["objective"]))
+    base, best = run.baseline, run.chosen
+    verified = Verified(
+        causes=(),
+        differences=tuple(apart),
+        minimum=minimum,
+        promised_speedup=float(promise["speedup"]),
+    )
+    try:
+        visits = visit_in_turn(runner, list(dict.fromkeys([base, best])), rounds, VISIT_RULE)
+    except VisitFailed as failed:
+        return replace(verified, causes=(str(failed),))
+    pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)
+    speedup = ratio_interval([objective.ratio(one, other) for one, other in pairs])
+    gate = run.gate()
+    reference = gate.reference(visits[base][0].outputs)
+    accuracy = gate.judge(visits[best][-1].outputs, reference)
+    speeds = {
+        config: median_interval([objective.value(m) for m in measurements(visits[config])])
+        for config in visits
+    }
+    causes = []
+    inaccurate = gate.failure(accuracy, reference)
+    if inaccurate is not None:
+        causes.append(f"{knobs.describe(best)} is no longer right: {inaccurate.detail}")
+    if speedup.median < minimum:
+        causes.append(
+            f"{knobs.describe(best)} is {speedup.median:.2f}x as fast as the baseline "
+            f"({speedup.low:.2f} to {speedup.high:.2f}), at least {minimum:.2f}x is asked for"
+        )
+    then = promise.get("baseline")
+    if then is not None:
+        times = speeds[base].median / float(then)
+        if not 1 / BASELINE_APART <= times <= BASELINE_APART:
+            causes.append(
+                f"the baseline reads {objective.shown(speeds[base].median)}, it was "
+                f"{objective.shown(float(then))} when the promise was made: the speedup is one "
+                "over something else"
+            )
+    return replace(
+        verified,
+        causes=tuple(causes),
+        speedup=speedup,
+        best=speeds[best],
+        baseline=speeds[base],
+        metrics=accuracy.metrics,
+    )
+
+
+def lines(found: Verified) -> list[str]:
+    """For people."""
+    text = [f"then and now: {line}" for line in found.differences]
+    if found.speedup is not None:
+        metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
+        text.append(
+            f"{found.speedup.median:.2f}x as fast as the baseline ({found.speedup.low:.2f} to "
+            f"{found.speedup.high:.2f}), promised {found.promised_speedup:.2f}x; {metrics}"
+        )
+    text += [f"BROKEN: {cause}" for cause in found.causes]
+    text.append("the promise holds" if found.holds else "the promise does not hold")
+    return text

@@ -1,0 +1,130 @@
+"""A promise, kept and broken, on a made-up machine and on the real one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes import MODES, FakeRunner, host, measurement
+from run_folder import BEST, leave_run
+
+from autotune import demo, verify
+from autotune.records import Failure
+from autotune.reopen import reopen
+from autotune.runner import Outcome
+from autotune.verify import differences, lines, measure_again
+
+ZEROS = np.zeros(10, np.float32)
+
+
+class Machine(FakeRunner):
+    """The best takes a quarter of the baseline's time, and answers as it does."""
+
+    def __init__(self, best=2.5, baseline=10.0, wrong=False, failure=None):
+        super().__init__()
+        self.best, self.base, self.wrong, self.failing = best, baseline, wrong, failure
+
+    def run(self, config, rule):
+        chosen = config == BEST
+        if chosen and self.failing:
+            return Outcome(failure=self.failing)
+        logits = np.tile(np.float32([0, 1]), 5) if chosen and self.wrong else ZEROS
+        return Outcome(
+            measurement=measurement(self.best if chosen else self.base),
+            outputs={"start_logits": ZEROS, "end_logits": logits},
+        )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return reopen(leave_run(tmp_path / "run"))
+
+
+def again(run, machine, minimum=3.2):
+    return measure_again(run, machine, [], minimum=minimum, rounds=6)
+
+
+def test_a_promise_that_holds(run):
+    found = again(run, Machine())
+    assert found.holds
+    assert found.speedup.median == pytest.approx(4.0)
+    assert found.metrics == {"f1": 100.0, "exact_match": 100.0}
+    assert lines(found)[-1] == "the promise holds"
+    assert json.loads(json.dumps(found.as_json()))["holds"] is True
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (Machine(best=5.0), "2.00x as fast as the baseline (2.00 to 2.00), at least 3.20x"),
+        (Machine(best=10.0, baseline=40.0), "the baseline reads 0.2/s, it was 1.0/s"),
+        (Machine(failure=Failure(kind="crash", detail="gone")), "crash: gone"),
+    ],
+)
+def test_a_promise_that_is_broken_names_the_cause(run, machine, words):
+    found = again(run, machine)
+    assert not found.holds
+    assert words in found.causes[0]
+    assert lines(found)[-1] == "the promise does not hold"
+
+
+def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
+    gate = run.gate()
+    monkeypatch.setattr(type(run), "gate", lambda self: gate)
+    monkeypatch.setattr(
+        gate, "judge", lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0})
+    )
+    monkeypatch.setattr(gate, "failure", lambda *_: Failure(kind="inaccurate", detail="f1 90"))
+    assert "no longer right: f1 90" in again(run, Machine()).causes[0]
+
+
+def test_what_has_changed_is_listed(run):
+    facts = SimpleNamespace(versions={"torch": "2.9.0"}, modes=MODES)
+    apart = differences(run, host(2), {"default": facts})
+    assert "host cores: 4 then, 2 now" in apart
+    assert "torch: 2.8.0 then, 2.9.0 now" in apart
+    same = SimpleNamespace(versions={"torch": "2.8.0"}, modes=MODES)
+    assert differences(run, host(4), {"default": same}) == []
+
+
+def test_a_host_without_bf16_is_told_why(run):
+    reason = "bf16 needs AVX512-BF16 or AMX-BF16"
+    modes = {**MODES, "jit": {**MODES["jit"], "bf16": reason}}
+    cause = verify._unsupported(run, {"default": SimpleNamespace(modes=modes)})
+    assert cause == f"jit bf16 cannot run here: {reason}"
+    assert verify._unsupported(run, {"default": SimpleNamespace(modes=MODES)}) is None
+
+
+@pytest.mark.model
+def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
+    model, folder = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(demo.MODEL, model)
+    done = autotune(
+        *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
+        *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
+        *("--trials", "4", "--max-accuracy-drop", "50%", "--output", folder),
+    )
+    assert done.returncode == 0, done.stderr
+    kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
+    found = json.loads(kept.stdout)
+    assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
+    assert found["speedup"]["samples"] == 6
+
+    too_much = autotune("verify", folder, "--min-speedup", "1000", "--rounds", "3")
+    assert too_much.returncode == 3
+    assert "at least 1000.00x is asked for" in too_much.stdout
+
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "changed": 1}))
+    changed = autotune("verify", folder)
+    assert changed.returncode == 3
+    assert "have changed since the run was made" in changed.stdout
+
+
+def test_a_folder_without_a_run_is_bad_input(autotune, tmp_path):
+    done = autotune("verify", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
