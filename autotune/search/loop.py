@@ -22,7 +22,7 @@ from autotune.errors import ResumeError, SearchError
 from autotune.journal import Journal
 from autotune.records import Accuracy, Config, Failure, Measure, Trial
 from autotune.runner import SESSION_KNOBS, Outcome, Runner
-from autotune.search.finals import VISIT_RULE, Finals
+from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import (
     BASELINE,
@@ -198,12 +198,13 @@ class Search:
         known = self._study.known()
         for trial in self._searched:
             if trial.config.id not in known:
-                self._study.add(trial, self._value(trial), self._excess(trial))
+                self._study.add(self._run_name, trial, self._value(trial), self._excess(trial))
 
     def _explore(self) -> None:
         priors = {prior.id for prior in self._space.priors}
         seen = {trial.config.id for trial in self._searched}
-        queue = collections.deque(c for c in self._space.priors if c.id not in seen)
+        first = [*self._best_elsewhere(), *self._space.priors]
+        queue = collections.deque(c for c in dict.fromkeys(first) if c.id not in seen)
         fallback = self._untried(seen)
         while not self._finished():
             if not queue:  # priors come first: a short budget sees every engine
@@ -229,6 +230,19 @@ class Search:
                 trial = self._try(config, PRIOR if config.id in priors else SEARCH)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
 
+    def _speed(self, value: float) -> float:
+        return math.log(value) if self._objective.maximize else -math.log(value)
+
+    def _best_elsewhere(self) -> list[Config]:
+        """The leaders of those who share the study: what is reported is measured here."""
+        allowed = [
+            told
+            for told in self._study.others(self._run_name)
+            if told.excess <= 0 and self._space.contains(told.config)
+        ]
+        allowed.sort(key=lambda told: told.value, reverse=self._objective.maximize)
+        return list(dict.fromkeys(told.config for told in allowed))[:FINALISTS]
+
     def _proposed(self, seen: set[str]) -> Config | None:
         last = self._searched[-1]
         return self._tuner.propose(
@@ -252,8 +266,20 @@ class Search:
         return budget - self.elapsed_s - self._finals.expected_s(self._journal.trials)
 
     def _observations(self) -> list[Observation]:
-        """The searched trials as the tuner sees them."""
-        found: list[Observation] = []
+        """The searched trials as the tuner sees them, after those of others."""
+        limit = max(self._max_drop, MIN_DROP)
+        known = {trial.config for trial in self._searched}
+        found = [
+            Observation(
+                config=told.config,
+                speed=self._speed(told.value),
+                excess=told.excess / limit,
+                preparing_s=None,
+                measuring_s=0.0,
+            )
+            for told in self._study.others(self._run_name)
+            if told.config not in known and self._space.contains(told.config)
+        ]
         before: Trial | None = None
         for trial in self._searched:
             value = self._value(trial)
@@ -263,16 +289,11 @@ class Search:
                 phases = _phases(trial)
                 measuring = phases.get("warm_up", 0.0) + phases.get("measure", 0.0)
                 preparing = max(0.0, trial.duration_s - measuring)
-            speed = None
-            if value is not None:
-                speed = math.log(value) if self._objective.maximize else -math.log(value)
             found.append(
                 Observation(
                     config=trial.config,
-                    speed=speed,
-                    excess=None
-                    if trial.accuracy is None
-                    else self._excess(trial) / max(self._max_drop, MIN_DROP),
+                    speed=None if value is None else self._speed(value),
+                    excess=None if trial.accuracy is None else self._excess(trial) / limit,
                     preparing_s=preparing,
                     measuring_s=measuring,
                 )

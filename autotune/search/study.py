@@ -6,7 +6,6 @@ killed between two writes can leave nothing behind that disagrees.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from autotune.errors import InputError
 from autotune.records import Config, Trial
 from autotune.space import Dimension, Space, Value
 
-STARTUP_TRIALS = 8
 CONFIG_ID = "config_id"
+RUN = "run"
 ACCURACY = "accuracy"
 
 
@@ -33,6 +32,15 @@ class Proposal:
 
     trial: optuna.Trial
     config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A configuration that was measured elsewhere: objective, and accuracy beyond the limit."""
+
+    config: Config
+    value: float
+    excess: float
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
@@ -56,21 +64,20 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 
 
 class Study:
-    """Ask and tell over a `Space`, by TPE."""
+    """Ask and tell over a `Space`.
+
+    What is asked for was enqueued before, by the tuner: the sampler only serves configurations
+    that somebody else enqueued and that lack a knob.
+    """
 
     def __init__(
         self, space: Space, *, storage: BaseStorage, name: str, seed: int, maximize: bool
     ) -> None:
         self._space = space
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS
-            )
         self._study = optuna.create_study(
             storage=storage,
             study_name=name,
-            sampler=sampler,
+            sampler=optuna.samplers.RandomSampler(seed=seed),
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,
         )
@@ -90,10 +97,22 @@ class Study:
             if CONFIG_ID in trial.user_attrs and trial.state.is_finished()
         }
 
+    def others(self, run: str) -> list[Told]:
+        """What other processes that share the storage have measured."""
+        return [
+            Told(
+                config=Config.of(trial.params),
+                value=float(trial.value),
+                excess=float(trial.constraints.get(ACCURACY, 0.0)),
+            )
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.user_attrs.get(RUN) != run and trial.value is not None
+        ]
+
     def fail_stale(self, run: str) -> None:
         """Fail the trials that a killed process of `run` left running (shared storages)."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("run") == run:
+            if trial.user_attrs.get(RUN) == run:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def enqueue(self, config: Config) -> None:
@@ -102,7 +121,7 @@ class Study:
 
     def ask(self, run: str) -> Proposal:
         trial = self._study.ask()
-        trial.set_user_attr("run", run)
+        trial.set_user_attr(RUN, run)
 
         def choose(dimension: Dimension) -> Value:
             trial.suggest_categorical(dimension.name, dimension.choices)
@@ -136,11 +155,11 @@ class Study:
         """Refuse a proposal whose outcome is known already."""
         self._study.tell(proposal.trial, state=TrialState.FAIL)
 
-    def add(self, outcome: Trial, value: float | None, excess: float) -> None:
+    def add(self, run: str, outcome: Trial, value: float | None, excess: float) -> None:
         """Record a trial that was not asked for: the baseline, or one of a resumed journal."""
         if not self._space.contains(outcome.config):
             return
-        attributes: Mapping[str, Any] = {CONFIG_ID: outcome.config.id}
+        attributes: Mapping[str, Any] = {CONFIG_ID: outcome.config.id, RUN: run}
         self._study.add_trial(
             create_trial(
                 state=TrialState.FAIL if value is None else TrialState.COMPLETE,

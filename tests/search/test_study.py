@@ -55,9 +55,24 @@ def test_optuna_is_told_of_every_outcome(study):
 
 def test_outcomes_of_a_resumed_run_are_known(study):
     config = SPACE.priors[0]
-    study.add(trial(config=config), 3.0, 0.0)
-    study.add(trial(config=SPACE.priors[1]), None, 0.0)
+    study.add("run", trial(config=config), 3.0, 0.0)
+    study.add("run", trial(config=SPACE.priors[1]), None, 0.0)
     assert study.known() == {config.id, SPACE.priors[1].id}
+
+
+def test_what_others_measured_is_known_as_theirs(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    mine, theirs = (
+        Study(SPACE, storage=open_storage(url, tmp_path), name="s", seed=0, maximize=True)
+        for _ in range(2)
+    )
+    good, inaccurate, failed = SPACE.priors[:3]
+    theirs.add("theirs", trial(config=good), 3.0, -0.01)
+    theirs.add("theirs", trial(config=inaccurate), 9.0, 0.2)
+    theirs.add("theirs", trial(config=failed), None, 0.0)
+    mine.add("mine", trial(config=good), 2.0, -0.01)
+    told = [(t.config, t.value, t.excess) for t in mine.others("mine")]
+    assert told == [(good, 3.0, -0.01), (inaccurate, 9.0, 0.2)]
 
 
 def test_trials_a_killed_run_left_are_failed_in_a_shared_storage(tmp_path):
