@@ -82,6 +82,7 @@ class Inputs:
     features: str  # folder of encoded features
     calibration: str | None  # the same of rows that are not scored
     instruction_sets: tuple[str, ...]
+    reference: str | None = None  # file of the baseline's outputs, once they are known
     cache: str | None = None  # where engines keep what they made; None: in the workdir
 
 
@@ -97,6 +98,7 @@ def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
         "process": {name: config[name] for name in TOLD},
         "features": inputs.features,
         "calibration": inputs.calibration,
+        "reference": inputs.reference,
         "instruction_sets": list(inputs.instruction_sets),
         "cache": inputs.cache,
     }

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -358,7 +358,10 @@ class Tuning:
             runner=ProcessRunner(
                 host=host,
                 stacks=found,
-                inputs=self._inputs(folder, workload, host),
+                inputs=replace(
+                    self._inputs(folder, workload, host),
+                    reference=str(folder.reference.resolve()),
+                ),
                 expected=workload.expected,
                 workdir=folder.work / "trial",
                 timeout_s=settings.trial_timeout_s,

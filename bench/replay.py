@@ -23,12 +23,13 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from curve import draw
 
 from autotune.journal import Journal
 from autotune.records import Config, Measure
@@ -87,9 +88,6 @@ class Problem:
         for config in self.table.trials:
             runner.run(config, Measure())
         return runner.clock()
-
-
-Runs = Iterator[Config]
 
 
 def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
@@ -222,6 +220,13 @@ def geometric(gaps: list[float]) -> float:
     return 1 - math.exp(statistics.fmean(math.log(1 - gap) for gap in gaps))
 
 
+def mean_curve(curves: list[Curve]) -> list[float]:
+    """The geometric mean over runs after each configuration; a run that ended stays where it
+    was."""
+    longest = max(len(c.gaps) for c in curves)
+    return [geometric([c.gaps[min(n, len(c.gaps) - 1)] for c in curves]) for n in range(longest)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="+", type=Path)
@@ -230,6 +235,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=max(SHARES), help="of the table to measure")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="an SVG of the geometric mean of the gaps")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Curve]]] = {}
     with multiprocessing.Pool(options.processes) as pool:
@@ -244,6 +250,13 @@ def main() -> None:
                 curves = pool.map(one_run, jobs, chunksize=1)
                 found.setdefault(path.name, {})[strategy] = curves
                 print(line(strategy, curves, count, exhaustive), flush=True)
+    if options.plot:
+        panels = {
+            table: {name: mean_curve(curves) for name, curves in by_strategy.items()}
+            for table, by_strategy in found.items()
+        }
+        counts = {path.name: len(Table.read(path).trials) for path in options.tables}
+        draw(panels, counts, options.plot)
     if options.json:
         plain = {
             table: {

@@ -20,9 +20,14 @@ from autotune.worker.disturbance import Moment
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
+Logits = Sequence[npt.NDArray[np.float32]]
+"""The outputs of one batch, in the order of the model source."""
 
 REPEATED = 2
 """How many times as much a measurement may take where passes were disturbed."""
+
+UNRELATED, TELLING = 0.5, 24
+"""So many logits that correlate less than this with eager float32's answer another question."""
 
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
@@ -58,12 +63,14 @@ def warm_up(
     clock: Clock,
     rounds: int = WARM_UP_ROUNDS,
     hopeless_s: float = math.inf,
+    look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
 ) -> Screen | None:
     """Run until it is warm: each distinct shape once where the engine specialises by shape,
     then a spread of batches until two successive rounds agree, or `rounds` are over.
 
     Stops at the second round where that says that a pass would take over `hopeless_s`, and
-    returns what it saw.
+    returns what it saw. `look_at` is given the numbers and the outputs of the batches of the
+    first round.
     """
     if every_shape:
         seen = set()
@@ -81,8 +88,10 @@ def warm_up(
         start = clock()
         if start > deadline:
             return None
-        times, _ = run_pass(call, [batches[index] for index in indices], clock)
+        times, outputs = run_pass(call, [batches[index] for index in indices], clock)
         now = sum(times)
+        if number == 0:
+            look_at([int(index) for index in indices], outputs)
         if number > 0 and now / share > hopeless_s:
             return Screen(
                 batches=tuple(int(index) for index in indices),
@@ -141,6 +150,58 @@ def collect(
         if not np.isfinite(arrays[name]).all():
             raise TrialFailure("non-finite", f"output {name} holds NaN or infinity")
     return Outputs(arrays=arrays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What eager float32 answered, to see at once that something else does not.
+
+    `arrays` are as `Outputs.arrays`. Only what has nothing to do with it is caught here: the
+    gate judges the rest.
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+    kinds: Mapping[str, str]
+    features: Features
+
+    def check(self, planned: Sequence[PlannedBatch], outputs: Sequence[Logits]) -> None:
+        """Raises TrialFailure `inaccurate` where the logits of some batches do not go with the
+        reference's, or `crash` where they have another shape. Few logits say nothing."""
+        starts = np.concatenate([[0], np.cumsum(self.features.lengths)])
+        for position, (name, kind) in enumerate(self.kinds.items()):
+            whole = self.arrays[name]
+            expected, found = [], []
+            for batch, output in zip(planned, outputs, strict=True):
+                if kind == "token":
+                    expected += [whole[starts[r] : starts[r + 1]] for r in batch.rows]
+                    found += self.features.unpad(output[position], batch.rows)
+                else:
+                    expected += list(whole[list(batch.rows)])
+                    found += list(output[position])
+            for one, other in zip(expected, found, strict=True):
+                if one.shape != other.shape:
+                    raise TrialFailure(
+                        "crash", f"output {name} has shape {other.shape}, eager's {one.shape}"
+                    )
+            before, after = (
+                np.concatenate([np.ravel(a) for a in some]) for some in (expected, found)
+            )
+            agreement = correlation(before, after)
+            if len(before) >= TELLING and not agreement >= UNRELATED:
+                raise TrialFailure(
+                    "inaccurate",
+                    f"screened out: on {len(expected)} rows {name} goes with eager float32's by a "
+                    f"correlation of {agreement:.2f}",
+                )
+
+
+def correlation(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Pearson's, 1 for equal arrays and 0 where one is constant or not finite."""
+    if np.array_equal(expected, found):
+        return 1.0
+    a, b = expected.ravel() - expected.mean(), found.ravel() - found.mean()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size > 0 and np.isfinite(size) else 0.0
 
 
 def measure(

@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from autotune.worker.batches import Batch, Features
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
-from autotune.worker.measure import WARM_UP_ROUNDS, measure, warm_up
+from autotune.worker.measure import WARM_UP_ROUNDS, Answers, Logits, measure, warm_up
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -118,13 +118,15 @@ class Session:
         process: Mapping[str, Scalar],
         features: str,
         calibration: str | None,
+        reference: str | None,
         instruction_sets: list[str],
         cache: str | None,
     ) -> dict[str, float]:
         """Import, load and prepare `engine` (the engine knobs of a configuration).
 
         `process` holds the process knobs that torch is told of. `features` and `calibration`
-        are folders that `encode` wrote; `cache` is where prepared artefacts are kept (None:
+        are folders that `encode` wrote; `reference` is the file of the baseline's outputs, None
+        or not there before they are known; `cache` is where prepared artefacts are kept (None:
         in the workdir). Returns the seconds of each phase.
         """
         start = time.perf_counter()
@@ -153,11 +155,18 @@ class Session:
             )
         )
         phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
+        outputs = ModelSource(**source).outputs
+        answers = None
+        if reference is not None and os.path.exists(reference):
+            with np.load(reference, allow_pickle=False) as arrays:
+                known = {name: arrays[name] for name in outputs}
+            answers = Answers(arrays=known, kinds=outputs, features=loaded)
         self._opened = _Opened(
             engine=found,
             prepared=prepared,
             features=loaded,
-            outputs=ModelSource(**source).outputs,
+            outputs=outputs,
+            answers=answers,
             phases_s=phases,
         )
         return phases
@@ -182,6 +191,11 @@ class Session:
         hopeless_s = math.inf  # instances must not part: those of a group are not screened
         if asked.leader_s is not None and group.count == 1:
             hopeless_s = SCREENED * asked.leader_s
+
+        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
+            if opened.answers is not None:
+                opened.answers.check([planned[index] for index in indices], outputs)
+
         screen = warm_up(
             call,
             batches,
@@ -189,6 +203,7 @@ class Session:
             rounds=1 if known else WARM_UP_ROUNDS,  # caches may be another process's by now
             clock=time.perf_counter,
             hopeless_s=hopeless_s,
+            look_at=look_at,
         )
         if screen is not None:
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
@@ -240,4 +255,5 @@ class _Opened:
     prepared: Prepared
     features: Features
     outputs: Mapping[str, str]
+    answers: Answers | None
     phases_s: Mapping[str, float]

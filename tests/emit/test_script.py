@@ -20,6 +20,7 @@ from autotune.emit.script import LAUNCH_RULE, launch_script, requests
 from autotune.launch import Command, environment, worker_commands
 from autotune.records import Config, ModelSource
 from autotune.runner import Inputs, measure_request, open_request
+from autotune.tasks.qa import QuestionAnswering
 
 HOSTILE = [
     "a model",
@@ -51,13 +52,12 @@ CONFIG = Config.of(
 def line(model):
     return script_line(
         CONFIG,
-        script="run_qa.py",
+        script=QuestionAnswering.script,
         transformers="4.52.4",
         model=model,
         data="d.json",
         max_seq_length=384,
         doc_stride=128,
-        output="out",
         settings={"OMP_NUM_THREADS": "2"},
     )
 
@@ -141,6 +141,7 @@ def test_the_requests_of_the_script_are_those_of_the_search():
         **json.loads(json.dumps(open_request(CONFIG, inputs))),
         "features": "workload",
         "calibration": "workload/calibration",
+        "reference": None,
         "cache": None,
     }
     assert second["args"] == json.loads(json.dumps(measure_request(CONFIG, LAUNCH_RULE)))

@@ -10,7 +10,7 @@ from autotune.errors import TrialFailure
 from autotune.padding import plan
 from autotune.records import Measure
 from autotune.worker.disturbance import Moment
-from autotune.worker.measure import measure, warm_up
+from autotune.worker.measure import Answers, measure, warm_up
 
 FEATURES = features([3, 5, 2])
 PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
@@ -143,3 +143,65 @@ def test_engines_that_compile_by_shape_see_every_shape_first():
         lambda b: seen.append(b["input_ids"].shape), batches, every_shape=True, clock=lambda: 0.0
     )
     assert seen[:6] == [(1, 3), (1, 3), (1, 4), (1, 4), (1, 5), (1, 5)]
+
+
+REFERENCE = Answers(
+    arrays={
+        "start": np.arange(1, 11, dtype=np.float32),
+        "label": np.array([6, 30, 19], np.float32),
+    },
+    kinds=KINDS,
+    features=FEATURES,
+)
+
+
+def check(change):
+    """The outputs of a pass, changed, against the reference's."""
+    machine = Machine([1.0])
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    REFERENCE.check(PLANNED, [change(machine.answer(batch)) for batch in batches])
+
+
+@pytest.fixture
+def few_are_telling(monkeypatch):
+    monkeypatch.setattr("autotune.worker.measure.TELLING", 3)
+
+
+@pytest.mark.usefixtures("few_are_telling")
+def test_answers_like_the_references_pass_the_screen():
+    check(lambda outputs: outputs)
+    check(lambda o: [1.1 * o[0] + 0.2, o[1]])
+
+
+@pytest.mark.usefixtures("few_are_telling")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda o: [-o[0], o[1]], "3 rows start goes with eager float32's by a correlation of -1"),
+        (lambda o: [0 * o[0], o[1]], "correlation of 0.00"),
+        (lambda o: [o[0] * np.float32("nan"), o[1]], "correlation of"),
+        (lambda o: [o[0], -o[1]], "label goes with"),
+        (lambda o: [o[0], np.stack([o[1], o[1]], 1)], "crash: output label has shape"),
+    ],
+)
+def test_answers_to_another_question_are_screened_out(change, words):
+    with pytest.raises(TrialFailure, match=words):
+        check(change)
+
+
+def test_a_few_logits_say_nothing():
+    check(lambda o: [-o[0], -o[1]])
+
+
+def test_the_first_round_of_warming_up_is_looked_at():
+    seen = []
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    machine = Machine([1.0])
+    options = {"every_shape": False, "clock": lambda: machine.now}
+    warm_up(
+        machine,
+        batches,
+        look_at=lambda numbers, outputs: seen.append((numbers, len(outputs))),
+        **options,
+    )
+    assert seen == [([0, 1], 2)]
