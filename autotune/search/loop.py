@@ -38,6 +38,10 @@ from autotune.search.tuner import Observation, Tuner, preparing
 from autotune.space import Space
 from autotune.stats import Interval, median_interval
 
+FIRST, REST_AFTER = 6, 0.6
+"""So many priors are tried before the tuner chooses: engines of every kind to learn from. The
+others, which one of these may have shown to be slow, come after this share of the budget: a
+report of every engine is worth some of it, finding the best is worth more."""
 MIN_DROP = 1e-3
 """The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
 SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
@@ -203,11 +207,16 @@ class Search:
     def _explore(self) -> None:
         priors = {prior.id for prior in self._space.priors}
         seen = {trial.config.id for trial in self._searched}
-        first = [*self._best_elsewhere(), *self._space.priors]
+        first = [*self._best_elsewhere(), *self._space.priors[:FIRST]]
         queue = collections.deque(c for c in dict.fromkeys(first) if c.id not in seen)
+        rest = collections.deque(self._space.priors[FIRST:])
         fallback = self._untried(seen)
         while not self._finished():
-            if not queue:  # priors come first: a short budget sees every engine
+            if rest and self._share_spent() >= REST_AFTER:
+                queue.extend(rest)
+                rest.clear()
+                continue
+            if not queue:
                 proposed = self._proposed(seen) or next(
                     (config for config in fallback if config.id not in seen), None
                 )
@@ -344,6 +353,13 @@ class Search:
         if trials is not None and len(self._searched) >= trials:
             return True
         return budget is not None and self.elapsed_s + self._left_s() >= budget
+
+    def _share_spent(self) -> float:
+        """How much of the trials or of the time is used up, whichever is more."""
+        trials, budget = self._limits.trials, self._limits.time_budget_s
+        by_count = len(self._searched) / trials if trials is not None else 0.0
+        by_time = self.elapsed_s / budget if budget is not None else 0.0
+        return max(by_count, by_time)
 
     def _left_s(self) -> float:
         """Seconds the finals will take, and half of the trial that may be running before."""
