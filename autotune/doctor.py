@@ -49,15 +49,25 @@ def examine(named: Sequence[str] = (), peak: bool = False) -> dict[str, Any]:
                 usable |= stacks.examine({name: python}, host, Path(workdir), afresh=True)
                 found[name] = to_jsonable(usable[name])
                 if peak:
-                    with start_worker(host, python, Path(workdir) / f"peak-{name}") as worker:
-                        rates = peaks(worker, host, usable[name], afresh=True)
-                    found[name]["peak"] = [
-                        {"precision": precision, "threads": threads, "operations_per_s": rate}
-                        for (precision, threads), rate in rates.items()
-                    ]
+                    work = Path(workdir) / f"peak-{name}"
+                    found[name] |= _peak(host, python, usable[name], work)
             except StackError as error:
                 found[name] = {"python": python, "error": str(error)}
     return {"host": host_facts(host), "settings": settings(host, usable), "stacks": found}
+
+
+def _peak(host: Host, python: str, facts: StackFacts, work: Path) -> dict[str, Any]:
+    try:
+        with start_worker(host, python, work) as worker:
+            rates = peaks(worker, host, facts, afresh=True)
+    except StackError as error:
+        return {"peak": [], "peak_error": str(error)}
+    return {
+        "peak": [
+            {"precision": precision, "threads": threads, "operations_per_s": rate}
+            for (precision, threads), rate in rates.items()
+        ]
+    }
 
 
 def settings(host: Host, usable: Mapping[str, StackFacts]) -> dict[str, dict[str, Any]]:
@@ -106,6 +116,8 @@ def _stack_lines(name: str, stack: Mapping[str, Any]) -> list[str]:
     for mode, precisions in stack["modes"].items():
         for precision, reason in precisions.items():
             text.append(f"        {mode:11} {precision:13} {'yes' if reason is None else reason}")
+    if "peak_error" in stack:
+        text.append(f"        {stack['peak_error']}")
     for one in stack.get("peak", ()):
         rate = one["operations_per_s"] / 1e9
         text.append(

@@ -40,7 +40,7 @@ HOPELESS = 1.5
 SCREENED = 2.0
 """One whose first batches say that it is this many times slower is not measured at all."""
 
-DISTURBED = 0.05
+DISTURBED = 0.1
 """A pass in which waiting and stolen time are over this share of it is not counted."""
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
@@ -154,13 +154,14 @@ class Measurement:
     features: int  # model inputs in one pass (a long row gives several)
     tokens: int  # without padding
     padded_tokens: int  # with it
-    batch_features: tuple[int, ...]  # features in each batch of a pass
+    batch_features: tuple[int, ...]  # features in each batch that a pass ran
     passes: tuple[Pass, ...]
     phases_s: dict[str, float]  # import, load, prepare, warm_up, measure
     peak_rss_bytes: int
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
     outputs_digest: str  # of the outputs of the last pass
     outputs_repeatable: bool  # all passes gave the same outputs
+    share: float = 1.0  # of a pass's padded tokens, what each pass ran; below 1: no outputs
 
     @property
     def counted(self) -> tuple[Pass, ...]:
@@ -249,6 +250,7 @@ class Measure:
     patience_s: float = 40.0  # stop after the pass that crosses this, whatever min_passes says
     leader_s: float | None = None  # stop after a first pass over HOPELESS times this, or
     # before it where the first batches say that it would take SCREENED times this
+    part_s: float | None = None  # of a pass that takes longer than this, run a part as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,8 +42,8 @@ MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of running one configuration: `measurement` and `outputs`, or `failure`, with
-    the `screen` that it did not pass."""
+    """What came of running one configuration: `measurement` and `outputs` (none where only a
+    part of each pass was run), or `failure`, with the `screen` that it did not pass."""
 
     measurement: Measurement | None = None
     screen: Screen | None = None
@@ -180,7 +180,9 @@ def check_measurement(measurement: Measurement, expected: Expected) -> None:
     )
     if found != expected:
         raise WireError(f"expected {expected}, got {found}")
-    if sum(measurement.batch_features) != measurement.features:
+    whole = measurement.share == 1
+    held = sum(measurement.batch_features)
+    if not 0 < measurement.share <= 1 or (held == measurement.features) != whole:
         raise WireError("the batches do not hold every feature once")
     if not measurement.passes:
         raise WireError("a measurement of no passes")
@@ -273,11 +275,13 @@ class ProcessRunner:
             measurement = self._measured(session, config, rule)
             if isinstance(measurement, Screen):
                 return Outcome(failure=slow(measurement, rule), screen=measurement)
-            outputs = read_outputs(
-                session.workers[0].workdir / OUTPUTS_FILE,
-                self._inputs.source.outputs,
-                self._expected,
-            )
+            outputs: OutputArrays = {}
+            if measurement.share == 1:
+                outputs = read_outputs(
+                    session.workers[0].workdir / OUTPUTS_FILE,
+                    self._inputs.source.outputs,
+                    self._expected,
+                )
         except WorkerFailed as failed:
             return self._failed(key, failed.failure)
         except TrialFailure as failure:

@@ -19,7 +19,7 @@ import numpy as np
 from autotune import learned, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.bounds import Bounds, peaks
-from autotune.errors import InputError, OutputError, ResumeError, SpaceError
+from autotune.errors import InputError, OutputError, ResumeError, SpaceError, StackError
 from autotune.finish import finish
 from autotune.folder import RunFolder, create, default_path
 from autotune.host import Host, detect
@@ -291,13 +291,18 @@ class Tuning:
         found: Mapping[str, StackFacts],
         workload: Workload,
     ) -> Bounds | None:
-        """What the host can do with this model at most; None for a model whose work could not
-        be counted."""
+        """What the host can do with this model at most; None where the model's work could not
+        be counted or the host's peak not be measured, and nothing is ruled out by it."""
         if workload.facts.work is None:
+            return None
+        try:
+            measured_peaks = peaks(worker, host, found[DEFAULT_STACK])
+        except StackError as error:
+            self._announce(str(error))
             return None
         return Bounds(
             polynomial=workload.facts.work,
-            peaks=peaks(worker, host, found[DEFAULT_STACK]),
+            peaks=measured_peaks,
             lengths=workload.features.lengths,
             max_seq_length=self._settings.max_seq_length,
         )

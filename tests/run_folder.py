@@ -51,6 +51,8 @@ def leave_run(path, **promise):
         example=np.arange(10, dtype=np.int32),
         offsets=np.tile(np.array([[0, 3]], np.int32), (10, 1)),
     )
+    zeros = np.zeros(10, np.float32)
+    np.savez(folder.reference, start_logits=zeros, end_logits=zeros)
     folder.best.write_text(
         yaml.safe_dump(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -223,7 +224,9 @@ def test_doctor_as_json(autotune):
     assert found["host"]["cores"] >= 1
     assert found["stacks"]["default"]["modes"]["eager"]["fp32"] is None
     assert {"allocator=jemalloc", "openmp=intel", "huge_pages=true"} <= set(found["settings"])
-    lines = autotune("doctor").stdout
+    assert "peak" not in found["stacks"]["default"]
+    lines = autotune("doctor", "--peak").stdout
+    assert re.search(r"peak +fp32 +\d+ billion operations a second with 1 thread\n", lines)
     assert "process settings" in lines
     assert f"stack default: {sys.executable}" in lines
 

@@ -20,11 +20,14 @@ FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
 ALIKE = 0.02
 """Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
-VISIT_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0)
-"""One visit: passes for some seconds, at least one."""
+VISIT_RULE = Measure(
+    min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0, part_s=4.0
+)
+"""One visit: passes for some seconds, at least one; of the baseline's long passes a part."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
 ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
 """No new round begins after so many seconds of passes, or such a share of the time budget."""
+REOPENED_S = 4.0
 HALF_WIDTH = 0.02
 """Nor once the gain of every finalist is known this well."""
 
@@ -156,9 +159,13 @@ def _visit_s(measurement: Measurement) -> float:
     """About how long one visit takes, the process being there."""
     instances = len({p.instance for p in measurement.passes})
     one = workload_s(measurement) * instances
-    return max(one, VISIT_RULE.budget_s + one / 2)
+    if instances == 1 and VISIT_RULE.part_s is not None:
+        one = min(one, VISIT_RULE.part_s)
+    return VISIT_RULE.budget_s + one / 2
 
 
 def _preparing_s(measurement: Measurement) -> float:
+    """About how long its session takes to open again: what it exported or compiled is kept."""
     phases = measurement.phases_s
-    return sum(phases.get(name, 0.0) for name in ("import", "prepare", "warm_up"))
+    prepare = min(phases.get("prepare", 0.0), REOPENED_S)
+    return phases.get("import", 0.0) + prepare + phases.get("warm_up", 0.0)

@@ -386,7 +386,7 @@ class Search:
         if origin != FINAL:
             rule = replace(SEARCH_RULE, leader_s=self._leader_s())
         outcome = self._runner.run(config, rule)
-        accuracy, failure = self._judge(outcome, origin)
+        accuracy, failure = self._judge(config, outcome, origin)
         trial = Trial(
             number=number,
             origin=origin,
@@ -405,9 +405,14 @@ class Search:
         self._listener.finished(self._progress(trial))
         return trial
 
-    def _judge(self, outcome: Outcome, origin: str) -> tuple[Accuracy | None, Failure | None]:
+    def _judge(
+        self, config: Config, outcome: Outcome, origin: str
+    ) -> tuple[Accuracy | None, Failure | None]:
         if outcome.measurement is None:
             return None, outcome.failure
+        if outcome.measurement.share < 1:  # a visit of the finals: it was judged in the search
+            known = next(t for t in self._searched if t.config == config)
+            return known.accuracy, None
         if origin == BASELINE:
             self._keep_reference(outcome)
             self._reference = self._gate.reference(outcome.outputs)

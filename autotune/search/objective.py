@@ -70,7 +70,9 @@ class Throughput(Objective):
 
     def interval(self, measurement: Measurement) -> Interval:
         rates = [
-            median_interval([p.total_s for p in passes]).inverse(measurement.examples)
+            median_interval([p.total_s for p in passes]).inverse(
+                measurement.examples * measurement.share
+            )
             for passes in by_instance(measurement)
         ]
         return Interval(

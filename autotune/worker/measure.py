@@ -32,8 +32,11 @@ UNRELATED, TELLING = 0.5, 24
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
 WARM_UP_AGREEMENT = 0.05
+KNOWN_BATCHES = 2
+"""A point that was warm before needs no more: caches may be another process's by now."""
 WARM_UP_S = 3.0
-"""No new round begins this long after the first, in which engines may still compile."""
+"""No new round begins this long after the first, in which engines may still compile, nor any
+where the first took half as long: what takes seconds is not a matter of caches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +64,19 @@ def warm_up(
     *,
     every_shape: bool,
     clock: Clock,
-    rounds: int = WARM_UP_ROUNDS,
+    known: bool = False,
     hopeless_s: float = math.inf,
     look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
-) -> Screen | None:
+) -> Screen:
     """Run until it is warm: each distinct shape once where the engine specialises by shape,
-    then a spread of batches until two successive rounds agree, or `rounds` are over.
+    then a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
+    fewer where the point is `known` to have been warm before.
 
-    Stops at the second round where that says that a pass would take over `hopeless_s`, and
-    returns what it saw. `look_at` is given the numbers and the outputs of the batches of the
-    first round.
+    Stops early where a pass would take over `hopeless_s` (by the first round, which may be a
+    cold one: over twice that). Returns what the last round says of a pass. `look_at` is given
+    the numbers and the outputs of the batches of the first round.
     """
-    if every_shape:
+    if every_shape and not known:
         seen = set()
         for batch in batches:
             shape = next(iter(batch.values())).shape
@@ -80,31 +84,24 @@ def warm_up(
                 seen.add(shape)
                 call(batch)
                 call(batch)
-    indices = np.unique(np.linspace(0, len(batches) - 1, WARM_UP_BATCHES).astype(int))
+    some = KNOWN_BATCHES if known else WARM_UP_BATCHES
+    indices = np.unique(np.linspace(0, len(batches) - 1, some).astype(int)).tolist()
     tokens = [batch["attention_mask"].size for batch in batches]
     share = sum(tokens[index] for index in indices) / sum(tokens)
     before, deadline = math.inf, math.inf
-    for number in range(rounds):
-        start = clock()
-        if start > deadline:
-            return None
+    for number in range(1 if known else WARM_UP_ROUNDS):
         times, outputs = run_pass(call, [batches[index] for index in indices], clock)
         now = sum(times)
         if number == 0:
-            look_at([int(index) for index in indices], outputs)
-        if number > 0 and now / share > hopeless_s:
-            return Screen(
-                batches=tuple(int(index) for index in indices),
-                batch_s=times,
-                pass_s=now / share,
-                phases_s={},
-            )
-        if abs(before - now) <= WARM_UP_AGREEMENT * now:
-            return None
-        if before == math.inf:
-            deadline = clock() + WARM_UP_S
+            look_at(indices, outputs)
+            deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
+        screen = Screen(batches=tuple(indices), batch_s=times, pass_s=now / share, phases_s={})
+        hopeless = screen.pass_s > hopeless_s * (2 if number == 0 else 1)
+        settled = abs(before - now) <= WARM_UP_AGREEMENT * now
+        if hopeless or settled or clock() >= deadline:
+            break
         before = now
-    return None
+    return screen
 
 
 def run_pass(
@@ -213,12 +210,13 @@ def measure(
     clock: Clock = time.perf_counter,
     instance: int = 0,
     look: Callable[[], Moment] = Moment.now,
-) -> tuple[tuple[Pass, ...], Outputs, bool]:
+    whole: bool = True,
+) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
 
     A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
-    asks for. Returns the passes, the outputs of the last one, and whether all passes gave the
-    same.
+    asks for. Returns the passes, the outputs of the last one (None where `planned` is not the
+    `whole` pass), and whether all passes gave the same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
@@ -236,8 +234,8 @@ def measure(
                 reference_s=(before.reference_s + after.reference_s) / 2,
             )
         )
-        collected = collect(kinds, planned, batches, outputs, features)
-        digests.add(collected.digest)
+        collected = collect(kinds, planned, batches, outputs, features) if whole else None
+        digests.add(collected.digest if collected else "")
         quiet = [p.total_s for p in passes if not p.disturbed]
         everything = [p.total_s for p in passes]
         if (
@@ -247,6 +245,13 @@ def measure(
         ):
             return tuple(passes), collected, len(digests) == 1
         before = look()
+
+
+def part(batches: int, pass_s: float, most_s: float | None) -> slice:
+    """Which batches to run of a pass that would take `pass_s`, so that it takes `most_s`:
+    all, or one in so many, evenly spread."""
+    every = 1 if most_s is None else min(math.ceil(pass_s / most_s), batches)
+    return slice((every - 1) // 2, None, every)
 
 
 def enough(totals: Sequence[float], rule: Measure, times: int) -> bool:

@@ -30,7 +30,7 @@ from autotune.worker.batches import Batch, Features
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
-from autotune.worker.measure import WARM_UP_ROUNDS, Answers, Logits, measure, warm_up
+from autotune.worker.measure import Answers, Logits, measure, part, warm_up
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -199,22 +199,30 @@ class Session:
         screen = warm_up(
             call,
             batches,
-            every_shape=opened.engine.specialises_by_shape and not known,
-            rounds=1 if known else WARM_UP_ROUNDS,  # caches may be another process's by now
+            every_shape=opened.engine.specialises_by_shape,
+            known=known,
             clock=time.perf_counter,
             hopeless_s=hopeless_s,
             look_at=look_at,
         )
-        if screen is not None:
+        if screen.pass_s > hopeless_s:
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
             return replace(screen, phases_s=phases)
         if not known:
             self._warm.append(point)
+        ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
+        timed = planned[ran]
         self._measured += 1
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
-            call, opened.outputs, planned, features, asked, instance=group.index
+            call,
+            opened.outputs,
+            timed,
+            features,
+            asked,
+            instance=group.index,
+            whole=len(timed) == len(planned),
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")
@@ -223,16 +231,20 @@ class Session:
                 break
             call(batch)
         phases = {**opened.phases_s, "warm_up": warm - start, "measure": measured - warm}
-        np.savez(
-            os.path.join(self._workdir, OUTPUTS_FILE),
-            **outputs.arrays,  # type: ignore[arg-type]
+        if outputs is not None:
+            np.savez(
+                os.path.join(self._workdir, OUTPUTS_FILE),
+                **outputs.arrays,  # type: ignore[arg-type]
+            )
+        padded, padded_timed = (
+            sum(p.width * len(p.rows) for p in some) for some in (planned, timed)
         )
         return Measurement(
             examples=features.examples,
             features=len(features),
             tokens=int(features.lengths.sum()),
-            padded_tokens=sum(p.width * len(p.rows) for p in planned),
-            batch_features=tuple(len(p.rows) for p in planned),
+            padded_tokens=padded,
+            batch_features=tuple(len(p.rows) for p in timed),
             passes=passes,
             phases_s=phases,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -242,8 +254,9 @@ class Session:
                 "released_s": released,  # CLOCK_MONOTONIC
                 "forked": self._forked,
             },
-            outputs_digest=outputs.digest,
+            outputs_digest=outputs.digest if outputs else "",
             outputs_repeatable=repeatable,
+            share=padded_timed / padded,
         )
 
 
