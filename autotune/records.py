@@ -34,7 +34,7 @@ FAILURE_KINDS = (
 DEFAULT_STACK = "default"
 """The name of the stack that runs autotune itself."""
 
-HOPELESS = 1.5
+HOPELESS = 1.1
 """A configuration this many times slower than the leader is not measured to an interval."""
 
 SCREENED = 2.0

@@ -27,9 +27,10 @@ VISIT_RULE = Measure(
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
 ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
 """No new round begins after so many seconds of passes, or such a share of the time budget."""
-REOPENED_S = 4.0
 HALF_WIDTH = 0.02
 """Nor once the gain of every finalist is known this well."""
+REOPENED_S = 4.0
+"""What preparing an engine takes at most when its exported or compiled form is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ others, which one of these may have shown to be slow, come after this share of t
 report of every engine is worth some of it, finding the best is worth more."""
 MIN_DROP = 1e-3
 """The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
-SEARCH_RULE = Measure(min_passes=2, budget_s=5.0, patience_s=10.0)
+SEARCH_RULE = Measure(min_passes=2, budget_s=3.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every batch and padding."""
@@ -143,6 +143,7 @@ class Search:
         self._clock = clock
         self._start = clock() - spent_s - sum(trial.duration_s for trial in journal.trials)
         self._reference: Reference | None = None
+        self._leading = (0, 0.0)  # number of trials, and the leader's objective then
         self._unusable: dict[Config, str] = {}  # process and engine knobs that cannot run
 
     def run(self) -> Result:
@@ -310,6 +311,14 @@ class Search:
             before = trial
         return found
 
+    def _leading_value(self) -> float:
+        """The leader's objective; asked of every candidate, so remembered for each trial."""
+        known, value = self._leading
+        if known != len(self._journal.trials):
+            value = self._objective.value(measured(self._leader))
+            self._leading = (len(self._journal.trials), value)
+        return value
+
     @property
     def _leader(self) -> Trial:
         return leaders(self._searched, self._objective, SEARCHED)[0]
@@ -338,13 +347,11 @@ class Search:
         batch_s = self._bounds.batch_s(config) if self._bounds else None
         if batch_s is None:
             return None
-        measurement = measured(self._leader)
+        examples = measured(self._baseline).examples
         limit = self._objective.of_batches(
-            [seconds / MARGIN for seconds in batch_s],
-            measurement.examples,
-            int(config["instances"]),
+            [seconds / MARGIN for seconds in batch_s], examples, int(config["instances"])
         )
-        if not self._objective.better(self._objective.value(measurement), limit):
+        if not self._objective.better(self._leading_value(), limit):
             return None
         return f"at this host's peak it could reach {self._objective.shown(limit)}"
 

@@ -31,10 +31,10 @@ UNRELATED, TELLING = 0.5, 24
 
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
-WARM_UP_AGREEMENT = 0.05
+WARM_UP_AGREEMENT = 0.1
 KNOWN_BATCHES = 2
 """A point that was warm before needs no more: caches may be another process's by now."""
-WARM_UP_S = 3.0
+WARM_UP_S = 2.0
 """No new round begins this long after the first, in which engines may still compile, nor any
 where the first took half as long: what takes seconds is not a matter of caches."""
 
