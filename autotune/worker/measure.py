@@ -32,6 +32,9 @@ UNRELATED, TELLING = 0.5, 24
 WARM_UP_BATCHES = 6
 WARM_UP_ROUNDS = 6
 WARM_UP_AGREEMENT = 0.1
+COLD, FIRST_COLD = 2.0, 4.0
+"""How many times too slow an engine may seem before it has settled, and in its first round:
+primitives are chosen and graphs specialised by then unseen shapes."""
 KNOWN_BATCHES = 2
 """A point that was warm before needs no more: caches may be another process's by now."""
 WARM_UP_S = 2.0
@@ -67,14 +70,15 @@ def warm_up(
     known: bool = False,
     hopeless_s: float = math.inf,
     look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
-) -> Screen:
+) -> tuple[Screen, bool]:
     """Run until it is warm: each distinct shape once where the engine specialises by shape,
     then a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
     fewer where the point is `known` to have been warm before.
 
-    Stops early where a pass would take over `hopeless_s` (by the first round, which may be a
-    cold one: over twice that). Returns what the last round says of a pass. `look_at` is given
-    the numbers and the outputs of the batches of the first round.
+    Returns what the last round says of a pass, and whether that is hopeless: it takes over
+    `hopeless_s`, or COLD times that (FIRST_COLD after the first round) while rounds still
+    differ. Ends at once where it is. `look_at` is given the numbers and the outputs of the
+    batches of the first round.
     """
     if every_shape and not known:
         seen = set()
@@ -96,12 +100,13 @@ def warm_up(
             look_at(indices, outputs)
             deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
         screen = Screen(batches=tuple(indices), batch_s=times, pass_s=now / share, phases_s={})
-        hopeless = screen.pass_s > hopeless_s * (2 if number == 0 else 1)
         settled = abs(before - now) <= WARM_UP_AGREEMENT * now
+        margin = 1.0 if settled else FIRST_COLD if number == 0 else COLD
+        hopeless = screen.pass_s > hopeless_s * margin
         if hopeless or settled or clock() >= deadline:
             break
         before = now
-    return screen
+    return screen, hopeless
 
 
 def run_pass(

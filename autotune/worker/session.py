@@ -196,7 +196,7 @@ class Session:
             if opened.answers is not None:
                 opened.answers.check([planned[index] for index in indices], outputs)
 
-        screen = warm_up(
+        screen, hopeless = warm_up(
             call,
             batches,
             every_shape=opened.engine.specialises_by_shape,
@@ -205,7 +205,7 @@ class Session:
             hopeless_s=hopeless_s,
             look_at=look_at,
         )
-        if screen.pass_s > hopeless_s:
+        if hopeless:
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
             return replace(screen, phases_s=phases)
         if not known:

@@ -133,18 +133,28 @@ def test_a_point_that_was_warm_needs_one_short_round():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rounds"),
-    [([20.0], 1), ([0.8, 0.7], 2), ([0.8, 0.4], 3), ([0.9, 0.52, 0.5], 3)],
+    ("seconds", "rounds", "hopeless"),
+    [
+        ([9.0], 1, True),  # four times too slow, though cold
+        ([1.5], 1, False),  # one round is all there is time for
+        ([0.8, 0.3], 3, False),
+        ([0.8, 0.78], 2, True),  # settled
+        ([0.8, 0.5, 0.4, 0.39], 4, False),
+        ([0.99, 0.85], 3, True),
+    ],
 )
-def test_a_hopeless_configuration_is_seen_by_its_first_rounds(seconds, rounds):
-    """Over 0.6 s a pass is hopeless; a first round may be a cold one."""
+def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopeless):
+    """Over 0.6 s a pass is hopeless, 1.2 s before it has settled, 2.4 s in the first round."""
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen = warm_up(machine, batches, every_shape=False, clock=lambda: machine.now, hopeless_s=0.6)
+    screen, found = warm_up(
+        machine, batches, every_shape=False, clock=lambda: machine.now, hopeless_s=0.6
+    )
+    assert found is hopeless
+    assert machine.calls == rounds * len(batches)
     last = seconds[min(rounds, len(seconds)) - 1]
     assert screen.pass_s == pytest.approx(last)
     assert (screen.batches, sum(screen.batch_s)) == ((0, 1), pytest.approx(last))
-    assert machine.calls == rounds * len(batches)
 
 
 @pytest.mark.parametrize(
