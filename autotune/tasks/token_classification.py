@@ -95,7 +95,7 @@ class TokenClassification(Task):
         return tags
 
     def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
-        right, found, expected, same, words = self.tallies(rows, predictions).sum(axis=0)
+        right, found, expected, same, words = self.tallies(rows, predictions).sum(axis=0).tolist()
         return {
             "f1": float(self.main_metric(np.array([right, found, expected]))),
             "precision": 100 * right / found if found else 0.0,

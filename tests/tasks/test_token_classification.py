@@ -117,5 +117,6 @@ def test_scores_by_hand():
     assert scores == pytest.approx(
         {"f1": 100 * 2 / 5, "precision": 100 / 3, "recall": 50.0, "accuracy": 100 * 4 / 6}
     )
+    assert {type(value) for value in scores.values()} == {float}
     nothing = TASK.score([rows[1]], [["O", "O"]])
     assert nothing == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 100.0}
