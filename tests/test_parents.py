@@ -39,6 +39,13 @@ def alive(pid):
     return os.path.exists(f"/proc/{pid}")
 
 
+def wait_for_the_end_of(pid):
+    deadline = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_workers_of_one_command_have_one_parent(parents, tmp_path):
     workers = [parents.worker(COMMAND, workdir=tmp_path / str(n)) for n in range(3)]
     assert {failure(worker).kind for worker in workers} == {"protocol"}
@@ -88,10 +95,7 @@ def test_closing_leaves_no_process(parents, tmp_path):
     worker = parents.worker(COMMAND, workdir=tmp_path / "w")
     failure(worker)
     parents.close()
-    deadline = time.monotonic() + 10
-    while alive(forked(worker)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not alive(forked(worker))
+    wait_for_the_end_of(forked(worker))
 
 
 def test_a_preloaded_library_needs_a_fresh_process(parents, tmp_path):

@@ -226,7 +226,11 @@ def test_a_script_that_is_told_to_end_leaves_no_worker(tmp_path, sent):
     command = Command(argv=(sys.executable, "-c", body), settings={})
     path = tmp_path / "launch.sh"
     path.write_text(launch_script([command] * 2, title="t", line=line("m"), scorer=("true",)))
-    script = subprocess.Popen(["bash", str(path)], start_new_session=True)
+    script = subprocess.Popen(
+        ["bash", str(path)],
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),  # make may have been told to ignore
+    )
     files = [tmp_path / "pid-0", tmp_path / "pid-1"]
     deadline = time.monotonic() + 60
     while not all(f.exists() and f.read_text() for f in files):
