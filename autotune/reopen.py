@@ -59,11 +59,7 @@ class Reopened:
 
     @property
     def expected(self) -> Expected:
-        return Expected(
-            examples=len(self.rows),
-            features=len(self.features.lengths),
-            tokens=self.features.tokens,
-        )
+        return Expected.of(self.rows, self.features)
 
     def gate(self) -> Gate:
         return Gate(

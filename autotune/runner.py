@@ -28,7 +28,7 @@ from autotune.records import (
     to_jsonable,
 )
 from autotune.wire import WireError, parse
-from autotune.worker_files import read_arrays
+from autotune.worker_files import EncodedFeatures, read_arrays
 
 OutputArrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -72,6 +72,10 @@ class Expected:
     examples: int
     features: int
     tokens: int
+
+    @classmethod
+    def of(cls, rows: Sequence[object], features: EncodedFeatures) -> Expected:
+        return cls(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

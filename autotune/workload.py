@@ -47,11 +47,7 @@ class Workload:
 
     @property
     def expected(self) -> Expected:
-        return Expected(
-            examples=len(self.rows),
-            features=len(self.features.lengths),
-            tokens=self.features.tokens,
-        )
+        return Expected.of(self.rows, self.features)
 
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:

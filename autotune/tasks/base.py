@@ -125,8 +125,11 @@ class Task(ABC):
         return None
 
     def main_metric(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The main metric in percent, from sums of `tallies`: shape (..., counts) -> (...)."""
-        raise NotImplementedError
+        """The main metric in percent, from sums of `tallies`: shape (..., counts) -> (...).
+
+        By default a mean over rows: the first count over the second.
+        """
+        return np.asarray(100 * totals[..., 0] / totals[..., 1])
 
     @abstractmethod
     def write(self, rows: Sequence[Row], path: Path) -> None:

@@ -106,9 +106,6 @@ class QuestionAnswering(Task):
         ]
         return np.array([f1, [1.0] * len(f1)]).T
 
-    def main_metric(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(100 * totals[..., 0] / totals[..., 1])
-
     def write(self, rows: Sequence[Row], path: Path) -> None:
         path.write_text(json.dumps({"data": list(rows)}, ensure_ascii=False), encoding="utf-8")
 

@@ -98,9 +98,6 @@ class TextClassification(Task):
         right = [row["label"] == found for row, found in zip(rows, predictions, strict=True)]
         return np.array([right, [1.0] * len(right)], float).T
 
-    def main_metric(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(100 * totals[..., 0] / totals[..., 1])
-
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """JSON lines of sentence1, sentence2 and the label's name, as run_glue.py reads them."""
         with path.open("w", encoding="utf-8") as file:
