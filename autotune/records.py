@@ -116,7 +116,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One timed run over the whole workload."""
+    """One timed run over the workload, or over an evenly spread share of its batches."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -125,10 +125,16 @@ class Pass:
     waited_s: float = 0.0  # threads of the worker ready to run without a CPU, added
     stolen_s: float = 0.0  # CPUs of the machine kept by the hypervisor, added
     reference_s: float = 0.0  # a small fixed computation, mean of before and after
+    share: float = 1.0  # of the workload's padded tokens, what it ran; below 1: no outputs
 
     @property
     def total_s(self) -> float:
         return sum(self.batch_s)
+
+    @property
+    def whole_s(self) -> float:
+        """What a pass over the whole workload takes, by this one."""
+        return self.total_s / self.share
 
     @property
     def disturbed(self) -> bool:
@@ -161,7 +167,11 @@ class Measurement:
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
     outputs_digest: str  # of the outputs of the last pass
     outputs_repeatable: bool  # all passes gave the same outputs
-    share: float = 1.0  # of a pass's padded tokens, what each pass ran; below 1: no outputs
+
+    @property
+    def whole(self) -> bool:
+        """Whether its passes ran the whole workload; only then are there outputs."""
+        return all(p.share == 1 for p in self.passes)
 
     @property
     def counted(self) -> tuple[Pass, ...]:

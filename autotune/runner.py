@@ -184,9 +184,10 @@ def check_measurement(measurement: Measurement, expected: Expected) -> None:
     )
     if found != expected:
         raise WireError(f"expected {expected}, got {found}")
-    whole = measurement.share == 1
     held = sum(measurement.batch_features)
-    if not 0 < measurement.share <= 1 or (held == measurement.features) != whole:
+    shares = {p.share for p in measurement.passes}
+    possible = all(0 < share <= 1 for share in shares) and len(shares) <= 1
+    if not possible or (held == measurement.features) != measurement.whole:
         raise WireError("the batches do not hold every feature once")
     if not measurement.passes:
         raise WireError("a measurement of no passes")
@@ -280,7 +281,7 @@ class ProcessRunner:
             if isinstance(measurement, Screen):
                 return Outcome(failure=slow(measurement, rule), screen=measurement)
             outputs: OutputArrays = {}
-            if measurement.share == 1:
+            if measurement.whole:
                 outputs = read_outputs(
                     session.workers[0].workdir / OUTPUTS_FILE,
                     self._inputs.source.outputs,

@@ -417,7 +417,7 @@ class Search:
     ) -> tuple[Accuracy | None, Failure | None]:
         if outcome.measurement is None:
             return None, outcome.failure
-        if outcome.measurement.share < 1:  # a visit of the finals: it was judged in the search
+        if not outcome.measurement.whole:  # a visit of the finals: it was judged in the search
             known = next(t for t in self._searched if t.config == config)
             return known.accuracy, None
         if origin == BASELINE:

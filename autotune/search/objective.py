@@ -70,9 +70,7 @@ class Throughput(Objective):
 
     def interval(self, measurement: Measurement) -> Interval:
         rates = [
-            median_interval([p.total_s for p in passes]).inverse(
-                measurement.examples * measurement.share
-            )
+            median_interval([p.whole_s for p in passes]).inverse(measurement.examples)
             for passes in by_instance(measurement)
         ]
         return Interval(

@@ -215,13 +215,13 @@ def measure(
     clock: Clock = time.perf_counter,
     instance: int = 0,
     look: Callable[[], Moment] = Moment.now,
-    whole: bool = True,
+    share: float = 1.0,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
 
     A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
-    asks for. Returns the passes, the outputs of the last one (None where `planned` is not the
-    `whole` pass), and whether all passes gave the same.
+    asks for. Returns the passes, the outputs of the last one (None where `planned` is only a
+    `share` of the workload), and whether all passes gave the same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
@@ -237,9 +237,10 @@ def measure(
                 waited_s=after.waited_s - before.waited_s,
                 stolen_s=after.stolen_s - before.stolen_s,
                 reference_s=(before.reference_s + after.reference_s) / 2,
+                share=share,
             )
         )
-        collected = collect(kinds, planned, batches, outputs, features) if whole else None
+        collected = collect(kinds, planned, batches, outputs, features) if share == 1 else None
         digests.add(collected.digest if collected else "")
         quiet = [p.total_s for p in passes if not p.disturbed]
         everything = [p.total_s for p in passes]

@@ -130,6 +130,7 @@ class Session:
         in the workdir). Returns the seconds of each phase.
         """
         start = time.perf_counter()
+        model = ModelSource(**source)
         import torch
 
         from autotune.worker.engines import engine_class, torch_model
@@ -146,7 +147,7 @@ class Session:
         loaded = Features.load(features)
         prepared = found.prepare(
             Material(
-                source=ModelSource(**source),
+                source=model,
                 samples=samples_of(loaded),
                 calibration=calibration_of(Features.load(calibration)) if calibration else (),
                 threads=threads,
@@ -155,17 +156,16 @@ class Session:
             )
         )
         phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
-        outputs = ModelSource(**source).outputs
         answers = None
         if reference is not None and os.path.exists(reference):
             with np.load(reference, allow_pickle=False) as arrays:
-                known = {name: arrays[name] for name in outputs}
-            answers = Answers(arrays=known, kinds=outputs, features=loaded)
+                known = {name: arrays[name] for name in model.outputs}
+            answers = Answers(arrays=known, kinds=model.outputs, features=loaded)
         self._opened = _Opened(
             engine=found,
             prepared=prepared,
             features=loaded,
-            outputs=outputs,
+            outputs=model.outputs,
             answers=answers,
             phases_s=phases,
         )
@@ -212,6 +212,9 @@ class Session:
             self._warm.append(point)
         ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
         timed = planned[ran]
+        padded, padded_timed = (
+            sum(p.width * len(p.rows) for p in some) for some in (planned, timed)
+        )
         self._measured += 1
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
@@ -222,7 +225,7 @@ class Session:
             features,
             asked,
             instance=group.index,
-            whole=len(timed) == len(planned),
+            share=padded_timed / padded,
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")
@@ -236,9 +239,6 @@ class Session:
                 os.path.join(self._workdir, OUTPUTS_FILE),
                 **outputs.arrays,  # type: ignore[arg-type]
             )
-        padded, padded_timed = (
-            sum(p.width * len(p.rows) for p in some) for some in (planned, timed)
-        )
         return Measurement(
             examples=features.examples,
             features=len(features),
@@ -256,7 +256,6 @@ class Session:
             },
             outputs_digest=outputs.digest if outputs else "",
             outputs_repeatable=repeatable,
-            share=padded_timed / padded,
         )
 
 

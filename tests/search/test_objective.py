@@ -43,3 +43,16 @@ def test_throughput_can_be_read_under_any_objective():
 def test_unknown_objectives_are_refused():
     with pytest.raises(InputError, match="throughput, latency"):
         objective_named("energy")
+
+
+def test_parts_of_passes_count_as_the_whole_they_stand_for():
+    """Two visits to a slow baseline may run different parts of its pass."""
+    from dataclasses import replace
+
+    parts = (
+        Pass(batch_s=(1.0, 1.0), share=0.25),
+        Pass(batch_s=(1.0, 1.0, 1.0), share=0.375),
+        Pass(batch_s=(8.0,)),
+    )
+    found = Throughput().interval(replace(measurement(1.0), passes=parts))
+    assert (found.low, found.median, found.high) == (10 / 8, 10 / 8, 10 / 8)

@@ -174,11 +174,12 @@ def test_a_part_has_times_and_no_outputs():
         FEATURES,
         Measure(min_passes=2),
         clock=lambda: machine.now,
-        whole=False,
+        share=0.5,
     )
     assert {len(p.batch_s) for p in passes} == {1}
     assert outputs is None
     assert repeatable
+    assert passes[0].whole_s == pytest.approx(2 * passes[0].total_s)
 
 
 def test_engines_that_compile_by_shape_see_every_shape_first():
