@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from autotune.errors import StackError
 from autotune.host import Host
+from autotune.knobs import names
 from autotune.padding import plan
 from autotune.probes import cache_folder, keep
 from autotune.process import WorkerFailed, WorkerProcess
@@ -29,6 +30,7 @@ MARGIN = 1.25
 higher before anything is ruled out by it."""
 
 TIMEOUT_S = 300.0
+POINT_KNOBS = names("point")
 BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
 
 Polynomial = tuple[float, float, float]
@@ -57,7 +59,7 @@ class Bounds:
 
     def work(self, config: Config) -> Sequence[float]:
         """Operations of each batch of a pass, padding included."""
-        point = config.only(frozenset(("padding", "batch_size", "bucket_step", "batch_tokens")))
+        point = config.only(POINT_KNOBS)
         if point not in self._work:
             c, a, b = self.polynomial
             planned = plan(

@@ -9,7 +9,6 @@ command that needs it.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,45 +18,9 @@ import click
 
 from autotune import __version__
 from autotune.errors import AutotuneError, InputError
+from autotune.parameters import Duration, Share
 
 EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-
-class Duration(click.ParamType[float]):
-    """`90s`, `10m`, `1h30m`, or a number of seconds; seconds as float."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        if isinstance(value, float):
-            return value
-        text = str(value).strip()
-        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-        if not text or match is None:
-            self.fail(f"a duration is written 90s, 10m or 1h30m; got {value!r}", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        total = hours * 3600 + minutes * 60 + seconds
-        if total <= 0:
-            self.fail(f"a duration must be above zero, got {value!r}", param, ctx)
-        return total
-
-
-class Share(click.ParamType[float]):
-    """`1%` or `0.01`; a share of 1 as float."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        if isinstance(value, float):
-            return value
-        text = str(value).strip()
-        try:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < 1:
-            self.fail(f"expected a share such as 1% or 0.01, got {value!r}", param, ctx)
-        return share
 
 
 def say(line: str) -> None:
@@ -321,7 +284,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     console.print()
     console.print(Text(report["verdict"]))
     if not report["noise"]["quiet"]:
-        console.print(Text(noise_sentence(report["noise"]).replace("*", ""), style="yellow"))
+        console.print(Text(noise_sentence(report["noise"]), style="yellow"))
     sentence = launch_sentence(report)
     if sentence:
         console.print(Text(sentence))

@@ -6,8 +6,6 @@ good configuration is tried, and nothing else: each is measured and judged as an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +43,7 @@ class Finding:
 
 def place(host: Host) -> Path:
     """The file of this host."""
-    canonical = json.dumps(host.fingerprint(), sort_keys=True)
-    name = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    return cache_folder() / "learned" / f"{name}.jsonl"
+    return cache_folder() / "learned" / f"{host.id}.jsonl"
 
 
 def recall(host: Host) -> list[Finding]:

@@ -3,8 +3,6 @@ printing."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import sys
 import time
@@ -398,6 +396,4 @@ class Tuning:
 
     def _study_name(self, workload: Workload, host: Host) -> str:
         """One study for each workload, host and objective."""
-        canonical = json.dumps(host.fingerprint(), sort_keys=True)
-        fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-        return f"{workload.id}-{fingerprint}-{self._objective.name}"
+        return f"{workload.id}-{host.id}-{self._objective.name}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 import platform
 from collections.abc import Mapping
@@ -89,6 +91,12 @@ class Host:
             "memory_gib": round(self.memory_bytes / 2**30),
             "instruction_sets": ",".join(self.instruction_sets),
         }
+
+    @property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the fingerprint."""
+        canonical = json.dumps(self.fingerprint(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Host:

@@ -82,6 +82,9 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     )
 
 
+NOT_QUIET = "The host was not quiet"
+
+
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """How quiet the host was, and what to do where it was not."""
     parts = [f"{noise['disturbed']} of {noise['passes']} passes were disturbed by other work"]
@@ -91,7 +94,7 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
     if noise["quiet"]:
         return words
     return (
-        f"**The host was not quiet**: {words} Speeds of single configurations are uncertain; the "
+        f"{NOT_QUIET}: {words} Speeds of single configurations are uncertain; the "
         "speedup is of passes seconds apart and suffers less. End what else runs there, or ask "
         "for cores of your own, and search again."
     )
@@ -151,7 +154,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
         f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed or "
         f"were rejected; {report['trials']['finals']} visits of the finals.",
-        noise_sentence(report["noise"]),
+        noise_sentence(report["noise"]).replace(NOT_QUIET, f"**{NOT_QUIET}**"),
     ]
     if report["failures"]:
         parts.append("### Failures")

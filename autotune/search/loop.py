@@ -7,11 +7,10 @@ only the journal's trials: one that is resumed takes the same path as one that n
 from __future__ import annotations
 
 import collections
-import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -24,6 +23,7 @@ from autotune.records import Accuracy, Config, Failure, Measure, Trial
 from autotune.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective, workload_s
+from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
     BASELINE,
     FINAL,
@@ -42,8 +42,6 @@ FIRST, REST_AFTER = 6, 0.6
 """So many priors are tried before the tuner chooses: engines of every kind to learn from. The
 others, which one of these may have shown to be slow, come after this share of the budget: a
 report of every engine is worth some of it, finding the best is worth more."""
-MIN_DROP = 1e-3
-"""The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
 SEARCH_RULE = Measure(min_passes=2, budget_s=3.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
@@ -240,9 +238,6 @@ class Search:
                 trial = self._try(config, PRIOR if config.id in priors else SEARCH)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
 
-    def _speed(self, value: float) -> float:
-        return math.log(value) if self._objective.maximize else -math.log(value)
-
     def _best_elsewhere(self) -> list[Config]:
         """The leaders of those who share the study: what is reported is measured here."""
         allowed = [
@@ -258,15 +253,16 @@ class Search:
         return self._tuner.propose(
             self._observations(),
             lambda config: config.id not in seen and self._usable(config),
-            open_session=_session(last.config) if _phases(last) else None,
+            open_session=_session(last.config) if phases(last) else None,
             remaining_s=self._remaining_s(),
         )
 
     def _affordable(self, config: Config) -> bool:
         """Whether preparing `config` leaves at least as much time for others."""
         remaining_s = self._remaining_s()
-        expected_s = preparing(self._observations())(config)
-        return remaining_s is None or 2 * expected_s <= remaining_s
+        if remaining_s is None:
+            return True
+        return 2 * preparing(self._observations())(config) <= remaining_s
 
     def _remaining_s(self) -> float | None:
         """Seconds until the finals must begin, None without a time budget."""
@@ -277,39 +273,19 @@ class Search:
 
     def _observations(self) -> list[Observation]:
         """The searched trials as the tuner sees them, after those of others."""
-        limit = max(self._max_drop, MIN_DROP)
         known = {trial.config for trial in self._searched}
-        found = [
-            Observation(
-                config=told.config,
-                speed=self._speed(told.value),
-                excess=told.excess / limit,
-                preparing_s=None,
-                measuring_s=0.0,
-            )
+        told = [
+            told
             for told in self._study.others(self._run_name)
             if told.config not in known and self._space.contains(told.config)
         ]
-        before: Trial | None = None
-        for trial in self._searched:
-            value = self._value(trial)
-            measuring = trial.duration_s
-            preparing = None
-            if before is None or not _phases(before) or not _share(before, trial):
-                phases = _phases(trial)
-                measuring = phases.get("warm_up", 0.0) + phases.get("measure", 0.0)
-                preparing = max(0.0, trial.duration_s - measuring)
-            found.append(
-                Observation(
-                    config=trial.config,
-                    speed=None if value is None else self._speed(value),
-                    excess=None if trial.accuracy is None else self._excess(trial) / limit,
-                    preparing_s=preparing,
-                    measuring_s=measuring,
-                )
-            )
-            before = trial
-        return found
+        return observed(
+            self._searched,
+            told,
+            value=self._value,
+            maximize=self._objective.maximize,
+            max_drop=self._max_drop,
+        )
 
     def _leading_value(self) -> float:
         """The leader's objective; asked of every candidate, so remembered for each trial."""
@@ -489,14 +465,3 @@ class Search:
 
 def _session(config: Config) -> Config:
     return config.only(SESSION_KNOBS)
-
-
-def _phases(trial: Trial) -> Mapping[str, float]:
-    """Seconds of the phases of a trial that left its session open; none of one that did not."""
-    found = trial.measurement or trial.screen
-    return found.phases_s if found else {}
-
-
-def _share(one: Trial, other: Trial) -> bool:
-    """Whether two trials are points of one session."""
-    return _session(one.config) == _session(other.config)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autotune.knobs import names
 from autotune.records import Config
+from autotune.runner import POINT_KNOBS, SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.space import Space
 
-SESSION_KNOBS = names("process") | names("engine")
-ALL_KNOBS = SESSION_KNOBS | names("point")
+ALL_KNOBS = SESSION_KNOBS | POINT_KNOBS
 WHOLE_SPACE = 5000
 """Of up to so many combinations all are candidates, else LEADERS' neighbours and a sample."""
 LEADERS = 6

@@ -62,7 +62,9 @@ class TextClassification(Task):
                 "text_pair": row.get(pair) if pair else None,
                 "label": row.get(label),
             }
-            if not isinstance(found["text"], str) or (pair and not _is_text(found["text_pair"])):
+            if not isinstance(found["text"], str) or (
+                pair and not isinstance(found["text_pair"], str)
+            ):
                 raise DatasetError(f"{dataset}, row {number}: {text} must be text")
             if not isinstance(found["label"], str | int) or isinstance(found["label"], bool):
                 raise DatasetError(
@@ -105,10 +107,6 @@ class TextClassification(Task):
                 pair = {} if row["text_pair"] is None else {"sentence2": row["text_pair"]}
                 line = {"sentence1": row["text"], **pair, "label": self.labels[row["label"]]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def f1(expected: Sequence[int], found: Sequence[int]) -> float:

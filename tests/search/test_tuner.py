@@ -11,9 +11,9 @@ from bench_search import SMALL
 from fakes import pass_seconds, surroundings
 
 from autotune.records import Config
+from autotune.runner import SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.search.tuner import (
-    SESSION_KNOBS,
     TYPICAL_S,
     Observation,
     Tuner,

@@ -1,0 +1,45 @@
+"""What the command line's options are written as: durations and shares."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `10m`, `1h30m`, or a number of seconds; seconds as float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+        if not text or match is None:
+            self.fail(f"a duration is written 90s, 10m or 1h30m; got {value!r}", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        total = hours * 3600 + minutes * 60 + seconds
+        if total <= 0:
+            self.fail(f"a duration must be above zero, got {value!r}", param, ctx)
+        return total
+
+
+class Share(click.ParamType[float]):
+    """`1%` or `0.01`; a share of 1 as float."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            self.fail(f"expected a share such as 1% or 0.01, got {value!r}", param, ctx)
+        return share

@@ -1,0 +1,76 @@
+"""A search's trials as its tuner sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from autotune.records import Trial
+from autotune.runner import SESSION_KNOBS
+from autotune.search.study import Told
+from autotune.search.tuner import Observation
+
+MIN_DROP = 1e-3
+"""The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
+
+
+def observed(
+    trials: Sequence[Trial],
+    told: Sequence[Told],
+    *,
+    value: Callable[[Trial], float | None],
+    maximize: bool,
+    max_drop: float,
+) -> list[Observation]:
+    """What others measured (`told`), then the searched trials of this run, in their order.
+
+    `value` is the objective of a trial as far as it is known; `max_drop` the accuracy limit.
+    """
+
+    def speed(known: float) -> float:
+        return math.log(known) if maximize else -math.log(known)
+
+    limit = max(max_drop, MIN_DROP)
+    found = [
+        Observation(
+            config=one.config,
+            speed=speed(one.value),
+            excess=one.excess / limit,
+            preparing_s=None,
+            measuring_s=0.0,
+        )
+        for one in told
+    ]
+    before: Trial | None = None
+    for trial in trials:
+        known = value(trial)
+        measuring, preparing = trial.duration_s, None
+        if before is None or not phases(before) or not share_session(before, trial):
+            own = phases(trial)
+            measuring = own.get("warm_up", 0.0) + own.get("measure", 0.0)
+            preparing = max(0.0, trial.duration_s - measuring)
+        excess = None
+        if trial.accuracy is not None:
+            excess = (trial.accuracy.relative_drop - max_drop) / limit
+        found.append(
+            Observation(
+                config=trial.config,
+                speed=None if known is None else speed(known),
+                excess=excess,
+                preparing_s=preparing,
+                measuring_s=measuring,
+            )
+        )
+        before = trial
+    return found
+
+
+def phases(trial: Trial) -> Mapping[str, float]:
+    """Seconds of the phases of a trial that left its session open; none of one that did not."""
+    found = trial.measurement or trial.screen
+    return found.phases_s if found else {}
+
+
+def share_session(one: Trial, other: Trial) -> bool:
+    """Whether two trials are points of one session."""
+    return one.config.only(SESSION_KNOBS) == other.config.only(SESSION_KNOBS)
