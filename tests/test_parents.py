@@ -36,7 +36,12 @@ def forked(worker):
 
 
 def alive(pid):
-    return os.path.exists(f"/proc/{pid}")
+    """Whether it runs; one that nobody has reaped yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_for_the_end_of(pid):
@@ -85,6 +90,7 @@ def test_when_the_parent_dies_its_workers_do_and_the_next_is_fresh(parents, tmp_
     failure(worker)
     (parent,) = parents._parents.values()
     os.kill(parent._process.pid, signal.SIGKILL)
+    wait_for_the_end_of(forked(worker))
     assert failure(worker).kind == "out-of-memory"
     worker.close()
     with parents.worker(COMMAND, workdir=tmp_path / "next") as other:
