@@ -59,18 +59,17 @@ class Gate:
     def judge(self, outputs: Outputs, reference: Reference) -> Accuracy:
         """The metrics of `outputs`, and whether they are within the limit."""
         predictions = self._task.decode(self._rows, self._features, outputs)
-        metrics = self._task.score(self._rows, predictions)
+        metrics = self._task.score(self._rows, predictions, reference.predictions)
         main = self._task.metrics[0]
         before, after = reference.metrics[main], metrics[main]
         drop = (before - after) / before if before else 0.0
-        same = [a == b for a, b in zip(predictions, reference.predictions, strict=True)]
         difference = max(
             float(np.abs(outputs[name] - reference.outputs[name]).max()) for name in outputs
         )
         return Accuracy(
             metrics=metrics,
             relative_drop=drop,
-            agreement=float(np.mean(same)),
+            agreement=self._task.agreement(predictions, reference.predictions),
             max_abs_logit_difference=difference,
             allowed=drop <= self._max_drop,
             difference=self._difference(predictions, reference),

@@ -20,6 +20,7 @@ from autotune.records import StackFacts, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.text import markdown
 from autotune.runner import Inputs
+from autotune.saved import save_engine
 from autotune.search.loop import Result
 from autotune.search.objective import Objective
 from autotune.settings import Settings
@@ -46,16 +47,18 @@ def finish(
     """Write it, run the script, and write what that gave. Returns the report."""
     best = result.best.config
     stack = found[str(best["stack"])]
-    line = script_line(
-        best,
-        script=workload.task.script,
-        transformers=stack.versions["transformers"],
-        model=workload.source.path,
-        data=str(folder.data.relative_to(folder.path)),
-        max_seq_length=settings.max_seq_length,
-        doc_stride=settings.doc_stride,
-        settings=variables(best, host, stack.libiomp5),
-    )
+    line = None
+    if workload.task.script is not None:
+        line = script_line(
+            best,
+            script=workload.task.script,
+            transformers=stack.versions["transformers"],
+            model=workload.source.path,
+            data=str(folder.data.relative_to(folder.path)),
+            max_seq_length=settings.max_seq_length,
+            doc_stride=settings.doc_stride,
+            settings=variables(best, host, stack.libiomp5),
+        )
     report = build(
         result,
         Context(
@@ -74,6 +77,17 @@ def finish(
         "baseline": report["baseline"]["objective"]["median"],
         "metrics": report["best"]["metrics"],
     }
+    if settings.save_engine and not result.interrupted:
+        announce("saving the prepared engine")
+        report["engine"] = save_engine(
+            best,
+            folder=folder,
+            host=host,
+            found=found,
+            inputs=inputs,
+            expected=workload.expected,
+            timeout_s=settings.trial_timeout_s,
+        )
     _emit(result, line, promise, folder, settings, workload, inputs, host, stack)
     _write_report(folder, report)
     if not result.interrupted:
@@ -85,7 +99,7 @@ def finish(
 
 def _emit(
     result: Result,
-    line: ScriptLine,
+    line: ScriptLine | None,
     promise: dict[str, Any],
     folder: RunFolder,
     settings: Settings,
@@ -108,11 +122,13 @@ def _emit(
             promise=promise,
         ),
     )
-    write(folder.requests, requests(best, inputs))
+    cache = f"{folder.engine.name}/{best['stack']}" if folder.engine.exists() else None
+    write(folder.requests, requests(best, inputs, cache))
     script = launch_script(
         worker_commands(best, host, stack.python, stack.libiomp5),
         title=f"{settings.model}: {knobs.describe(best)}",
         line=line,
+        checker=(sys.executable, "-m", "autotune", "changes"),
         scorer=(sys.executable, "-m", "autotune", "score"),
     )
     write(folder.launch, script, executable=True)

@@ -78,6 +78,11 @@ class RunFolder:
         return self.work / "cache"
 
     @property
+    def engine(self) -> Path:
+        """What `--save-engine` kept: a folder a stack."""
+        return self.path / "engine"
+
+    @property
     def reference(self) -> Path:
         return self.workload / "reference.npz"
 

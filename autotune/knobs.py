@@ -29,6 +29,8 @@ class Knob:
     default: bool | int | str | None = None  # None: the baseline's value
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The knob is active only where each of these has one of these values."""
+    minor: bool = False
+    """Taken to be worth a few percent of speed, until a search's trials say more."""
 
 
 TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
@@ -64,6 +66,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("none", "compact", "spread"),
             default="none",
+            minor=True,
             about="none: all allowed CPUs; else a physical core a thread, on neighbouring cores "
             "(compact) or on NUMA nodes in turn (spread), threads bound to them",
         ),
@@ -73,6 +76,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("default", "gnu", "intel"),
             default="default",
+            minor=True,
             about="OpenMP runtime: that of torch's wheel, the system's libgomp, Intel's libiomp5",
         ),
         Knob(
@@ -81,6 +85,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("default", "passive", "active"),
             default="default",
+            minor=True,
             about="what idle OpenMP threads do: OMP_WAIT_POLICY, for Intel's KMP_BLOCKTIME too",
         ),
         Knob(
@@ -89,6 +94,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("default", "jemalloc", "tcmalloc"),
             default="default",
+            minor=True,
             about="malloc: the C library's, or one preloaded with its known good settings",
         ),
         Knob(
@@ -97,6 +103,7 @@ KNOBS: dict[str, Knob] = {
             type=bool,
             default=False,
             needs={"allocator": ("default", "jemalloc")},
+            minor=True,
             about="ask for transparent huge pages through the allocator's own settings",
         ),
         Knob(
@@ -104,6 +111,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default=1,
+            minor=True,
             about="torch's inter-op threads",
         ),
         Knob(
@@ -111,6 +119,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=bool,
             default=False,
+            minor=True,
             about="treat denormal numbers as zero",
         ),
         Knob(
@@ -202,6 +211,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("all", "extended", "basic", "none"),
             default="all",
             needs={"mode": ("onnxruntime",)},
+            minor=True,
             about="ONNX Runtime's graph optimisation level",
         ),
         Knob(

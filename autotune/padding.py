@@ -6,6 +6,7 @@ standard library and numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,26 @@ PADDINGS = ("max_length", "longest", "length_sorted", "buckets", "token_budget")
 class PlannedBatch:
     rows: tuple[int, ...]
     width: int
+
+
+def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step: int = 0) -> int:
+    """How wide a batch is padded whose longest row has `longest` tokens."""
+    if padding == "max_length":
+        return max_seq_length
+    if padding == "buckets":
+        return min(-(-longest // bucket_step) * bucket_step, max_seq_length)
+    return longest
+
+
+def fits(
+    lengths: Sequence[int], *, padding: str, batch_size: int = 0, batch_tokens: int = 0, **_: Any
+) -> bool:
+    """Whether rows of these lengths may go in one batch. One always may."""
+    if len(lengths) == 1:
+        return True
+    if padding == "token_budget":
+        return max(lengths) * len(lengths) <= batch_tokens
+    return len(lengths) <= batch_size
 
 
 def plan(
@@ -56,10 +77,11 @@ def plan(
             size = max(1, batch_tokens // int(lengths[order[start]]))
         rows = tuple(int(row) for row in order[start : start + size])
         start += size
-        width = max(int(lengths[row]) for row in rows)
-        if padding == "max_length":
-            width = max_seq_length
-        elif padding == "buckets":
-            width = min(-(-width // bucket_step) * bucket_step, max_seq_length)
+        width = batch_width(
+            max(int(lengths[row]) for row in rows),
+            padding=padding,
+            max_seq_length=max_seq_length,
+            bucket_step=bucket_step,
+        )
         planned.append(PlannedBatch(rows=rows, width=width))
     return tuple(planned)

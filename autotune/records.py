@@ -37,7 +37,7 @@ DEFAULT_STACK = "default"
 HOPELESS = 1.1
 """A configuration this many times slower than the leader is not measured to an interval."""
 
-SCREENED = 2.0
+SCREENED = 1.5
 """One whose first batches say that it is this many times slower is not measured at all."""
 
 DISTURBED = 0.1
@@ -192,6 +192,17 @@ class Screen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Requests that one instance answered: from arrival to answer, in order, and the number of
+    rows of each batch it ran."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    latency_s: tuple[float, ...]
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
     """The gate's judgement of one configuration."""
 
@@ -276,6 +287,12 @@ class StackFacts:
     libiomp5: str | None = None  # real path of Intel's OpenMP, where it has it
     # mode -> precision -> None (it runs) or why not
     modes: dict[str, dict[str, str | None]] = field(default_factory=dict)
+
+    def refusal(self, config: Config) -> str | None:
+        """Why this stack cannot run the engine of `config`; None where it can."""
+        mode, precision = str(config["mode"]), str(config["precision"])
+        reason = self.modes.get(mode, {}).get(precision, "this stack does not offer it")
+        return None if reason is None else f"{mode} {precision} cannot run here: {reason}"
 
 
 def to_jsonable(record: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from autotune import knobs
-from autotune.accuracy import Gate
+from autotune.accuracy import Gate, Reference
 from autotune.errors import ResumeError
 from autotune.folder import RunFolder
 from autotune.host import Host
@@ -23,7 +23,7 @@ from autotune.records import (
     ModelSource,
     StackFacts,
 )
-from autotune.runner import Expected, Inputs, Outcome, ProcessRunner, Runner
+from autotune.runner import Expected, Inputs, Outcome, ProcessRunner, Runner, read_outputs
 from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task
 from autotune.wire import WireError, parse
@@ -69,6 +69,14 @@ class Reopened:
             max_drop=self.manifest["max_accuracy_drop"],
         )
 
+    def reference(self) -> Reference:
+        """What eager float32 answered. Raises ResumeError where that is gone."""
+        try:
+            outputs = read_outputs(self.folder.reference, self.task.outputs, self.expected)
+        except WireError as error:
+            raise ResumeError(f"{self.folder.path} is damaged: {error}") from error
+        return self.gate().reference(outputs)
+
     def runner(
         self,
         host: Host,
@@ -76,8 +84,9 @@ class Reopened:
         work: Path,
         parents: Parents | None = None,
     ) -> ProcessRunner:
-        """Scratch files and prepared artefacts go below `work`."""
+        """Scratch files go below `work`, prepared engines too where the run kept none."""
         calibrated = self.folder.calibration.exists()
+        kept = self.folder.engine
         return ProcessRunner(
             host=host,
             stacks=stacks,
@@ -86,7 +95,7 @@ class Reopened:
                 features=str(self.folder.workload.resolve()),
                 calibration=str(self.folder.calibration.resolve()) if calibrated else None,
                 instruction_sets=host.instruction_sets,
-                cache=str((work / "cache").resolve()),
+                cache=str((kept if kept.exists() else work / "cache").resolve()),
             ),
             expected=self.expected,
             workdir=work / "trial",

@@ -24,6 +24,7 @@ from autotune.records import (
     Measurement,
     ModelSource,
     Screen,
+    Served,
     StackFacts,
     to_jsonable,
 )
@@ -88,6 +89,7 @@ class Inputs:
     instruction_sets: tuple[str, ...]
     reference: str | None = None  # file of the baseline's outputs, once they are known
     cache: str | None = None  # where engines keep what they made; None: in the workdir
+    keep: bool = False  # they keep all they can, to start from in production
 
 
 TOLD = ("threads", "interop_threads", "flush_denormals")
@@ -105,6 +107,7 @@ def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
         "reference": inputs.reference,
         "instruction_sets": list(inputs.instruction_sets),
         "cache": inputs.cache,
+        "keep": inputs.keep,
     }
 
 
@@ -229,8 +232,14 @@ class Session:
 
     def ask(self, op: str, arguments: Mapping[str, object], *, timeout_s: float) -> list[object]:
         """The answer of every worker. Raises the WorkerFailed of the first that fails."""
-        for worker in self.workers:
-            worker.send(op, arguments)
+        return self.ask_each(op, [arguments] * len(self.workers), timeout_s=timeout_s)
+
+    def ask_each(
+        self, op: str, arguments: Sequence[Mapping[str, object]], *, timeout_s: float
+    ) -> list[object]:
+        """As `ask`, each worker with arguments of its own."""
+        for worker, own in zip(self.workers, arguments, strict=True):
+            worker.send(op, own)
         return [worker.receive(timeout_s=timeout_s) for worker in self.workers]
 
     def close(self) -> None:
@@ -299,10 +308,42 @@ class ProcessRunner:
         self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
+    def serve(
+        self, config: Config, rows: Sequence[int], arrivals_s: Sequence[float]
+    ) -> tuple[list[float], list[int]]:
+        """Answer requests for `rows` that arrive at `arrivals_s`, dealt to the instances in
+        turn: seconds from arrival to answer, in order, and the rows of each batch.
+
+        `run` of the configuration has gone before. Raises WorkerFailed.
+        """
+        key = config.only(SESSION_KNOBS)
+        session, point = self._sessions[key], config.only(POINT_KNOBS).as_dict()
+        count = len(session.workers)
+        dealt = [
+            {
+                "point": point,
+                "rows": list(rows[index::count]),
+                "arrivals_s": list(arrivals_s[index::count]),
+            }
+            for index in range(count)
+        ]
+        timeout_s = self._timeout_s + max(arrivals_s)
+        replies = session.ask_each("serve", dealt, timeout_s=timeout_s)
+        latency = [0.0] * len(rows)
+        batches: list[int] = []
+        for index, reply in enumerate(replies):
+            try:
+                served = parse(Served, reply)
+            except WireError as error:
+                raise WorkerFailed(Failure(kind="protocol", detail=str(error))) from error
+            latency[index::count] = served.latency_s
+            batches += served.batches
+        return latency, batches
+
     def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement | Screen:
         replies = session.ask("measure", measure_request(config, rule), timeout_s=self._timeout_s)
         if isinstance(replies[0], dict) and "pass_s" in replies[0]:
-            return parse(Screen, replies[0])
+            return max((parse(Screen, reply) for reply in replies), key=lambda s: s.pass_s)
         measurements = [parse(Measurement, reply) for reply in replies]
         for command, measurement in zip(session.commands, measurements, strict=True):
             check_measurement(measurement, self._expected)

@@ -1,4 +1,5 @@
-"""Judging the replies of one measurement against a run's promise: what launch.sh ends with."""
+"""One measurement of a run's best configuration against its promise: `autotune run`, and what
+launch.sh begins and ends with."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from autotune.differences import differences, installed
+from autotune.emit.script import LAUNCH_RULE
 from autotune.errors import ResumeError, SearchError
 from autotune.folder import RunFolder
-from autotune.records import Measurement, to_jsonable
-from autotune.reopen import reopen
-from autotune.runner import OUTPUTS_FILE, read_outputs, together
+from autotune.host import Host
+from autotune.records import Measurement, StackFacts, to_jsonable
+from autotune.reopen import Reopened, reopen
+from autotune.runner import OUTPUTS_FILE, OutputArrays, ProcessRunner, read_outputs, together
 from autotune.search.objective import objective_named
 from autotune.stats import Interval
 from autotune.wire import WireError, loads, parse
@@ -54,6 +58,31 @@ class Score:
         }
 
 
+def changes(run: Reopened, host: Host) -> list[str]:
+    """What is not as it was when the run was made. Raises StackError where its interpreter is
+    not there."""
+    return differences(run.best, host, installed(run.best))
+
+
+def runner_of(run: Reopened, host: Host, work: Path) -> ProcessRunner:
+    """A runner of the best configuration on its own interpreter."""
+    name = str(run.chosen["stack"])
+    return run.runner(host, {name: parse(StackFacts, run.manifest["stacks"][name])}, work)
+
+
+def measure(run: Reopened, host: Host, work: Path) -> Score:
+    """Measure the best configuration as launch.sh does. Raises SearchError."""
+    runner = runner_of(run, host, work)
+    try:
+        outcome = runner.run(run.chosen, LAUNCH_RULE)
+    finally:
+        runner.close()
+    if outcome.measurement is None:
+        assert outcome.failure is not None
+        raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
+    return judge(run, outcome.measurement, outcome.outputs)
+
+
 def instances(work: Path) -> list[Path]:
     """The folders that the workers left, in order."""
     return sorted((p for p in work.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
@@ -75,20 +104,25 @@ def score(folder: RunFolder, work: Path) -> Score:
     """
     run = reopen(folder)
     try:
-        promise = run.best["promise"]
-        promised = Interval(**{f.name: promise[f.name] for f in fields(Interval)})
-    except (KeyError, TypeError) as error:
-        raise ResumeError(f"{folder.path} is damaged: {error}") from error
-    try:
         measurement = together([_measurement(instance) for instance in instances(work)])
         outputs = read_outputs(work / "0" / OUTPUTS_FILE, run.task.outputs, run.expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
+    return judge(run, measurement, outputs)
+
+
+def judge(run: Reopened, measurement: Measurement, outputs: OutputArrays) -> Score:
+    """A measurement of the run's best configuration against its promise. Raises ResumeError."""
+    try:
+        promise = run.best["promise"]
+        promised = Interval(**{f.name: promise[f.name] for f in fields(Interval)})
+    except (KeyError, TypeError) as error:
+        raise ResumeError(f"{run.folder.path} is damaged: {error}") from error
     objective = objective_named(str(promise["objective"]))
     return Score(
         objective=objective.name,
         measured=objective.interval(measurement),
         promised=promised,
-        metrics=run.task.score(run.rows, run.task.decode(run.rows, run.features, outputs)),
+        metrics=run.gate().judge(outputs, run.reference()).metrics,
         promised_metrics=dict(promise["metrics"]),
     )

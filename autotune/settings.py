@@ -50,6 +50,7 @@ class Settings:
     allow_pickle: bool = False
     trial_timeout_s: float = 600.0
     learned: bool = True
+    save_engine: bool = False
 
     @property
     def unlimited(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import knobs, stacks
+from autotune.differences import differences
 from autotune.errors import StackError
 from autotune.folder import RunFolder
 from autotune.host import Host, detect
@@ -16,7 +17,7 @@ from autotune.parents import Parents, modules_of
 from autotune.process import WorkerFailed
 from autotune.records import Config, Measure, StackFacts, to_jsonable
 from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
-from autotune.runner import OutputArrays, Runner, read_outputs
+from autotune.runner import OutputArrays, Runner
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
 from autotune.stats import Interval, median_interval, ratio_interval
@@ -70,14 +71,14 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
             changed = _model_changed(run, host, found, work)
         except StackError as error:
             return _without_measuring(run, host, {}, minimum, str(error))
-        cause = changed or _unsupported(run, found)
+        cause = changed or found[str(run.chosen["stack"])].refusal(run.chosen)
         if cause is not None:
             return _without_measuring(run, host, found, minimum, cause)
         with Parents(work / "parents", memory_bytes=host.memory_bytes) as parents:
             parents.preload(modules_of(run.manifest["model"]["model_type"]))
             runner = run.runner(host, found, work, parents)
             return measure_again(
-                run, runner, differences(run, host, found), minimum=minimum, rounds=rounds
+                run, runner, apart(run, host, found), minimum=minimum, rounds=rounds
             )
 
 
@@ -86,28 +87,17 @@ def _without_measuring(
 ) -> Verified:
     return Verified(
         causes=(cause,),
-        differences=tuple(differences(run, host, found)),
+        differences=tuple(apart(run, host, found)),
         minimum=minimum,
         promised_speedup=float(run.best["promise"]["speedup"]),
     )
 
 
-def differences(run: Reopened, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
-    """What is not as it was when the run was made."""
-    now = host.fingerprint()
-    lines = [
-        f"host {name}: {before} then, {now.get(name)} now"
-        for name, before in run.best["host"].items()
-        if now.get(name) != before
-    ]
+def apart(run: Reopened, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
+    """What is not as it was when the run was made, of the stack as far as it is known."""
     stack = found.get(str(run.chosen["stack"]))
-    if stack is not None:
-        lines += [
-            f"{name}: {before} then, {stack.versions.get(name, 'missing')} now"
-            for name, before in run.best["stack"].items()
-            if name != "python" and stack.versions.get(name) != before
-        ]
-    return lines
+    then = {name: v for name, v in run.best["stack"].items() if name != "python"}
+    return differences(run.best, host, then if stack is None else stack.versions)
 
 
 def _model_changed(
@@ -126,18 +116,8 @@ def _model_changed(
     return None
 
 
-def _unsupported(run: Reopened, found: Mapping[str, StackFacts]) -> str | None:
-    config = run.chosen
-    mode, precision = str(config["mode"]), str(config["precision"])
-    offered = found[str(config["stack"])].modes.get(mode, {})
-    if precision not in offered:
-        return f"{mode} {precision} is not offered by this stack"
-    reason = offered[precision]
-    return None if reason is None else f"{mode} {precision} cannot run here: {reason}"
-
-
 def measure_again(
-    run: Reopened, runner: Runner, apart: list[str], *, minimum: float, rounds: int
+    run: Reopened, runner: Runner, changes: list[str], *, minimum: float, rounds: int
 ) -> Verified:
     """The two in turn, judged against the promise."""
     promise = run.best["promise"]
@@ -145,7 +125,7 @@ def measure_again(
     base, best = run.baseline, run.chosen
     verified = Verified(
         causes=(),
-        differences=tuple(apart),
+        differences=tuple(changes),
         minimum=minimum,
         promised_speedup=float(promise["speedup"]),
     )
@@ -156,8 +136,7 @@ def measure_again(
     pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)
     speedup = ratio_interval([objective.ratio(one, other) for one, other in pairs])
     gate = run.gate()
-    kinds = run.task.outputs
-    reference = gate.reference(read_outputs(run.folder.reference, kinds, run.expected))
+    reference = run.reference()
     answers = visits[best][-1].outputs or whole_pass(runner, best)
     accuracy = gate.judge(answers, reference)
     speeds = {

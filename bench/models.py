@@ -32,7 +32,6 @@ class Agreement(Task):
         super().__init__()
         self.head = head  # type: ignore[misc]
         self.outputs = OUTPUTS[head]  # type: ignore[misc]
-        self._reference: list[Any] | None = None
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         return self
@@ -47,11 +46,10 @@ class Agreement(Task):
     def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
         return [int(i) for array in outputs.values() for i in np.atleast_2d(array).argmax(-1)]
 
-    def score(self, rows: Any, predictions: Sequence[Any]) -> dict[str, float]:
-        if self._reference is None:
-            self._reference = list(predictions)
-        same = [a == b for a, b in zip(predictions, self._reference, strict=True)]
-        return {"agreement": 100 * float(np.mean(same))}
+    def score(
+        self, rows: Any, predictions: Sequence[Any], reference: Sequence[Any] | None = None
+    ) -> dict[str, float]:
+        return {"agreement": 100 * self.agreement(predictions, reference or predictions)}
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from autotune.accuracy import Gate
+from autotune.tasks.base import Task
 
 
 class Parity:
     """A task as small as can be: predicts the sign of each logit."""
 
+    agreement = Task.agreement
     metrics: ClassVar = ("accuracy",)
 
     def decode(self, rows, features, outputs):
         return [bool(x > 0) for x in outputs["logits"]]
 
-    def score(self, rows, predictions):
+    def score(self, rows, predictions, reference=None):
         return {
             "accuracy": 100
             * float(np.mean([a == b for a, b in zip(rows, predictions, strict=True)]))

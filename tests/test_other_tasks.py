@@ -119,7 +119,19 @@ def test_a_search_reads_what_an_independent_computation_does(
     python(MAKE, head, labels, model, demo.MODEL)
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = autotune(
-        *("search", "--model", model, "--task", task, "--dataset", dataset, "--trials", "3"),
+        *(
+            "search",
+            "--model",
+            model,
+            "--task",
+            task,
+            "--dataset",
+            dataset,
+            "--trials",
+            "3",
+            "--time-budget",
+            "60s",
+        ),
         *("--set", "mode=eager,jit", "--set", "precision=fp32", "--output", tmp_path / "run"),
         "--json",
     )
@@ -132,6 +144,31 @@ def test_a_search_reads_what_an_independent_computation_does(
     assert all(e["metrics"][main] == pytest.approx(own) for e in report["best_by_mode"])
 
 
+def test_embeddings_are_compared_with_those_of_eager(autotune, tmp_path):
+    dataset = tmp_path / "d.jsonl"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in text_rows()))
+    done = autotune(
+        *("search", "--model", demo.MODEL, "--task", "feature-extraction", "--dataset", dataset),
+        *(
+            "--set",
+            "mode=eager,jit",
+            "--set",
+            "precision=fp32",
+            "--trials",
+            "3",
+            "--time-budget",
+            "60s",
+            "--json",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["baseline"]["metrics"] == {"cosine": pytest.approx(100), "neighbours": 100}
+    assert all(e["metrics"]["cosine"] > 99.99 for e in report["best_by_mode"])
+    assert report["launch_check"]["same_metrics"], report["launch_check"]
+    assert report["huggingface"] is None
+
+
 @pytest.mark.parametrize(
     ("task", "model", "data"),
     [
@@ -142,7 +179,19 @@ def test_a_search_reads_what_an_independent_computation_does(
 def test_trained_models_read_their_published_scores(autotune, tmp_path, shared, task, model, data):
     folder, dataset = shared / "models" / model, shared / "data" / data
     done = autotune(
-        *("search", "--model", folder, "--task", task, "--dataset", dataset, "--trials", "1"),
+        *(
+            "search",
+            "--model",
+            folder,
+            "--task",
+            task,
+            "--dataset",
+            dataset,
+            "--trials",
+            "1",
+            "--time-budget",
+            "60s",
+        ),
         *("--max-samples", "0", "--output", tmp_path / "run", "--json"),
     )
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,10 @@ from fakes import MODES, FakeRunner, host, measurement
 from run_folder import BEST, leave_run
 
 from autotune import demo, verify
-from autotune.records import Failure
+from autotune.records import Failure, StackFacts
 from autotune.reopen import reopen
 from autotune.runner import Outcome
-from autotune.verify import differences, lines, measure_again
+from autotune.verify import lines, measure_again
 
 ZEROS = np.zeros(10, np.float32)
 
@@ -82,20 +83,23 @@ def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
 
 
 def test_what_has_changed_is_listed(run):
-    facts = SimpleNamespace(versions={"torch": "2.9.0"}, modes=MODES)
-    apart = differences(run, host(2), {"default": facts})
+    facts = SimpleNamespace(versions={"torch": "2.9.0"})
+    apart = verify.apart(run, host(2), {"default": facts})
     assert "host cores: 4 then, 2 now" in apart
     assert "torch: 2.8.0 then, 2.9.0 now" in apart
-    same = SimpleNamespace(versions={"torch": "2.8.0"}, modes=MODES)
-    assert differences(run, host(4), {"default": same}) == []
+    assert (
+        verify.apart(run, host(4), {"default": SimpleNamespace(versions={"torch": "2.8.0"})}) == []
+    )
+    assert verify.apart(run, host(4), {}) == []
 
 
 def test_a_host_without_bf16_is_told_why(run):
     reason = "bf16 needs AVX512-BF16 or AMX-BF16"
     modes = {**MODES, "jit": {**MODES["jit"], "bf16": reason}}
-    cause = verify._unsupported(run, {"default": SimpleNamespace(modes=modes)})
-    assert cause == f"jit bf16 cannot run here: {reason}"
-    assert verify._unsupported(run, {"default": SimpleNamespace(modes=MODES)}) is None
+    facts = StackFacts(python="p", python_version="3", versions={}, ipex=None, modes=modes)
+    assert facts.refusal(run.chosen) == f"jit bf16 cannot run here: {reason}"
+    assert replace(facts, modes=MODES).refusal(run.chosen) is None
+    assert "does not offer it" in replace(facts, modes={}).refusal(run.chosen)
 
 
 @pytest.mark.model
@@ -105,13 +109,33 @@ def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
     done = autotune(
         *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
         *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
-        *("--trials", "4", "--max-accuracy-drop", "50%", "--output", folder),
+        *(
+            "--trials",
+            "4",
+            "--time-budget",
+            "60s",
+            "--max-accuracy-drop",
+            "50%",
+            "--output",
+            folder,
+        ),
     )
     assert done.returncode == 0, done.stderr
     kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
     found = json.loads(kept.stdout)
     assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
     assert found["speedup"]["samples"] == 6
+
+    ran = autotune("run", folder, "--json")
+    assert json.loads(ran.stdout)["same_metrics"], ran.stderr
+    assert ran.stderr == ""
+
+    served = autotune("serve-test", folder, "--rate", "3", "--seconds", "2", "--json")
+    found = json.loads(served.stdout)
+    assert found["best"]["requests"] == 6, served.stderr
+    assert 0 < found["best"]["p50_s"] <= found["best"]["p99_s"]
+    impossible = autotune("serve-test", folder, "--rate", "3", "--max-latency-ms", "0.01")
+    assert impossible.returncode == 3
 
     too_much = autotune("verify", folder, "--min-speedup", "1000", "--rounds", "3")
     assert too_much.returncode == 3

@@ -27,14 +27,14 @@ def comment(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def requests(config: Config, inputs: Inputs) -> str:
+def requests(config: Config, inputs: Inputs, cache: str | None = None) -> str:
     """The requests of one measurement, as the search sent them, for a worker started in the
-    run's folder."""
+    run's folder; `cache` is where in it the prepared engine was kept."""
     here = replace(
         inputs,
         features=WORKLOAD,
         calibration=CALIBRATION if inputs.calibration else None,
-        cache=None,
+        cache=cache,
     )
     lines: Sequence[dict[str, object]] = (
         {"id": 1, "op": "open", "args": open_request(config, here)},
@@ -67,43 +67,50 @@ workers+=($!)
     return "".join(parts)
 
 
+def script_comment(line: ScriptLine) -> str:
+    """Hugging Face's own command line and what it cannot express, as comment lines."""
+    settings = " ".join(f"{k}={quote(v)}" for k, v in sorted(line.settings.items()))
+    words = " ".join(quote(word) for word in line.argv)
+    command = "\n".join(f"#   {comment(part)}" for part in f"{settings} {words}".split("\n"))
+    missing = "# It expresses the whole configuration."
+    if line.not_expressed:
+        parts = "\n".join(f"#   - {comment(part)}" for part in line.not_expressed)
+        missing = f"# It cannot express, so it will be slower than this script:\n{parts}"
+    return f"""#
+# The nearest command line of Hugging Face's own script
+# ({comment(line.source)}):
+#
+{command}
+#
+{missing}
+"""
+
+
 def launch_script(
     commands: Sequence[Command],
     *,
     title: str,
-    line: ScriptLine,
+    line: ScriptLine | None,
+    checker: Sequence[str],
     scorer: Sequence[str],
 ) -> str:
     """The script's text; `commands` are those of `launch.worker_commands`.
 
-    `scorer` is the command that judges the workers' replies; it is given the run's folder,
-    the folder of the replies and the script's own arguments.
+    `checker` is the command that says what has changed since the search, given the run's
+    folder; where it fails nothing is started. `scorer` judges the workers' replies; it is
+    given the run's folder, the folder of the replies and the script's own arguments.
     """
-    hf_settings = " ".join(f"{k}={quote(v)}" for k, v in sorted(line.settings.items()))
-    hf_command = " ".join(quote(word) for word in line.argv)
-    hf_lines = "\n".join(
-        f"#   {comment(part)}" for part in f"{hf_settings} {hf_command}".split("\n")
-    )
-    if line.not_expressed:
-        missing = "\n".join(f"#   - {comment(part)}" for part in line.not_expressed)
-        missing = f"# It cannot express, so it will be slower than this script:\n{missing}"
-    else:
-        missing = "# It expresses the whole configuration."
     return f"""#!/usr/bin/env bash
 # {comment(title)}
 #
 # Runs that configuration on the rows it was tuned on, with the environment, pinning and
 # command it was measured with, and prints its speed and accuracy beside what was promised.
 # Arguments are passed to the scoring command (--json for programs).
-#
-# The nearest command line of Hugging Face's own script
-# ({comment(line.source)}):
-#
-{hf_lines}
-#
-{missing}
-set -euo pipefail
+{"" if line is None else script_comment(line)}set -euo pipefail
 cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")"
+
+# What has changed since the search, on standard error.
+{" ".join(quote(word) for word in checker)} . >&2
 
 work=$(mktemp -d "${{TMPDIR:-/tmp}}/autotune-launch.XXXXXX")
 workers=()

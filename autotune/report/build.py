@@ -32,7 +32,7 @@ class Context:
     manifest: Mapping[str, Any]
     metrics: Sequence[str]
     objective: Objective
-    line: ScriptLine
+    line: ScriptLine | None  # None: the task has no script of Hugging Face's
     elapsed_s: float
     bounds: Bounds | None = None
 
@@ -141,18 +141,14 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             for kind, failed in sorted(failures.items())
         },
         "unavailable": context.manifest["space"]["unavailable"],
-        "huggingface": {
-            "settings": dict(context.line.settings),
-            "argv": list(context.line.argv),
-            "not_expressed": list(context.line.not_expressed),
-            "source": context.line.source,
-        },
+        "huggingface": to_jsonable(context.line),
         "model": context.manifest["model"],
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
         "stacks": context.manifest["stacks"],
         "limit": limit(result.best, context.bounds),
         "noise": noise(trials),
+        "engine": None,
         "launch_check": None,
     }
 

@@ -113,6 +113,18 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:
+    """What keeping the prepared engine saves."""
+    if engine is None:
+        return None
+    if not engine["kept"]:
+        return f"The prepared engine was not kept: {engine['reason']}."
+    return (
+        f"The prepared engine is kept ({engine['bytes'] / 2**20:.0f} MiB): preparing takes "
+        f"{engine['prepare_from_kept_s']:.1f} s from it, {engine['prepare_s']:.1f} s without."
+    )
+
+
 def limit_sentence(limit: Mapping[str, Any] | None) -> str | None:
     """How near the machine's limit the best configuration comes."""
     if limit is None or not limit["peaks"]:
@@ -137,6 +149,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     sentences = (
         accuracy_sentence(report),
         limit_sentence(report["limit"]),
+        engine_sentence(report["engine"]),
         launch_sentence(report),
     )
     parts += [escape(sentence) for sentence in sentences if sentence]
@@ -173,19 +186,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 for names, why in by_reason(report["unavailable"])
             )
         )
-    line = report["huggingface"]
-    settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in line["settings"].items())
-    command = f"{settings} {shlex.join(line['argv'])}"
-    fence = "`" * (3 + _longest_run(command, "`"))
-    parts += [
-        "## Run it",
-        "`bash launch.sh` reproduces the best configuration. The nearest command line of "
-        f"Hugging Face's own script ({escape(line['source'])}):",
-        f"{fence}sh\n{command}\n{fence}",
-    ]
-    if line["not_expressed"]:
-        parts.append("It cannot express:")
-        parts.append("\n".join(f"- {escape(part)}" for part in line["not_expressed"]))
+    parts += ["## Run it", "`bash launch.sh` reproduces the best configuration.", *_script(report)]
     parts += [
         "## Where",
         f"- host: {escape(str(host['model_name']))}, {host['cores']} cores, "
@@ -195,6 +196,24 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"most {workload['max_seq_length']} tokens ({workload['tokens']} tokens in all)",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _script(report: Mapping[str, Any]) -> list[str]:
+    """Hugging Face's own command line, where the task has one."""
+    line = report["huggingface"]
+    if line is None:
+        return []
+    settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in line["settings"].items())
+    command = f"{settings} {shlex.join(line['argv'])}"
+    fence = "`" * (3 + _longest_run(command, "`"))
+    parts = [
+        f"The nearest command line of Hugging Face's own script ({escape(line['source'])}):",
+        f"{fence}sh\n{command}\n{fence}",
+    ]
+    if line["not_expressed"]:
+        parts.append("It cannot express:")
+        parts.append("\n".join(f"- {escape(part)}" for part in line["not_expressed"]))
+    return parts
 
 
 def _stack_line(name: str, stack: Mapping[str, Any]) -> str:

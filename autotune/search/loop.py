@@ -412,7 +412,9 @@ class Search:
         if trial.measurement is not None:
             return self._objective.value(trial.measurement)
         if trial.screen is not None:
-            return self._objective.estimate(trial.screen.pass_s, measured(self._baseline))
+            instances = int(trial.config["instances"])
+            like = measured(self._baseline)
+            return self._objective.estimate(trial.screen.pass_s, like, instances)
         return None
 
     def _excess(self, trial: Trial) -> float:

@@ -35,10 +35,10 @@ class Objective(ABC):
     def value(self, measurement: Measurement) -> float:
         return self.interval(measurement).median
 
-    def estimate(self, pass_s: float, like: Measurement) -> float:
-        """The objective of a configuration whose pass would take `pass_s`, were its batches
-        spread as those of `like`."""
-        times = pass_s / workload_s(like)
+    def estimate(self, pass_s: float, like: Measurement, instances: int) -> float:
+        """The objective of a configuration whose pass would take each of its `instances`
+        `pass_s`, were its batches spread as those of `like`, one instance's."""
+        times = pass_s / workload_s(like) / (instances if self.maximize else 1)
         return self.value(like) / times if self.maximize else self.value(like) * times
 
     def better(self, one: float, other: float) -> bool:

@@ -9,7 +9,9 @@ D_d is 0 where knob d has the same value and 1 where it differs; for a numeric k
 number of choices between the two, 1 from first to last. A knob that is active in one of two
 only differs. The scales are those of the largest posterior density under log-normal priors
 (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 5), found by a
-random walk: there are few trials, and a second spent here is one not measured.
+random walk: there are few trials, and a second spent here is one not measured. The prior of a
+minor knob's relevance (`autotune.knobs`) is MINOR, that of any other 0: which allocator is used
+is worth trying once there is an engine worth trying it with.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autotune.knobs import KNOBS
 from autotune.records import Config, Scalar
 from autotune.space import Space
 
@@ -32,6 +35,8 @@ STEP = 0.4
 JITTER = 1e-8
 RELEVANCE_SPREAD = 1.5
 """Standard deviation of the log of how much a knob matters."""
+MINOR = -3.0
+"""The mean of it for a minor knob; 0 for the others."""
 
 
 class Encoder:
@@ -40,6 +45,7 @@ class Encoder:
     def __init__(self, space: Space) -> None:
         self._dimensions = [d for d in space.dimensions if len(d.choices) > 1]
         self.numeric = np.array([type(d.choices[0]) is int for d in self._dimensions])
+        self.relevance = np.array([MINOR if KNOBS[d.name].minor else 0.0 for d in self._dimensions])
         self._places: list[dict[Scalar, int]] = [
             {choice: place for place, choice in enumerate(d.choices)} for d in self._dimensions
         ]
@@ -74,8 +80,8 @@ class Scales:
     decay: float
     noise: float
 
-    def prior(self) -> float:
-        """Log density, up to a constant."""
+    def prior(self, relevance: Array) -> float:
+        """Log density, up to a constant; `relevance` is the mean of the knobs'."""
         off = np.array(
             [
                 self.additive + 1.5,
@@ -84,7 +90,7 @@ class Scales:
                 (self.noise + 5.0) / 1.5,
             ]
         )
-        spread = self.relevance / RELEVANCE_SPREAD
+        spread = (self.relevance - relevance) / RELEVANCE_SPREAD
         return -0.5 * float(spread @ spread + off @ off)
 
     def moved(self, rng: np.random.Generator) -> Scales:
@@ -109,8 +115,7 @@ class Surrogate:
         self._encoder = encoder
         self._fixed_mean = mean
         self._rng = np.random.default_rng(seed)
-        knobs = len(encoder.numeric)
-        self._scales = Scales(np.zeros(knobs), -1.5, -1.0, 0.0, -5.0)
+        self._scales = Scales(encoder.relevance, -1.5, -1.0, 0.0, -5.0)
         self._fitted = False
 
     def fit(self, rows: Array, values: Array) -> None:
@@ -163,7 +168,7 @@ class Surrogate:
             return -np.inf
         half = np.linalg.solve(factor, self._targets)
         fit = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
-        return fit + scales.prior()
+        return fit + scales.prior(self._encoder.relevance)
 
 
 def _solve(factor: Array, values: Array) -> Array:

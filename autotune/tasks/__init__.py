@@ -14,6 +14,7 @@ TASKS = {
     "qa": "autotune.tasks.qa:QuestionAnswering",
     "text-classification": "autotune.tasks.text_classification:TextClassification",
     "token-classification": "autotune.tasks.token_classification:TokenClassification",
+    "feature-extraction": "autotune.tasks.feature_extraction:FeatureExtraction",
 }
 
 

@@ -38,6 +38,8 @@ class Script:
     name: str
     folder: str  # below examples/pytorch
     windows: bool = False  # it takes --doc_stride
+    pads: bool = True  # its default of --pad_to_max_length
+    percent: bool = False  # it writes metrics in percent, not as shares of 1
     labels_from_train: bool = False  # it reads the names of the labels from --train_file
 
 
@@ -77,7 +79,7 @@ class Task(ABC):
     default_split: ClassVar[str]
     default_max_seq_length: ClassVar[int]  # the example script's
     default_doc_stride: ClassVar[int | None] = None  # None: long texts are cut off, not windowed
-    script: ClassVar[Script]
+    script: ClassVar[Script | None] = None  # None: there is none for the task
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = tuple(labels)
@@ -115,8 +117,19 @@ class Task(ABC):
         """One prediction a row, from the outputs of one pass."""
 
     @abstractmethod
-    def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
-        """Each of `metrics`, in percent."""
+    def score(
+        self,
+        rows: Sequence[Row],
+        predictions: Sequence[Any],
+        reference: Sequence[Any] | None = None,
+    ) -> dict[str, float]:
+        """Each of `metrics`, in percent. `reference` are the predictions of eager float32, for
+        tasks whose rows do not say what is right; None: these are."""
+
+    def agreement(self, predictions: Sequence[Any], reference: Sequence[Any]) -> float:
+        """The share of rows that are answered as in `reference`."""
+        same = [a == b for a, b in zip(predictions, reference, strict=True)]
+        return float(np.mean(same))
 
     def tallies(
         self, rows: Sequence[Row], predictions: Sequence[Any]
@@ -130,6 +143,26 @@ class Task(ABC):
         By default a mean over rows: the first count over the second.
         """
         return np.asarray(100 * totals[..., 0] / totals[..., 1])
+
+    def loss(
+        self,
+        rows: Sequence[Row],
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+        features: EncodedFeatures,
+        batch_size: int,
+    ) -> float | None:
+        """The Trainer's `eval_loss` over batches of `batch_size` rows in dataset order; None
+        where the example script has none."""
+        return None
+
+    def answers(
+        self,
+        rows: Sequence[Row],
+        features: EncodedFeatures,
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+    ) -> dict[str, Any]:
+        """What the example script writes beside its metrics: file name -> JSON content."""
+        return {}
 
     @abstractmethod
     def write(self, rows: Sequence[Row], path: Path) -> None:

@@ -48,16 +48,16 @@ def read_json(dataset: str) -> Any | None:
     try:
         return json.loads(text)
     except RecursionError:
-        raise DatasetError(f"--dataset {dataset}: JSON nested too deeply") from None
+        raise DatasetError(f"dataset {dataset}: JSON nested too deeply") from None
     except json.JSONDecodeError as whole:
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise DatasetError(f"--dataset {dataset} is empty") from None
+            raise DatasetError(f"dataset {dataset} is empty") from None
         try:
             return [json.loads(line) for line in lines]
         except json.JSONDecodeError:
             raise DatasetError(
-                f"--dataset {dataset} is neither JSON nor JSON lines: {whole}"
+                f"dataset {dataset} is neither JSON nor JSON lines: {whole}"
             ) from None
 
 
@@ -66,9 +66,9 @@ def read_text(dataset: str) -> str:
     try:
         return Path(dataset).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DatasetError(f"--dataset {dataset}: no such file") from None
+        raise DatasetError(f"dataset {dataset}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"--dataset {dataset} cannot be read: {error}") from error
+        raise DatasetError(f"dataset {dataset} cannot be read: {error}") from error
 
 
 def hub_rows(dataset: str, split: str) -> list[Any]:
@@ -77,7 +77,7 @@ def hub_rows(dataset: str, split: str) -> list[Any]:
         import datasets  # slow to import, and optional
     except ImportError:
         raise DatasetError(
-            f"--dataset {dataset} is a dataset id, which needs the `datasets` library: "
+            f"{dataset} is a dataset id, which needs the `datasets` library: "
             "pip install 'autotune-cpu[datasets]', or pass a file"
         ) from None
     datasets.disable_progress_bars()

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from autotune.errors import DatasetError
 
 GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
@@ -55,6 +58,15 @@ def _apart(found: Sequence[Any], labels: Sequence[str]) -> str:
     return (
         f"the labels of the dataset ({some(found)}) are not the model's ({some(labels)}); {advice}"
     )
+
+
+def cross_entropy(
+    logits: npt.NDArray[np.float32], expected: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """Of logits (rows, labels) against the right labels: shape (rows,), in nats."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    chosen = shifted[np.arange(len(expected)), list(expected)]
+    return np.asarray(np.log(np.exp(shifted).sum(axis=-1)) - chosen)
 
 
 def column(

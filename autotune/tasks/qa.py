@@ -12,6 +12,7 @@ import json
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +38,9 @@ class QuestionAnswering(Task):
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 384
     default_doc_stride: ClassVar[int | None] = 128
-    script: ClassVar[Script] = Script(name="run_qa.py", folder="question-answering", windows=True)
+    script: ClassVar[Script] = Script(
+        name="run_qa.py", folder="question-answering", windows=True, percent=True
+    )
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         """SQuAD layout, nested or flattened; JSON, JSON lines, or a dataset id.
@@ -88,7 +91,12 @@ class QuestionAnswering(Task):
                 best[example] = (score, rows[example]["context"][low:high])
         return [text for _, text in best]
 
-    def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
+    def score(
+        self,
+        rows: Sequence[Row],
+        predictions: Sequence[Any],
+        reference: Sequence[Any] | None = None,
+    ) -> dict[str, float]:
         exact = [
             max(normalize(prediction) == normalize(answer) for answer in row["answers"]["text"])
             for row, prediction in zip(rows, predictions, strict=True)
@@ -106,8 +114,63 @@ class QuestionAnswering(Task):
         ]
         return np.array([f1, [1.0] * len(f1)]).T
 
+    def answers(
+        self,
+        rows: Sequence[Row],
+        features: EncodedFeatures,
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+    ) -> dict[str, Any]:
+        """The best answer and the N_BEST best ones of each question, by its id."""
+        assert features.offsets is not None
+        found: list[list[Span]] = [[] for _ in rows]
+        starts = features.starts
+        for feature, example in enumerate(features.example):
+            where = slice(starts[feature], starts[feature + 1])
+            found[example] += spans(
+                outputs["start_logits"][where],
+                outputs["end_logits"][where],
+                features.offsets[where],
+            )
+        ranked = {
+            row["id"]: n_best(some, row["context"]) for row, some in zip(rows, found, strict=True)
+        }
+        return {
+            "eval_predictions.json": {name: best[0]["text"] for name, best in ranked.items()},
+            "eval_nbest_predictions.json": ranked,
+        }
+
     def write(self, rows: Sequence[Row], path: Path) -> None:
         path.write_text(json.dumps({"data": list(rows)}, ensure_ascii=False), encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A candidate answer: its logits and their sum, first character and last character + 1."""
+
+    score: float
+    start_logit: float
+    end_logit: float
+    low: int
+    high: int
+
+
+def candidates(
+    start_logits: npt.NDArray[np.float32],
+    end_logits: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Tokens where the answers of one window begin (starts,) and end (ends,), and the score of
+    each pair (starts, ends), -inf for those that are too long or end before they begin.
+
+    Logits have shape (tokens,), offsets (tokens, 2).
+    """
+    starts = np.argsort(-start_logits, kind="stable")[:N_BEST]
+    ends = np.argsort(-end_logits, kind="stable")[:N_BEST]
+    starts, ends = starts[offsets[starts, 0] >= 0], ends[offsets[ends, 0] >= 0]
+    length = ends[None, :] - starts[:, None] + 1
+    scores = start_logits[starts][:, None] + end_logits[ends][None, :]
+    possible = (length >= 1) & (length <= MAX_ANSWER_TOKENS)
+    return starts, ends, np.where(possible, scores, -np.inf)
 
 
 def best_span(
@@ -117,21 +180,51 @@ def best_span(
 ) -> tuple[float, int, int] | None:
     """The best answer in one window: (score, first character, last character + 1).
 
-    Logits have shape (tokens,), offsets (tokens, 2). None where no candidate span lies in the
-    context.
+    None where no candidate span lies in the context.
     """
-    starts = np.argsort(-start_logits, kind="stable")[:N_BEST]
-    ends = np.argsort(-end_logits, kind="stable")[:N_BEST]
-    starts, ends = starts[offsets[starts, 0] >= 0], ends[offsets[ends, 0] >= 0]
-    if not len(starts) or not len(ends):
+    starts, ends, scores = candidates(start_logits, end_logits, offsets)
+    if not scores.size:
         return None
-    length = ends[None, :] - starts[:, None] + 1
-    scores = start_logits[starts][:, None] + end_logits[ends][None, :]
-    scores = np.where((length >= 1) & (length <= MAX_ANSWER_TOKENS), scores, -np.inf)
     i, j = np.unravel_index(int(np.argmax(scores)), scores.shape)
     if not np.isfinite(scores[i, j]):
         return None
     return float(scores[i, j]), int(offsets[starts[i], 0]), int(offsets[ends[j], 1])
+
+
+def spans(
+    start_logits: npt.NDArray[np.float32],
+    end_logits: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int32],
+) -> Iterator[Span]:
+    """Every candidate answer of one window, best starts first."""
+    starts, ends, scores = candidates(start_logits, end_logits, offsets)
+    for i, j in np.argwhere(np.isfinite(scores)):
+        yield Span(
+            score=float(scores[i, j]),
+            start_logit=float(start_logits[starts[i]]),
+            end_logit=float(end_logits[ends[j]]),
+            low=int(offsets[starts[i], 0]),
+            high=int(offsets[ends[j], 1]),
+        )
+
+
+def n_best(found: Sequence[Span], context: str) -> list[dict[str, Any]]:
+    """The best of the candidates of one question, with their softmax, as run_qa.py writes
+    them; `empty` where there is none."""
+    best = sorted(found, key=lambda span: span.score, reverse=True)[:N_BEST]
+    if not best:
+        return [{"start_logit": 0.0, "end_logit": 0.0, "probability": 1.0, "text": "empty"}]
+    scores = np.array([span.score for span in best])
+    weights = np.exp(scores - scores.max())
+    return [
+        {
+            "start_logit": span.start_logit,
+            "end_logit": span.end_logit,
+            "probability": float(weight),
+            "text": context[span.low : span.high],
+        }
+        for span, weight in zip(best, weights / weights.sum(), strict=True)
+    ]
 
 
 def normalize(answer: str) -> str:

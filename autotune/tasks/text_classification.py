@@ -18,7 +18,7 @@ import numpy.typing as npt
 from autotune.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import read_rows
-from autotune.tasks.labels import column, numbering
+from autotune.tasks.labels import column, cross_entropy, numbering
 from autotune.worker_files import EncodedFeatures
 
 TEXTS = ("sentence", "text", "sentence1", "question1", "premise", "question", "content", "review")
@@ -91,7 +91,12 @@ class TextClassification(Task):
     ) -> list[int]:
         return [int(index) for index in outputs["logits"].argmax(axis=-1)]
 
-    def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
+    def score(
+        self,
+        rows: Sequence[Row],
+        predictions: Sequence[Any],
+        reference: Sequence[Any] | None = None,
+    ) -> dict[str, float]:
         accuracy = float(self.main_metric(self.tallies(rows, predictions).sum(axis=0)))
         return {"accuracy": accuracy, "f1": 100 * f1([r["label"] for r in rows], predictions)}
 
@@ -99,6 +104,16 @@ class TextClassification(Task):
         """Whether each row is right, and one for counting it."""
         right = [row["label"] == found for row, found in zip(rows, predictions, strict=True)]
         return np.array([right, [1.0] * len(right)], float).T
+
+    def loss(
+        self,
+        rows: Sequence[Row],
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+        features: EncodedFeatures,
+        batch_size: int,
+    ) -> float:
+        """Mean cross-entropy; batches make no difference."""
+        return float(cross_entropy(outputs["logits"], [row["label"] for row in rows]).mean())
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """JSON lines of sentence1, sentence2 and the label's name, as run_glue.py reads them."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from autotune.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import read_rows
-from autotune.tasks.labels import column, numbering
+from autotune.tasks.labels import column, cross_entropy, numbering
 from autotune.worker_files import EncodedFeatures
 
 WORDS = ("tokens", "words")
@@ -37,7 +37,7 @@ class TokenClassification(Task):
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128
     script: ClassVar[Script] = Script(
-        name="run_ner.py", folder="token-classification", labels_from_train=True
+        name="run_ner.py", folder="token-classification", labels_from_train=True, pads=False
     )
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
@@ -81,20 +81,18 @@ class TokenClassification(Task):
         outputs: Mapping[str, npt.NDArray[np.float32]],
     ) -> list[list[str]]:
         """The tag of each word, O for words that were cut off."""
-        assert features.words is not None
         found = outputs["logits"].argmax(axis=-1)
         tags = [[OUTSIDE] * len(row["tokens"]) for row in rows]
-        starts = features.starts
-        for feature, example in enumerate(features.example):
-            before = -1
-            for token in range(starts[feature], starts[feature + 1]):
-                word = int(features.words[token])
-                if word >= 0 and word != before:
-                    tags[example][word] = self.labels[int(found[token])]
-                before = word
+        for example, word, token in first_tokens(features):
+            tags[example][word] = self.labels[int(found[token])]
         return tags
 
-    def score(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
+    def score(
+        self,
+        rows: Sequence[Row],
+        predictions: Sequence[Any],
+        reference: Sequence[Any] | None = None,
+    ) -> dict[str, float]:
         right, found, expected, same, words = self.tallies(rows, predictions).sum(axis=0).tolist()
         return {
             "f1": float(self.main_metric(np.array([right, found, expected]))),
@@ -116,12 +114,44 @@ class TokenClassification(Task):
         right, spans_in_all = totals[..., 0], totals[..., 1] + totals[..., 2]
         return np.asarray(200 * right / np.maximum(spans_in_all, 1))
 
+    def loss(
+        self,
+        rows: Sequence[Row],
+        outputs: Mapping[str, npt.NDArray[np.float32]],
+        features: EncodedFeatures,
+        batch_size: int,
+    ) -> float:
+        """Mean over batches, by their rows, of the mean cross-entropy over words."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        examples, words, tokens = zip(*first_tokens(features), strict=True)
+        expected = [numbers[rows[e]["tags"][w]] for e, w in zip(examples, words, strict=True)]
+        losses = cross_entropy(outputs["logits"][list(tokens)], expected)
+        batches = np.array(examples) // batch_size
+        total = 0.0
+        for batch in np.unique(batches):
+            held = min(batch_size, len(rows) - int(batch) * batch_size)
+            total += held * float(losses[batches == batch].mean())
+        return total / len(rows)
+
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """JSON lines of tokens and ner_tags, as run_ner.py reads them."""
         with path.open("w", encoding="utf-8") as file:
             for row in rows:
                 line = {"tokens": row["tokens"], "ner_tags": row["tags"]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def first_tokens(features: EncodedFeatures) -> Iterator[tuple[int, int, int]]:
+    """(row, word, token) of the first token of every word that was not cut off."""
+    assert features.words is not None
+    starts = features.starts
+    for feature, example in enumerate(features.example):
+        before = -1
+        for token in range(starts[feature], starts[feature + 1]):
+            word = int(features.words[token])
+            if word >= 0 and word != before:
+                yield int(example), word, token
+            before = word
 
 
 def spans(tags: Sequence[str]) -> Iterator[Span]:

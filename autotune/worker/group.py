@@ -25,11 +25,14 @@ class Group:
         if self.count > 1 and self.folder is None:
             raise ValueError("instances that measure together need a folder to meet in")
 
-    def arrive(self, stage: str) -> None:
-        """Say that this instance has reached `stage`."""
+    def arrive(self, stage: str, words: str = "") -> None:
+        """Say that this instance has reached `stage`, with `words` for the others."""
         if self.count > 1:
-            with open(self._path(stage, self.index), "w", encoding="utf-8"):
-                pass
+            path = self._path(stage, self.index)
+            partial = f"{path}.partial"
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(words)
+            os.replace(partial, path)  # who sees it can read it
 
     def all_at(self, stage: str) -> bool:
         """Whether every instance has reached `stage`."""
@@ -43,9 +46,24 @@ class Group:
         Waits for ever: whoever started the instances ends them when one dies.
         """
         self.arrive(stage)
+        self._wait_for_all(stage)
+        return time.monotonic()
+
+    def all_say(self, stage: str, yes: bool) -> bool:
+        """Whether every instance says yes at `stage`; waits for them as `wait` does."""
+        if self.count == 1:
+            return yes
+        self.arrive(stage, str(yes))
+        self._wait_for_all(stage)
+        said = []
+        for index in range(self.count):
+            with open(self._path(stage, index), encoding="utf-8") as file:
+                said.append(file.read())
+        return said == [str(True)] * self.count
+
+    def _wait_for_all(self, stage: str) -> None:
         while not self.all_at(stage):
             time.sleep(POLL_S)
-        return time.monotonic()
 
     def _path(self, stage: str, index: int) -> str:
         assert self.folder is not None

@@ -65,33 +65,28 @@ def warm_up(
     call: Call,
     batches: Sequence[Batch],
     *,
-    every_shape: bool,
+    by_shape: bool,
     clock: Clock,
     known: bool = False,
     hopeless_s: float = math.inf,
     look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
 ) -> tuple[Screen, bool]:
-    """Run until it is warm: each distinct shape once where the engine specialises by shape,
-    then a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
-    fewer where the point is `known` to have been warm before.
+    """Run a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
+    fewer where the point is `known` to have been warm before. Where the engine specialises
+    `by_shape` they are run once before, untimed; the others' shapes are left to `meet_shapes`.
 
     Returns what the last round says of a pass, and whether that is hopeless: it takes over
     `hopeless_s`, or COLD times that (FIRST_COLD after the first round) while rounds still
     differ. Ends at once where it is. `look_at` is given the numbers and the outputs of the
     batches of the first round.
     """
-    if every_shape and not known:
-        seen = set()
-        for batch in batches:
-            shape = next(iter(batch.values())).shape
-            if shape not in seen:
-                seen.add(shape)
-                call(batch)
-                call(batch)
     some = KNOWN_BATCHES if known else WARM_UP_BATCHES
     indices = np.unique(np.linspace(0, len(batches) - 1, some).astype(int)).tolist()
     tokens = [batch["attention_mask"].size for batch in batches]
     share = sum(tokens[index] for index in indices) / sum(tokens)
+    if by_shape and not known:
+        for index in indices:
+            call(batches[index])
     before, deadline = math.inf, math.inf
     for number in range(1 if known else WARM_UP_ROUNDS):
         times, outputs = run_pass(call, [batches[index] for index in indices], clock)
@@ -107,6 +102,16 @@ def warm_up(
             break
         before = now
     return screen, hopeless
+
+
+def meet_shapes(call: Call, batches: Sequence[Batch], met: Sequence[int]) -> None:
+    """Run a batch of each distinct shape, but of those that the batches numbered `met` had."""
+    seen = {batches[index]["attention_mask"].shape for index in met}
+    for batch in batches:
+        shape = batch["attention_mask"].shape
+        if shape not in seen:
+            seen.add(shape)
+            call(batch)
 
 
 def run_pass(

@@ -24,13 +24,15 @@ from autotune.records import (
     ModelSource,
     Scalar,
     Screen,
+    Served,
     StackFacts,
 )
 from autotune.worker.batches import Batch, Features
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
-from autotune.worker.measure import Answers, Logits, measure, part, warm_up
+from autotune.worker.measure import Answers, Logits, measure, meet_shapes, part, warm_up
+from autotune.worker.serve import serve
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -68,8 +70,8 @@ class Session:
     """The operations of `worker.__main__`, by name.
 
     `probe`, `encode`, `digest` and `peak` stand alone. `open` prepares one engine, after which
-    `measure` may be called any number of times, for any points. Instances of one `group`
-    measure together.
+    `measure` and `serve` may be called any number of times, for any points. Instances of one
+    `group` measure together.
     """
 
     def __init__(self, workdir: str, group: Group | None = None, forked: bool = False) -> None:
@@ -78,6 +80,7 @@ class Session:
         self._group = group or Group()
         self._opened: _Opened | None = None
         self._measured = 0
+        self._served = 0
         self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -88,6 +91,7 @@ class Session:
             "digest": self.digest,
             "open": self.open,
             "measure": self.measure,
+            "serve": self.serve,
         }
 
     def probe(self, *, instruction_sets: list[str]) -> StackFacts:
@@ -121,13 +125,15 @@ class Session:
         reference: str | None,
         instruction_sets: list[str],
         cache: str | None,
+        keep: bool,
     ) -> dict[str, float]:
         """Import, load and prepare `engine` (the engine knobs of a configuration).
 
         `process` holds the process knobs that torch is told of. `features` and `calibration`
         are folders that `encode` wrote; `reference` is the file of the baseline's outputs, None
         or not there before they are known; `cache` is where prepared artefacts are kept (None:
-        in the workdir). Returns the seconds of each phase.
+        in the workdir), all that an engine has of them where `keep`. Returns the seconds of
+        each phase.
         """
         start = time.perf_counter()
         model = ModelSource(**source)
@@ -153,6 +159,7 @@ class Session:
                 threads=threads,
                 instruction_sets=frozenset(instruction_sets),
                 cache=Path(cache or os.path.join(self._workdir, "cache")),
+                keep=keep,
             )
         )
         phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
@@ -188,8 +195,8 @@ class Session:
         batches = [features.batch(p.rows, p.width) for p in planned]
         known = point in self._warm
         asked = Measure(**rule)
-        hopeless_s = math.inf  # instances must not part: those of a group are not screened
-        if asked.leader_s is not None and group.count == 1:
+        hopeless_s = math.inf
+        if asked.leader_s is not None:
             hopeless_s = SCREENED * asked.leader_s
 
         def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
@@ -199,23 +206,25 @@ class Session:
         screen, hopeless = warm_up(
             call,
             batches,
-            every_shape=opened.engine.specialises_by_shape,
+            by_shape=opened.engine.specialises_by_shape,
             known=known,
             clock=time.perf_counter,
             hopeless_s=hopeless_s,
             look_at=look_at,
         )
-        if hopeless:
+        self._measured += 1
+        if group.all_say(f"hopeless-{self._measured}", hopeless):
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
             return replace(screen, phases_s=phases)
         if not known:
+            if opened.engine.specialises_by_shape:
+                meet_shapes(call, batches, screen.batches)
             self._warm.append(point)
         ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
         timed = planned[ran]
         padded, padded_timed = (
             sum(p.width * len(p.rows) for p in some) for some in (planned, timed)
         )
-        self._measured += 1
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
@@ -256,6 +265,16 @@ class Session:
             },
             outputs_digest=outputs.digest if outputs else "",
             outputs_repeatable=repeatable,
+        )
+
+    def serve(self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]) -> Served:
+        """Answer requests for `rows` as they arrive; `measure` of the point has warmed it up."""
+        if self._opened is None:
+            raise TrialFailure("protocol", "serve was asked before a successful open")
+        self._served += 1
+        self._group.wait(f"serve-{self._served}")
+        return serve(
+            self._opened.prepared.call, self._opened.features, rows, arrivals_s, point=point
         )
 
 

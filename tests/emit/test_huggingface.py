@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
+import releases
 
 from autotune.emit.huggingface import script_line
 from autotune.records import Config
@@ -110,3 +113,16 @@ def test_the_installed_transformers_takes_the_flags(mode, precision, tmp_path):
     assert arguments.bf16_full_eval == (precision == "bf16")
     assert getattr(arguments, "use_ipex", False) == ("--use_ipex" in found.argv)
     assert getattr(arguments, "jit_mode_eval", False) == ("--jit_mode_eval" in found.argv)
+
+
+@pytest.mark.model
+def test_the_release_that_is_here_takes_and_honours_every_flag():
+    _, count, problems = releases.check(sys.executable)
+    assert count > 100
+    assert problems == []
+
+
+@pytest.mark.model
+def test_a_flag_that_a_release_does_not_have_is_noticed():
+    _, _, problems = releases.check(sys.executable, [["--no_such_flag", "--output_dir", "o"]])
+    assert problems == [["--no_such_flag --output_dir o", "unknown: ['no_such_flag']"]]

@@ -71,7 +71,11 @@ def test_hostile_names_stay_data(tmp_path, name):
         argv=(sys.executable, "-c", "import sys; sys.exit(0)", name), settings={"SETTING": name}
     )
     script = launch_script(
-        [command, command], title=name, line=line(name), scorer=(sys.executable, "-c", seen, name)
+        [command, command],
+        title=name,
+        line=line(name),
+        checker=("true",),
+        scorer=(sys.executable, "-c", seen, name),
     )
     path = folder / "launch.sh"
     path.write_text(script, encoding="utf-8")
@@ -100,7 +104,9 @@ def test_the_script_starts_the_command_that_was_measured(tmp_path):
     spy.chmod(0o755)
     command = Command(argv=(str(spy), *real.argv[1:]), settings=real.settings)
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script([command], title="t", line=line("m"), scorer=("true",)))
+    path.write_text(
+        launch_script([command], title="t", line=line("m"), checker=("true",), scorer=("true",))
+    )
     caller = {**os.environ, "OMP_NUM_THREADS": "99", "HF_HUB_OFFLINE": "1"}
     subprocess.run(["bash", str(path)], check=True, env=caller)
     argv, seen = json.loads((tmp_path / "seen").read_text())
@@ -114,7 +120,9 @@ def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
     body = "import sys; print('the reason', file=sys.stderr); sys.exit(7)"
     command = Command(argv=(sys.executable, "-c", body), settings={})
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script([command], title="t", line=line("m"), scorer=("false",)))
+    path.write_text(
+        launch_script([command], title="t", line=line("m"), checker=("true",), scorer=("false",))
+    )
     done = subprocess.run(
         ["bash", str(path)],
         capture_output=True,
@@ -171,7 +179,11 @@ def test_unexpressed_parts_are_comments():
         settings={}, argv=("python",), not_expressed=("a\nrm -rf x",), source="here"
     )
     script = launch_script(
-        [Command(argv=("true",), settings={})], title="t", line=missing, scorer=("true",)
+        [Command(argv=("true",), settings={})],
+        title="t",
+        line=missing,
+        checker=("true",),
+        scorer=("true",),
     )
     assert "#   - a\\nrm -rf x" in script
 
@@ -191,7 +203,9 @@ def test_instances_start_side_by_side_and_meet(tmp_path):
     spy.chmod(0o755)
     spied = [Command(argv=(str(spy), *c.argv[1:]), settings=c.settings) for c in commands]
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script(spied, title="t", line=line("m"), scorer=("true",)))
+    path.write_text(
+        launch_script(spied, title="t", line=line("m"), checker=("true",), scorer=("true",))
+    )
     subprocess.run(["bash", str(path)], check=True, timeout=60)
     for index, command in enumerate(commands):
         argv = json.loads((tmp_path / f"seen-{index}").read_text())
@@ -206,7 +220,9 @@ def test_an_instance_that_fails_ends_the_others(tmp_path):
     )
     commands = [Command(argv=(sys.executable, "-c", body), settings={}) for body in bodies]
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script(commands, title="t", line=line("m"), scorer=("true",)))
+    path.write_text(
+        launch_script(commands, title="t", line=line("m"), checker=("true",), scorer=("true",))
+    )
     done = subprocess.run(
         ["bash", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -225,7 +241,9 @@ def test_a_script_that_is_told_to_end_leaves_no_worker(tmp_path, sent):
     )
     command = Command(argv=(sys.executable, "-c", body), settings={})
     path = tmp_path / "launch.sh"
-    path.write_text(launch_script([command] * 2, title="t", line=line("m"), scorer=("true",)))
+    path.write_text(
+        launch_script([command] * 2, title="t", line=line("m"), checker=("true",), scorer=("true",))
+    )
     script = subprocess.Popen(
         ["bash", str(path)],
         start_new_session=True,

@@ -38,8 +38,25 @@ def test_nobody_is_done_before_all_are(tmp_path):
     assert not first.all_at("done-2")
 
 
+@pytest.mark.parametrize("votes", [(True, True), (True, False), (False, False)])
+def test_instances_agree_on_what_all_of_them_say(tmp_path, votes):
+    found = {}
+
+    def run(index):
+        found[index] = Group(folder=str(tmp_path), index=index, count=2).all_say("s", votes[index])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert found == dict.fromkeys(range(2), all(votes))
+
+
 def test_one_alone_waits_for_nobody():
     alone = Group()
+    assert alone.all_say("s", True)
+    assert not alone.all_say("s", False)
     alone.arrive("warm-1")
     assert alone.all_at("done-1")
     assert alone.wait("warm-1") <= time.monotonic()

@@ -10,7 +10,7 @@ from autotune.errors import TrialFailure
 from autotune.padding import plan
 from autotune.records import Measure
 from autotune.worker.disturbance import Moment
-from autotune.worker.measure import Answers, measure, part, warm_up
+from autotune.worker.measure import Answers, measure, meet_shapes, part, warm_up
 
 FEATURES = features([3, 5, 2])
 PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
@@ -114,21 +114,21 @@ def test_outputs_of_another_shape_are_a_typed_failure():
 def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
+    warm_up(machine, batches, by_shape=False, clock=lambda: machine.now)
     assert machine.calls == rounds * len(batches)
 
 
 def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     machine = Machine([90.0, 9.0, 1.0])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, every_shape=False, clock=lambda: machine.now)
+    warm_up(machine, batches, by_shape=False, clock=lambda: machine.now)
     assert machine.calls == len(batches)
 
 
 def test_a_point_that_was_warm_needs_one_short_round():
     machine = Machine([0.1])
     batches = [FEATURES.batch([0], 3)] * 9
-    warm_up(machine, batches, every_shape=True, known=True, clock=lambda: machine.now)
+    warm_up(machine, batches, by_shape=True, known=True, clock=lambda: machine.now)
     assert machine.calls == 2
 
 
@@ -148,7 +148,7 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     screen, found = warm_up(
-        machine, batches, every_shape=False, clock=lambda: machine.now, hopeless_s=0.6
+        machine, batches, by_shape=False, clock=lambda: machine.now, hopeless_s=0.6
     )
     assert found is hopeless
     assert machine.calls == rounds * len(batches)
@@ -182,13 +182,21 @@ def test_a_part_has_times_and_no_outputs():
     assert passes[0].whole_s == pytest.approx(2 * passes[0].total_s)
 
 
-def test_engines_that_compile_by_shape_see_every_shape_first():
+def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
     seen = []
-    batches = [FEATURES.batch([0], width) for width in (3, 4, 4, 5)]
-    warm_up(
-        lambda b: seen.append(b["input_ids"].shape), batches, every_shape=True, clock=lambda: 0.0
-    )
-    assert seen[:6] == [(1, 3), (1, 3), (1, 4), (1, 4), (1, 5), (1, 5)]
+    batches = [FEATURES.batch([0], 3 + number // 2) for number in range(14)]
+
+    def call(batch):
+        seen.append(batch["input_ids"].shape[1])
+
+    screen, _ = warm_up(call, batches, by_shape=True, clock=lambda: 0.0)
+    spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
+    assert seen == spread * 3  # untimed, then two rounds
+    seen.clear()
+    meet_shapes(call, batches, screen.batches)
+    assert sorted({*seen, *spread}) == list(range(3, 10))
+    assert len(seen) == len(set(seen))
+    assert not {*seen} & {*spread}
 
 
 REFERENCE = Answers(
@@ -243,7 +251,7 @@ def test_the_first_round_of_warming_up_is_looked_at():
     seen = []
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     machine = Machine([1.0])
-    options = {"every_shape": False, "clock": lambda: machine.now}
+    options = {"by_shape": False, "clock": lambda: machine.now}
     warm_up(
         machine,
         batches,

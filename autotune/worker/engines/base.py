@@ -43,6 +43,7 @@ class Material:
     threads: int
     instruction_sets: frozenset[str]  # as Environment's
     cache: Path  # where an engine may keep what it made for the next process of the run
+    keep: bool = False  # and should, whatever its size: production starts from it
 
     @property
     def vnni(self) -> bool:

@@ -9,8 +9,10 @@ is a `fallback` failure with the tracer's words, never a silent return to eager.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -18,11 +20,14 @@ import torch
 from autotune.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Call, Engine, Environment, Material, Prepared
+from autotune.worker.engines.base import Engine, Environment, Material, Prepared
 from autotune.worker.engines.torch_model import TOLERANCE, Runnable, tensors
 
+PLAIN = ("fp32", "bf16")
+DIFFERENCE = "difference"
 
-def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Call, float]:
+
+def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Runnable, float]:
     """The traced and frozen callable, and its largest difference from `runnable`.
 
     Raises TrialFailure `fallback` when tracing or freezing fails, `inaccurate` when the
@@ -46,10 +51,17 @@ def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tup
             reason = f"{type(error).__name__}: {str(error).strip()}"
             raise TrialFailure("fallback", f"torch.jit.trace failed: {reason}") from error
     # Autocast's conversions are part of the trace: it needs no context of its own.
-    call = Runnable(traced, runnable.outputs)
-    call(samples[0])  # the profiling executor records, then optimises
-    call(samples[0])
+    call = settled(traced, runnable.outputs, samples[0])
     return call, torch_model.compare(runnable, call, samples, tolerance)
+
+
+def settled(traced: torch.jit.ScriptModule, outputs: tuple[str, ...], sample: Batch) -> Runnable:
+    """A traced module that has been optimised: the profiling executor records a call, then
+    optimises in the next."""
+    call = Runnable(traced, outputs)
+    call(sample)
+    call(sample)
+    return call
 
 
 class JitEngine(Engine):
@@ -60,8 +72,33 @@ class JitEngine(Engine):
         return torch_model.unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
-        model, _ = torch_model.load(material.source, str(self.options["attention"]))
+        attention, precision = str(self.options["attention"]), str(self.options["precision"])
+        method = self.options.get("bf16_method", "")
+        path = material.cached(f"jit-{attention}-{precision}{method}.pt")
+        names = tuple(material.source.outputs)
+        if self.options.get("linear", "torch") == "torch" and path.exists():
+            return restored(path, names, material.samples[0])
+        model, _ = torch_model.load(material.source, attention)
         runnable = torch_model.at_precision(model, material, self.options)
-        tolerance = TOLERANCE[str(self.options["precision"])]
-        call, difference = trace(runnable, material.samples, tolerance)
+        call, difference = trace(runnable, material.samples, TOLERANCE[precision])
+        # Weights packed for oneDNN or int8 cannot be written.
+        if material.keep and precision in PLAIN and self.options.get("linear") == "torch":
+            save(call, path, difference)
+            return restored(path, names, material.samples[0])
         return Prepared(call=call, effective={"trace_difference": difference})
+
+
+def save(call: Runnable, path: Path, difference: float) -> None:
+    """Write the traced module in one step, with how far it was from what it was traced from."""
+    partial = path.with_name(f"{os.getpid()}-{path.name}")
+    torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE: str(difference)})
+    partial.replace(path)
+
+
+def restored(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:
+    """What `save` wrote, ready to run; it was compared before it was written."""
+    torch._C._jit_set_texpr_fuser_enabled(False)
+    extra = {DIFFERENCE: ""}
+    with torch.no_grad():
+        call = settled(torch.jit.load(str(path), _extra_files=extra), outputs, sample)
+    return Prepared(call=call, effective={"trace_difference": float(extra[DIFFERENCE])})

@@ -1,45 +1,27 @@
-"""The command line: the only place that prints or chooses an exit code.
-
-Exit codes: 0 done; 1 the search ran and found nothing; 2 bad input, one line on standard
-error says what to do; 130 interrupted before there was anything to keep. Results go to
-standard output, progress to standard error. What is slow to import is imported by the
-command that needs it.
-"""
+"""`autotune search`, and how it shows where it is."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from autotune import __version__
-from autotune.errors import AutotuneError, InputError
-from autotune.parameters import Duration, Share
-
-EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
+from autotune.cli.common import Reported, debug_option, say
+from autotune.cli.parameters import Duration, Share
+from autotune.errors import InputError
 
 
-def say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="autotune")
-def cli() -> None:
-    """Find the fastest correct way to run a Hugging Face model on this CPU."""
-
-
-@cli.command()
+@click.command()
 @click.option("--model", help="A model folder, a hub id, or `demo`.  [required]")
 @click.option(
     "--task",
     default="qa",
     show_default=True,
-    help="What the model does: qa, text-classification or token-classification.",
+    help="What the model does: qa, text-classification, token-classification or "
+    "feature-extraction.",
 )
 @click.option(
     "--dataset",
@@ -124,6 +106,11 @@ def cli() -> None:
     default=True,
     help="Begin with what earlier searches on this host found (`autotune learned`).",
 )
+@click.option(
+    "--save-engine",
+    is_flag=True,
+    help="Keep the prepared engine beside best.yaml; launch.sh starts from it.",
+)
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the model repository holds.")
 @click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code.")
@@ -131,7 +118,7 @@ def cli() -> None:
     "--trial-timeout", type=Duration(), default="10m", show_default=True, help="For one trial."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 @click.pass_context
 def search(
     context: click.Context,
@@ -144,7 +131,7 @@ def search(
     **options: Any,
 ) -> None:
     """Search for the best configuration of one model on this host."""
-    with _reported(debug):
+    with Reported(debug):
         from autotune.tune import Tuning
 
         if resume and output is not None:
@@ -266,7 +253,13 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from autotune.report.text import by_reason, launch_sentence, noise_sentence, table
+    from autotune.report.text import (
+        by_reason,
+        engine_sentence,
+        launch_sentence,
+        noise_sentence,
+        table,
+    )
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     header, rows = table(report)
@@ -285,184 +278,9 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     console.print(Text(report["verdict"]))
     if not report["noise"]["quiet"]:
         console.print(Text(noise_sentence(report["noise"]), style="yellow"))
-    sentence = launch_sentence(report)
-    if sentence:
-        console.print(Text(sentence))
+    for sentence in (engine_sentence(report["engine"]), launch_sentence(report)):
+        if sentence:
+            console.print(Text(sentence))
     if report["interrupted"]:
         console.print(Text(f"Interrupted; go on with: autotune search --resume --output {folder}"))
     console.print(Text(f"Report: {folder / 'report.md'}    Run it: bash {folder / 'launch.sh'}"))
-
-
-@cli.command()
-@click.option(
-    "--stack",
-    "stacks",
-    multiple=True,
-    metavar="NAME[=PYTHON]",
-    help="Look at this interpreter too; repeatable.",
-)
-@click.option("--peak", is_flag=True, help="Measure how fast it multiplies matrices at most.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
-    """What this host and this Python can run, and why not the rest."""
-    with _reported(debug):
-        from autotune.doctor import examine, lines
-
-        found = examine(stacks, peak)
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
-
-
-@cli.command()
-@click.argument("best", type=click.Path(path_type=Path))
-@click.option(
-    "--min-speedup",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Over the baseline.  [default: 80% of what was promised]",
-)
-@click.option("--rounds", type=click.IntRange(min=3, max=50), default=6, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def verify(
-    *, best: Path, min_speedup: float | None, rounds: int, as_json: bool, debug: bool
-) -> None:
-    """Measure BEST (best.yaml, or its run's folder) against the baseline again.
-
-    Exit code 0 where its promise holds here, 3 where it does not.
-    """
-    with _reported(debug):
-        from autotune import verify as verifying
-
-        found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
-        if as_json:
-            click.echo(json.dumps(found.as_json(), indent=2))
-        else:
-            click.echo("\n".join(verifying.lines(found)))
-        if not found.holds:
-            sys.exit(EXIT_BROKEN)
-
-
-@cli.command()
-@click.option("--forget", is_flag=True, help="Remove it all.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
-    """What earlier searches on this host found, with which new ones begin."""
-    with _reported(debug):
-        from autotune import knobs, learned
-        from autotune.host import detect
-        from autotune.records import to_jsonable
-
-        host = detect()
-        if forget:
-            learned.forget(host)
-        found = learned.recall(host)
-        if as_json:
-            click.echo(json.dumps({"file": str(learned.place(host)), "found": to_jsonable(found)}))
-            return
-        for one in found:
-            click.echo(
-                f"{one.created}  {one.model}, {one.model_type}, "
-                f"{one.parameters / 1e6:.0f} million parameters, {one.task}, {one.objective}"
-            )
-            for config, speedup in zip(one.configs, one.speedups, strict=True):
-                click.echo(f"    {speedup:6.2f}x  {knobs.describe(config)}")
-        click.echo(f"{len(found)} searches in {learned.place(host)}")
-
-
-@cli.group()
-def stack() -> None:
-    """Interpreters with their own torch, for `search --stack`."""
-
-
-@stack.command("create")
-@click.argument("name")
-@click.option(
-    "--extra",
-    "extras",
-    multiple=True,
-    required=True,
-    help="What to install: ipex, torch, onnxruntime, openvino, zentorch, openmp; repeatable.",
-)
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
-    """Make an environment NAME with pip, in the user's cache folder."""
-    with _reported(debug):
-        from autotune import stacks
-
-        click.echo(stacks.create(name, extras, say))
-
-
-@stack.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def stack_list(*, as_json: bool, debug: bool) -> None:
-    """The stacks made with `create`, and what is in them."""
-    with _reported(debug):
-        from autotune import stacks
-
-        listed = stacks.fingerprints()
-        if as_json:
-            click.echo(json.dumps(listed, indent=2))
-        for name, entry in () if as_json else listed.items():
-            words = " ".join(f"{k} {v}" for k, v in entry["versions"].items())
-            click.echo(f"{name}: {entry['python']}\n    {entry.get('error') or words}")
-
-
-@cli.command(hidden=True)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("work", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
-    """Judge the replies in WORK against the promise of RUN: what launch.sh ends with."""
-    with _reported(debug):
-        from autotune.folder import RunFolder
-        from autotune.score import score as judge
-        from autotune.search.objective import objective_named
-
-        found = judge(RunFolder(run), work)
-        if as_json:
-            click.echo(json.dumps(found.as_json()))
-            return
-        objective = objective_named(found.objective)
-        measured = found.measured
-        metrics = ", ".join(
-            f"{name} {value:.4f} (promised {found.promised_metrics[name]:.4f})"
-            for name, value in found.metrics.items()
-        )
-        click.echo(
-            f"{objective.shown(measured.median)} ({objective.shown(measured.low)} to "
-            f"{objective.shown(measured.high)}), promised "
-            f"{objective.shown(found.promised.median)} ({objective.shown(found.promised.low)} to "
-            f"{objective.shown(found.promised.high)}), ratio {found.ratio:.3f}, intervals "
-            f"{'overlap' if found.consistent else 'are apart'}; {metrics}"
-        )
-
-
-class _reported:
-    """Turns the project's errors into one line and an exit code."""
-
-    def __init__(self, debug: bool) -> None:
-        self._debug = debug
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is None or self._debug:
-            return
-        if isinstance(error, KeyboardInterrupt):
-            say("autotune: interrupted")
-            sys.exit(EXIT_INTERRUPTED)
-        if isinstance(error, AutotuneError):
-            words = " ".join(str(error).split())
-            say(f"autotune: {words}")
-            sys.exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOTHING_FOUND)
-
-
-def main() -> NoReturn:
-    """The console script."""
-    run: Callable[[], None] = cli
-    run()
-    raise AssertionError("click exits by itself")

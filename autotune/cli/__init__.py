@@ -1,0 +1,37 @@
+"""The command line: the only place that prints or chooses an exit code.
+
+Results go to standard output, progress to standard error. What is slow to import is imported
+by the command that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from autotune import __version__
+from autotune.cli.evaluate import run_glue, run_ner, run_qa
+from autotune.cli.host import doctor, learned, stack
+from autotune.cli.run import changes, run, score, serve_test, verify
+from autotune.cli.search import search
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="autotune")
+def cli() -> None:
+    """Find the fastest correct way to run a Hugging Face model on this CPU."""
+
+
+SHOWN = (search, run, verify, serve_test, run_qa, run_glue, run_ner, doctor, learned, stack)
+HIDDEN = (changes, score)
+for command in (*SHOWN, *HIDDEN):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    start: Callable[[], None] = cli
+    start()
+    raise AssertionError("click exits by itself")

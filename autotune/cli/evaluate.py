@@ -1,0 +1,135 @@
+"""`autotune run-qa`, `run-glue` and `run-ner`: the flags of Hugging Face's example scripts.
+
+The flags keep the scripts' spelling, underscores included; true ones may be written without a
+value. A flag that is not listed here is an error: nothing that was asked for is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autotune.cli.common import Reported, debug_option, json_option, say
+from autotune.errors import InputError
+
+Command = Callable[..., Any]
+
+
+def flag(name: str, about: str) -> Callable[[Command], Command]:
+    """A flag as transformers' parser takes it: alone, or followed by True or False."""
+    return click.option(name, is_flag=False, flag_value="true", type=bool, default=None, help=about)
+
+
+def shared(command: Command) -> Command:
+    """The flags that the three scripts have in common, and ours."""
+    for option in reversed(
+        (
+            click.option("--model_name_or_path", required=True, help="A folder or a hub id."),
+            click.option("--dataset_name", help="A dataset id."),
+            click.option("--validation_file", help="A .json, .jsonl or .csv file instead."),
+            flag("--do_eval", "Evaluate: the one thing these commands do."),
+            click.option("--max_seq_length", type=click.IntRange(min=16)),
+            click.option("--max_eval_samples", type=click.IntRange(min=1)),
+            click.option("--per_device_eval_batch_size", type=click.IntRange(min=1)),
+            flag("--pad_to_max_length", "Pad every row to --max_seq_length."),
+            click.option("--output_dir", type=click.Path(path_type=Path), required=True),
+            flag("--no_cuda", "Run on the CPU, as always here."),
+            flag("--use_cpu", "The same, of transformers 5."),
+            flag("--use_ipex", "Optimise with IPEX."),
+            flag("--jit_mode_eval", "Trace with TorchScript; a trace that fails is an error."),
+            flag("--torch_compile", "Compile with inductor."),
+            flag("--bf16", "bfloat16 by autocast."),
+            flag("--bf16_full_eval", "The whole model in bfloat16."),
+            click.option("--model_revision", help="Revision of a hub model."),
+            flag("--trust_remote_code", "Run code that the model repository holds."),
+            click.option("--allow-pickle", is_flag=True, help="Load pickled weights."),
+            click.option(
+                "--config",
+                type=click.Path(path_type=Path),
+                help="best.yaml of a search, or its folder: run that configuration.",
+            ),
+            click.option("--stack", metavar="NAME[=PYTHON]", help="Run it on this interpreter."),
+            click.option(
+                "--calibration", metavar="DATASET", help="Rows for static int8 to calibrate on."
+            ),
+            json_option,
+            debug_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def evaluate(task: str, options: dict[str, Any]) -> None:
+    """Check the options, evaluate, print the metrics as the Trainer does."""
+    debug, as_json = options.pop("debug"), options.pop("as_json")
+    with Reported(debug):
+        from autotune.evaluate import Asked, Flags
+        from autotune.evaluate import evaluate as run
+
+        if not options["do_eval"]:
+            raise InputError("--do_eval is what this command does; pass it")
+        files = [options[name] for name in ("dataset_name", "validation_file")]
+        if files.count(None) != 1:
+            raise InputError("pass --dataset_name or --validation_file, one of the two")
+        for name in ("no_cuda", "use_cpu"):
+            if options[name] is False:
+                raise InputError(f"--{name} False: this runs on the CPU")
+        switches = ("use_ipex", "jit_mode_eval", "torch_compile", "bf16", "bf16_full_eval")
+        metrics = run(
+            Asked(
+                task=task,
+                model=options["model_name_or_path"],
+                dataset=options["dataset_name"] or options["validation_file"],
+                output=options["output_dir"],
+                flags=Flags(
+                    per_device_eval_batch_size=options["per_device_eval_batch_size"],
+                    pad_to_max_length=options["pad_to_max_length"],
+                    **{name: bool(options[name]) for name in switches},
+                ),
+                config=options["config"],
+                stack=options["stack"],
+                calibration=options["calibration"],
+                max_seq_length=options["max_seq_length"],
+                doc_stride=options.get("doc_stride"),
+                max_eval_samples=options["max_eval_samples"],
+                revision=options["model_revision"],
+                trust_remote_code=bool(options["trust_remote_code"]),
+                allow_pickle=options["allow_pickle"],
+            ),
+            say,
+        )
+        if as_json:
+            click.echo(json.dumps(metrics, indent=2))
+            return
+        click.echo("***** eval metrics *****")
+        width = max(map(len, metrics))
+        for name, value in sorted(metrics.items()):
+            shown = str(value) if isinstance(value, int) else f"{value:.4f}"
+            click.echo(f"  {name:{width}} = {shown:>10}")
+
+
+@click.command("run-qa")
+@shared
+@click.option("--doc_stride", type=click.IntRange(min=0))
+def run_qa(**options: Any) -> None:
+    """Evaluate question answering with the flags and files of Hugging Face's run_qa.py."""
+    evaluate("qa", options)
+
+
+@click.command("run-glue")
+@shared
+def run_glue(**options: Any) -> None:
+    """Evaluate text classification with the flags and files of Hugging Face's run_glue.py."""
+    evaluate("text-classification", options)
+
+
+@click.command("run-ner")
+@shared
+def run_ner(**options: Any) -> None:
+    """Evaluate token classification with the flags and files of Hugging Face's run_ner.py."""
+    evaluate("token-classification", options)

@@ -1,0 +1,96 @@
+"""What this host is, can run and has learnt: `autotune doctor`, `learned` and `stack`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from autotune.cli.common import Reported, debug_option, json_option, say
+
+
+@click.command()
+@click.option(
+    "--stack",
+    "stacks",
+    multiple=True,
+    metavar="NAME[=PYTHON]",
+    help="Look at this interpreter too; repeatable.",
+)
+@click.option("--peak", is_flag=True, help="Measure how fast it multiplies matrices at most.")
+@json_option
+@debug_option
+def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
+    """What this host and this Python can run, and why not the rest."""
+    with Reported(debug):
+        from autotune.doctor import examine, lines
+
+        found = examine(stacks, peak)
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@click.command()
+@click.option("--forget", is_flag=True, help="Remove it all.")
+@json_option
+@debug_option
+def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
+    """What earlier searches on this host found, with which new ones begin."""
+    with Reported(debug):
+        from autotune import knobs, learned
+        from autotune.host import detect
+        from autotune.records import to_jsonable
+
+        host = detect()
+        if forget:
+            learned.forget(host)
+        found = learned.recall(host)
+        if as_json:
+            click.echo(json.dumps({"file": str(learned.place(host)), "found": to_jsonable(found)}))
+            return
+        for one in found:
+            click.echo(
+                f"{one.created}  {one.model}, {one.model_type}, "
+                f"{one.parameters / 1e6:.0f} million parameters, {one.task}, {one.objective}"
+            )
+            for config, speedup in zip(one.configs, one.speedups, strict=True):
+                click.echo(f"    {speedup:6.2f}x  {knobs.describe(config)}")
+        click.echo(f"{len(found)} searches in {learned.place(host)}")
+
+
+@click.group()
+def stack() -> None:
+    """Interpreters with their own torch, for `search --stack`."""
+
+
+@stack.command("create")
+@click.argument("name")
+@click.option(
+    "--extra",
+    "extras",
+    multiple=True,
+    required=True,
+    help="What to install: ipex, torch, onnxruntime, openvino, zentorch, openmp; repeatable.",
+)
+@debug_option
+def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
+    """Make an environment NAME with pip, in the user's cache folder."""
+    with Reported(debug):
+        from autotune import stacks
+
+        click.echo(stacks.create(name, extras, say))
+
+
+@stack.command("list")
+@json_option
+@debug_option
+def stack_list(*, as_json: bool, debug: bool) -> None:
+    """The stacks made with `create`, and what is in them."""
+    with Reported(debug):
+        from autotune import stacks
+
+        listed = stacks.fingerprints()
+        if as_json:
+            click.echo(json.dumps(listed, indent=2))
+        for name, entry in () if as_json else listed.items():
+            words = " ".join(f"{k} {v}" for k, v in entry["versions"].items())
+            click.echo(f"{name}: {entry['python']}\n    {entry.get('error') or words}")

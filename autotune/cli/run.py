@@ -1,0 +1,181 @@
+"""Running what a search found: `autotune run`, `verify`, `serve-test`, and what launch.sh asks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
+
+if TYPE_CHECKING:
+    from autotune.score import Score
+
+
+@click.command()
+@click.argument("best", type=click.Path(path_type=Path))
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Over the baseline.  [default: 80% of what was promised]",
+)
+@click.option("--rounds", type=click.IntRange(min=3, max=50), default=6, show_default=True)
+@json_option
+@debug_option
+def verify(
+    *, best: Path, min_speedup: float | None, rounds: int, as_json: bool, debug: bool
+) -> None:
+    """Measure BEST (best.yaml, or its run's folder) against the baseline again.
+
+    Exit code 0 where its promise holds here, 3 where it does not.
+    """
+    with Reported(debug):
+        from autotune import verify as verifying
+
+        found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
+        if as_json:
+            click.echo(json.dumps(found.as_json(), indent=2))
+        else:
+            click.echo("\n".join(verifying.lines(found)))
+        if not found.holds:
+            sys.exit(EXIT_BROKEN)
+
+
+@click.command()
+@click.argument("best", type=click.Path(path_type=Path))
+@json_option
+@debug_option
+def run(*, best: Path, as_json: bool, debug: bool) -> None:
+    """Measure BEST (best.yaml, or its run's folder) as its launch.sh does.
+
+    On the rows it was tuned on, beside what was promised.
+    """
+    with Reported(debug):
+        import tempfile
+
+        from autotune.folder import RunFolder
+        from autotune.host import detect
+        from autotune.reopen import reopen
+        from autotune.score import changes, measure
+
+        opened, host = reopen(RunFolder(best if best.is_dir() else best.parent)), detect()
+        for line in changes(opened, host):
+            say(f"then and now: {line}")
+        with tempfile.TemporaryDirectory(prefix="autotune-run-") as work:
+            _show_score(measure(opened, host, Path(work)), as_json)
+
+
+@click.command("serve-test")
+@click.argument("best", type=click.Path(path_type=Path))
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second to serve."
+)
+@click.option(
+    "--max-latency-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What p99 must stay under; without --rate the highest such rate is searched.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="Of requests at each rate.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the arrivals.")
+@json_option
+@debug_option
+def serve_test(
+    *,
+    best: Path,
+    rate: float | None,
+    max_latency_ms: float | None,
+    seconds: float,
+    seed: int,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Serve Poisson arrivals with BEST (best.yaml, or its run's folder).
+
+    Rows of the data it was tuned on, batched as they wait. Exit code 3 where p99 is not kept.
+    """
+    with Reported(debug):
+        import tempfile
+
+        from autotune.folder import RunFolder
+        from autotune.host import detect
+        from autotune.reopen import reopen
+        from autotune.score import changes, runner_of
+        from autotune.serving import Server, check_serving, lines
+
+        opened, host = reopen(RunFolder(best if best.is_dir() else best.parent)), detect()
+        for line in changes(opened, host):
+            say(f"then and now: {line}")
+        with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
+            runner = runner_of(opened, host, Path(work))
+            features = len(opened.features.lengths)
+            server = Server(runner, opened.chosen, features, seed=seed, announce=say)
+            try:
+                found = check_serving(
+                    server,
+                    rate=rate,
+                    limit_s=None if max_latency_ms is None else max_latency_ms / 1000,
+                    seconds=seconds,
+                )
+            finally:
+                runner.close()
+        click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(lines(found)))
+        if not found.holds:
+            sys.exit(EXIT_BROKEN)
+
+
+@click.command(hidden=True)
+@click.argument("run", type=click.Path(path_type=Path))
+@debug_option
+def changes(*, run: Path, debug: bool) -> None:
+    """What is not as it was when RUN was made: what launch.sh begins with."""
+    with Reported(debug):
+        from autotune.folder import RunFolder
+        from autotune.host import detect
+        from autotune.reopen import reopen
+        from autotune.score import changes as found
+
+        for line in found(reopen(RunFolder(run)), detect()):
+            click.echo(f"then and now: {line}")
+
+
+@click.command(hidden=True)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("work", type=click.Path(path_type=Path))
+@json_option
+@debug_option
+def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
+    """Judge the replies in WORK against the promise of RUN: what launch.sh ends with."""
+    with Reported(debug):
+        from autotune.folder import RunFolder
+        from autotune.score import score as judge
+
+        _show_score(judge(RunFolder(run), work), as_json)
+
+
+def _show_score(found: Score, as_json: bool) -> None:
+    from autotune.search.objective import objective_named
+
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    objective, measured = objective_named(found.objective), found.measured
+    metrics = ", ".join(
+        f"{name} {value:.4f} (promised {found.promised_metrics[name]:.4f})"
+        for name, value in found.metrics.items()
+    )
+    click.echo(
+        f"{objective.shown(measured.median)} ({objective.shown(measured.low)} to "
+        f"{objective.shown(measured.high)}), promised "
+        f"{objective.shown(found.promised.median)} ({objective.shown(found.promised.low)} to "
+        f"{objective.shown(found.promised.high)}), ratio {found.ratio:.3f}, intervals "
+        f"{'overlap' if found.consistent else 'are apart'}; {metrics}"
+    )

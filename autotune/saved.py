@@ -1,0 +1,73 @@
+"""`search --save-engine`: the prepared engine kept beside best.yaml, so that production pays no
+preparation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autotune.folder import RunFolder
+from autotune.host import Host
+from autotune.records import Config, Measure, Measurement, StackFacts
+from autotune.runner import Expected, Inputs, ProcessRunner
+
+ONE_PASS = Measure(min_passes=1, max_passes=1)
+
+
+def save_engine(
+    config: Config,
+    *,
+    folder: RunFolder,
+    host: Host,
+    found: Mapping[str, StackFacts],
+    inputs: Inputs,
+    expected: Expected,
+    timeout_s: float,
+) -> dict[str, Any]:
+    """Prepare `config` twice in fresh processes: once writing what its engine can keep into
+    `folder.engine`, once from that. Returns what it holds and what it saves, in seconds.
+
+    It is kept only where both give the same answers; `reason` says why it is not.
+    """
+    shutil.rmtree(folder.engine, ignore_errors=True)
+    inputs = replace(inputs, cache=str(folder.engine.resolve()), keep=True, reference=None)
+    measured: list[Measurement] = []
+    for _ in ("written", "read"):
+        runner = ProcessRunner(
+            host=host,
+            stacks=found,
+            inputs=inputs,
+            expected=expected,
+            workdir=folder.work / "save",
+            timeout_s=timeout_s,
+        )
+        outcome = runner.run(config, ONE_PASS)
+        runner.close()
+        if outcome.measurement is None:
+            assert outcome.failure is not None
+            return _dropped(folder, f"{outcome.failure.kind}: {outcome.failure.detail}")
+        measured.append(outcome.measurement)
+        if not held(folder):
+            return _dropped(folder, f"{config['mode']} makes nothing that could be kept")
+    if measured[0].outputs_digest != measured[1].outputs_digest:
+        return _dropped(folder, "what was kept gives other answers")
+    before, after = (m.phases_s["prepare"] for m in measured)
+    return {
+        "kept": True,
+        "reason": None,
+        "bytes": sum(file.stat().st_size for file in held(folder)),
+        "prepare_s": before,
+        "prepare_from_kept_s": after,
+    }
+
+
+def held(folder: RunFolder) -> list[Any]:
+    """The files that an engine left."""
+    return [path for path in folder.engine.rglob("*") if path.is_file()]
+
+
+def _dropped(folder: RunFolder, reason: str) -> dict[str, Any]:
+    shutil.rmtree(folder.engine, ignore_errors=True)
+    return {"kept": False, "reason": reason}

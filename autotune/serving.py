@@ -1,0 +1,185 @@
+"""`autotune serve-test`: what rate of requests a run's best configuration serves in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.errors import InputError, SearchError
+from autotune.process import WorkerFailed
+from autotune.records import Config, Measure, to_jsonable
+from autotune.runner import ProcessRunner
+from autotune.search.objective import throughput
+
+WARM_UP_S, WARM_UP_SHARE = 5.0, 0.5
+"""Requests at this share of the capacity, not counted: batches of shapes not met yet."""
+STEPS = 7
+"""Of the search for the rate: to within a hundredth of the capacity."""
+CONFIRMED = 3
+"""How many times as long the rate that was found is run again."""
+LESS, TRIES = 0.95, 6
+"""Where that does not hold: how much less is tried next, and how often."""
+ONE_PASS = Measure(min_passes=1, max_passes=1)
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """Some seconds of requests at one rate. Latencies are from arrival to answer."""
+
+    per_s: float
+    requests: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    mean_batch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """`best` is the highest rate whose p99 stayed under `limit_s` (None: no limit, or none did);
+    `features_per_s` what the configuration does when nothing waits for arrivals."""
+
+    limit_s: float | None
+    features_per_s: float
+    best: Answered | None
+    tried: tuple[Answered, ...]
+
+    @property
+    def holds(self) -> bool:
+        return self.limit_s is None or self.best is not None
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = to_jsonable(self)
+        return {"holds": self.holds, **found}
+
+
+def poisson(rate: float, seconds: float, rng: np.random.Generator) -> Array:
+    """Times of arrival of a Poisson process, in seconds from the start; at least one."""
+    gaps = rng.exponential(1 / rate, size=max(1, round(rate * seconds)))
+    return np.cumsum(gaps)
+
+
+class Server:
+    """One configuration that answers requests for random rows of its workload."""
+
+    def __init__(
+        self,
+        runner: ProcessRunner,
+        config: Config,
+        features: int,
+        *,
+        seed: int,
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._runner = runner
+        self._config = config
+        self._features = features
+        self._rng = np.random.default_rng(seed)
+        self._announce = announce
+        self.tried: list[Answered] = []
+
+    def warm_up(self) -> float:
+        """Prepare and run everything once; rows a second. Raises SearchError."""
+        outcome = self._runner.run(self._config, ONE_PASS)
+        if outcome.measurement is None:
+            assert outcome.failure is not None
+            raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
+        measured = outcome.measurement
+        capacity = throughput(measured).median * measured.features / measured.examples
+        self._serve(WARM_UP_SHARE * capacity, WARM_UP_S)
+        return capacity
+
+    def at(self, rate: float, seconds: float) -> Answered:
+        """Serve Poisson arrivals at `rate` for about `seconds`. Raises SearchError."""
+        served = self._serve(rate, seconds)
+        self.tried.append(served)
+        self._announce(
+            f"{served.per_s:.1f} requests/s: p50 {1000 * served.p50_s:.1f} ms, "
+            f"p99 {1000 * served.p99_s:.1f} ms"
+        )
+        return served
+
+    def _serve(self, rate: float, seconds: float) -> Answered:
+        arrivals = poisson(rate, seconds, self._rng)
+        rows = self._rng.integers(self._features, size=len(arrivals))
+        try:
+            latency, batches = self._runner.serve(
+                self._config, [int(row) for row in rows], [float(a) for a in arrivals]
+            )
+        except WorkerFailed as failed:
+            raise SearchError(str(failed)) from failed
+        p50, p90, p99 = np.percentile(latency, [50, 90, 99])
+        return Answered(
+            per_s=float(rate),
+            requests=len(arrivals),
+            p50_s=float(p50),
+            p90_s=float(p90),
+            p99_s=float(p99),
+            mean_batch=float(np.mean(batches)),
+        )
+
+
+def find_rate(server: Server, capacity: float, limit_s: float, seconds: float) -> Answered | None:
+    """The highest rate whose p99 stays under `limit_s`: found by bisection, then confirmed for
+    longer."""
+    low, high = 0.0, capacity
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if server.at(middle, seconds).p99_s <= limit_s:
+            low = middle
+        else:
+            high = middle
+    rate = low
+    for _ in range(TRIES):
+        if rate <= 0:
+            return None
+        served = server.at(rate, CONFIRMED * seconds)
+        if served.p99_s <= limit_s:
+            return served
+        rate *= LESS
+    return None
+
+
+def check_serving(
+    server: Server, *, rate: float | None, limit_s: float | None, seconds: float
+) -> Capacity:
+    """At `rate`, or at the highest rate that keeps `limit_s`.
+
+    Raises InputError where neither is given, SearchError where the configuration fails.
+    """
+    if rate is None and limit_s is None:
+        raise InputError("pass --rate, --max-latency-ms, or both")
+    capacity = server.warm_up()
+    best: Answered | None
+    if rate is not None:
+        best = server.at(rate, seconds)
+        if limit_s is not None and best.p99_s > limit_s:
+            best = None
+    else:
+        assert limit_s is not None
+        best = find_rate(server, capacity, limit_s, seconds)
+    return Capacity(limit_s=limit_s, features_per_s=capacity, best=best, tried=tuple(server.tried))
+
+
+def lines(found: Capacity) -> list[str]:
+    """For people."""
+    served = found.best
+    if served is None:
+        assert found.limit_s is not None
+        nearest = min(found.tried, key=lambda one: one.p99_s)
+        return [
+            f"p99 does not stay under {1000 * found.limit_s:.1f} ms: at {nearest.per_s:.1f} "
+            f"requests/s it is {1000 * nearest.p99_s:.1f} ms"
+        ]
+    limit = "" if found.limit_s is None else f", under {1000 * found.limit_s:.1f} ms"
+    return [
+        f"{served.per_s:.1f} requests/s ({served.per_s / found.features_per_s:.0%} of the "
+        f"{found.features_per_s:.1f}/s without waiting): p50 {1000 * served.p50_s:.1f} ms, p90 "
+        f"{1000 * served.p90_s:.1f} ms, p99 {1000 * served.p99_s:.1f} ms{limit}, over "
+        f"{served.requests} requests; {served.mean_batch:.1f} rows a batch"
+    ]

@@ -1,0 +1,66 @@
+"""One engine behind a queue: requests come when they come, and wait for their turn.
+
+Open loop: the arrivals are given beforehand and never wait for an answer, as users do not
+(Schroeder, Wierman and Harchol-Balter, Open Versus Closed, 2006).
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from autotune.padding import batch_width, fits
+from autotune.records import Served
+from autotune.worker.batches import Batch, Features
+
+Clock = Callable[[], float]
+
+
+def serve(
+    call: Callable[[Batch], Any],
+    features: Features,
+    rows: Sequence[int],
+    arrivals_s: Sequence[float],
+    *,
+    point: dict[str, Any],
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Served:
+    """Answer `rows[i]`, which arrives `arrivals_s[i]` after the start, in order of arrival.
+
+    Whatever waits when the engine is free goes together, as many as a batch of `point` holds,
+    padded as `point` pads.
+    """
+    latency, batches = [0.0] * len(rows), []
+    waiting: collections.deque[int] = collections.deque()
+    come, start = 0, clock()
+    while come < len(rows) or waiting:
+        now = clock() - start
+        while come < len(rows) and arrivals_s[come] <= now:
+            waiting.append(come)
+            come += 1
+        if not waiting:
+            sleep(arrivals_s[come] - now)
+            continue
+        together = [waiting.popleft()]
+        lengths = [int(features.lengths[rows[together[0]]])]
+        while waiting:
+            length = int(features.lengths[rows[waiting[0]]])
+            if not fits([*lengths, length], **point):
+                break
+            lengths.append(length)
+            together.append(waiting.popleft())
+        width = batch_width(
+            max(lengths),
+            padding=point["padding"],
+            max_seq_length=features.max_seq_length,
+            bucket_step=point.get("bucket_step", 0),
+        )
+        call(features.batch([rows[index] for index in together], width))
+        done = clock() - start
+        for index in together:
+            latency[index] = done - arrivals_s[index]
+        batches.append(len(together))
+    return Served(latency_s=tuple(latency), batches=tuple(batches))

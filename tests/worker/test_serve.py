@@ -1,0 +1,61 @@
+"""The queue, on a clock that moves only when something sleeps or runs."""
+
+from __future__ import annotations
+
+import pytest
+from test_batches import features
+
+from autotune.worker.serve import serve
+
+FEATURES = features([3, 5, 2, 4])
+BATCHES_OF_TWO = {"padding": "longest", "batch_size": 2}
+
+
+class Engine:
+    """Takes a second for each batch, and remembers the shapes."""
+
+    def __init__(self):
+        self.now, self.shapes = 100.0, []
+
+    def __call__(self, batch):
+        self.now += 1.0
+        self.shapes.append(batch["input_ids"].shape)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def answered(rows, arrivals, point=BATCHES_OF_TWO):
+    engine = Engine()
+    served = serve(
+        engine, FEATURES, rows, arrivals, point=point, clock=lambda: engine.now, sleep=engine.sleep
+    )
+    return served, engine.shapes
+
+
+def test_one_at_a_time_waits_for_nobody():
+    served, shapes = answered([0, 1, 2], [0.5, 5.0, 10.0])
+    assert served.latency_s == pytest.approx((1.0, 1.0, 1.0))
+    assert served.batches == (1, 1, 1)
+    assert shapes == [(1, 3), (1, 5), (1, 2)]
+
+
+def test_what_waits_goes_together_as_far_as_it_fits():
+    served, shapes = answered([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3])
+    assert served.batches == (1, 2, 1)
+    assert shapes == [(1, 3), (2, 5), (1, 4)]
+    assert served.latency_s == pytest.approx((1.0, 1.9, 1.8, 2.7))
+
+
+@pytest.mark.parametrize(
+    ("point", "shapes"),
+    [
+        ({"padding": "max_length", "batch_size": 4}, [(1, 16), (3, 16)]),
+        ({"padding": "buckets", "batch_size": 4, "bucket_step": 4}, [(1, 4), (3, 8)]),
+        ({"padding": "token_budget", "batch_tokens": 10}, [(1, 3), (2, 5), (1, 4)]),
+        ({"padding": "token_budget", "batch_tokens": 1}, [(1, 3), (1, 5), (1, 2), (1, 4)]),
+        ({"padding": "length_sorted", "batch_size": 4}, [(1, 3), (3, 5)]),
+    ],
+)
+def test_batches_are_those_of_the_point(point, shapes):
+    assert answered([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], point)[1] == shapes
