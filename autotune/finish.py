@@ -18,11 +18,12 @@ from autotune.host import Host
 from autotune.launch import variables, worker_commands
 from autotune.records import StackFacts, to_jsonable
 from autotune.report.build import Context, build
+from autotune.report.html import html
 from autotune.report.text import markdown
 from autotune.runner import Inputs
 from autotune.saved import save_engine
-from autotune.search.loop import Result
 from autotune.search.objective import Objective
+from autotune.search.result import Result
 from autotune.settings import Settings
 from autotune.workload import Workload
 
@@ -89,11 +90,11 @@ def finish(
             timeout_s=settings.trial_timeout_s,
         )
     _emit(result, line, promise, folder, settings, workload, inputs, host, stack)
-    _write_report(folder, report)
+    write_report(folder, report)
     if not result.interrupted:
         announce("running the launch script once")
         report["launch_check"] = launch_check(folder)
-        _write_report(folder, report)
+        write_report(folder, report)
     return report
 
 
@@ -134,9 +135,11 @@ def _emit(
     write(folder.launch, script, executable=True)
 
 
-def _write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:
+def write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:
+    """report.json, report.md and report.html."""
     write(folder.report_json, json.dumps(report, indent=2, allow_nan=False) + "\n")
     write(folder.report_markdown, markdown(report))
+    write(folder.report_html, html(report))
 
 
 def launch_check(folder: RunFolder) -> dict[str, Any]:

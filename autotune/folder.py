@@ -58,6 +58,10 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def workload(self) -> Path:
         """The encoded dataset, its rows, and the reference outputs."""
         return self.path / "workload"

@@ -35,6 +35,8 @@ class Knob:
 
 TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
 IPEX_MODES = ("ipex", "ipex_jit")
+EXPORTING_MODES = ("onnxruntime", "openvino")
+"""Those that run a file of their own, and need no torch once it has been written."""
 COUNTED = tuple(padding for padding in PADDINGS if padding != "token_budget")
 
 KNOBS: dict[str, Knob] = {
@@ -126,7 +128,7 @@ KNOBS: dict[str, Knob] = {
             name="mode",
             kind="engine",
             type=str,
-            allowed=(*TORCH_MODES, *IPEX_MODES, "onnxruntime", "openvino"),
+            allowed=(*TORCH_MODES, *IPEX_MODES, *EXPORTING_MODES),
             about="the engine that runs the model",
         ),
         Knob(

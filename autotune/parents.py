@@ -21,12 +21,14 @@ MODULES = (
     "autotune.worker.session",
     "autotune.worker.engines.torch_model",
 )
+LIGHT = ("autotune.worker.session",)
+"""What workers need that run an exported file: no torch, seconds less for each new setting."""
 MOST = 3
 PARENT_BYTES = 4 * 2**30
 """One parent for so much memory of the host; each holds about an eighth of it."""
 
 
-Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
 
 
 def modules_of(model_type: str) -> tuple[str, ...]:
@@ -35,7 +37,10 @@ def modules_of(model_type: str) -> tuple[str, ...]:
 
 
 class Parents:
-    """At most a few parents, the least recently used ended first. A context manager."""
+    """At most a few parents of either kind, the least recently used ended first.
+
+    A context manager.
+    """
 
     def __init__(self, folder: Path, *, memory_bytes: int) -> None:
         self._folder = folder
@@ -54,16 +59,26 @@ class Parents:
         """Import `modules` too, in parents that are there and in new ones."""
         self._modules += modules
         for key, parent in list(self._parents.items()):
+            if parent.light:
+                continue
             try:
                 parent.preload(modules)
             except OSError:
                 self._parents.pop(key).close()
 
     def worker(
-        self, command: Command, *, workdir: Path, together: Path | None = None
+        self,
+        command: Command,
+        *,
+        workdir: Path,
+        together: Path | None = None,
+        light: bool = False,
     ) -> WorkerProcess:
-        """A worker for `command`, forked where that is safe. Raises OSError."""
-        parent = self._parent(command.ancestor)
+        """A worker for `command`, forked where that is safe; a `light` one will need no torch.
+
+        Raises OSError.
+        """
+        parent = self._parent(command.ancestor, light)
         if parent is not None:
             try:
                 return WorkerProcess(command, workdir=workdir, together=together, parent=parent)
@@ -72,20 +87,22 @@ class Parents:
                 parent.close()
         return WorkerProcess(command, workdir=workdir, together=together)
 
-    def _parent(self, ancestor: Command | None) -> Parent | None:
+    def _parent(self, ancestor: Command | None, light: bool) -> Parent | None:
         """One that can fork for `ancestor`; None where there is none and no room for it."""
         if ancestor is None:
             return None
-        key = (ancestor.argv, tuple(sorted(ancestor.settings.items())))
+        key = (ancestor.argv, tuple(sorted(ancestor.settings.items())), light)
         parent = self._parents.pop(key, None)
         if parent is None:
-            idle = [k for k, p in self._parents.items() if not p.workers]
-            if len(self._parents) >= self._most:
+            alike = {k: p for k, p in self._parents.items() if p.light == light}
+            idle = [k for k, p in alike.items() if not p.workers]
+            if len(alike) >= (MOST if light else self._most):
                 if not idle:
                     return None
                 self._parents.pop(idle[0]).close()
             log = self._folder / f"{next(self._numbers)}.log"
-            parent = Parent(ancestor, modules=self._modules, log=log)
+            modules = LIGHT if light else self._modules
+            parent = Parent(ancestor, modules=modules, light=light, log=log)
         self._parents[key] = parent
         return parent
 

@@ -88,7 +88,7 @@ class Parent:
     """A process that has imported `modules` and forks workers (`autotune.worker.parent`).
 
     It has the environment and the CPUs of `command`, whose workers it can fork. `workers` are
-    the process ids of those that have not been ended.
+    the process ids of those that have not been ended. A `light` one has imported no torch.
     """
 
     def __init__(
@@ -97,9 +97,11 @@ class Parent:
         *,
         modules: Sequence[str],
         log: Path,
+        light: bool = False,
         caller: Mapping[str, str] | None = None,
     ) -> None:
         self.workers: set[int] = set()
+        self.light = light
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(FORK_TIMEOUT_S)
         argv = [

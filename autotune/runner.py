@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,9 @@ from autotune.worker_files import EncodedFeatures, read_arrays
 
 OutputArrays = Mapping[str, npt.NDArray[np.float32]]
 
-SESSION_KNOBS = knobs.names("process") | knobs.names("engine")
+PROCESS_KNOBS = knobs.names("process")
 ENGINE_KNOBS = knobs.names("engine")
+SESSION_KNOBS = PROCESS_KNOBS | ENGINE_KNOBS
 POINT_KNOBS = knobs.names("point")
 OUTPUTS_FILE = "outputs.npz"
 MEMORY_SHARE = 0.7
@@ -165,6 +167,16 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
     )
 
 
+def of_each(rule: Measure, instances: int) -> Measure:
+    """What each of several instances is asked: together they run `min_passes`, and a pass of one
+    takes as many times longer as there are."""
+    return replace(
+        rule,
+        min_passes=math.ceil(rule.min_passes / instances),
+        leader_s=None if rule.leader_s is None else rule.leader_s * instances,
+    )
+
+
 def slow(screen: Screen, rule: Measure) -> Failure:
     """The failure of a configuration that did not pass its screen. Raises WireError where the
     rule asked for none."""
@@ -276,14 +288,14 @@ class ProcessRunner:
         self._sessions: dict[Config, Session] = {}
         self._peak_bytes: dict[Config, int] = {}
         self._kept: frozenset[Config] = frozenset()
+        self._exported: set[Config] = set()  # engines whose artefact is in the cache
 
     def keep(self, configs: Sequence[Config]) -> None:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
 
     def run(self, config: Config, rule: Measure) -> Outcome:
         key = config.only(SESSION_KNOBS)
-        if rule.leader_s is not None:  # one instance's pass takes as many times longer
-            rule = replace(rule, leader_s=rule.leader_s * int(config["instances"]))
+        rule = of_each(rule, int(config["instances"]))
         try:
             session = self._opened(key, config)
             measurement = self._measured(session, config, rule)
@@ -364,13 +376,17 @@ class ProcessRunner:
         commands = worker_commands(config, self._host, stack.python, stack.libiomp5)
         session = Session(commands, [], folder)
         self._sessions[key] = session
+        exported = config.only(ENGINE_KNOBS | {"stack"})
         for index, command in enumerate(commands):
-            start = WorkerProcess if self._parents is None else self._parents.worker
-            worker = start(
-                command,
-                workdir=folder / str(index),
-                together=folder if len(commands) > 1 else None,
-            )
+            workdir = folder / str(index)
+            beside = folder if len(commands) > 1 else None
+            if self._parents is None:
+                worker = WorkerProcess(command, workdir=workdir, together=beside)
+            else:
+                light = exported in self._exported
+                worker = self._parents.worker(
+                    command, workdir=workdir, together=beside, light=light
+                )
             session.workers.append(worker)
         cache = None
         if self._inputs.cache is not None:
@@ -380,6 +396,8 @@ class ProcessRunner:
             open_request(config, replace(self._inputs, cache=cache)),
             timeout_s=self._timeout_s,
         )
+        if config["mode"] in knobs.EXPORTING_MODES:
+            self._exported.add(exported)
         return session
 
     def _failed(self, key: Config, failure: Failure) -> Outcome:

@@ -27,9 +27,10 @@ from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
 from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts
 from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
-from autotune.search.loop import Listener, Result, Search
+from autotune.search.loop import Listener, Search
 from autotune.search.objective import objective_named
 from autotune.search.ranking import SEARCHED, leaders, measured
+from autotune.search.result import Result
 from autotune.search.study import Study, open_storage
 from autotune.settings import (
     DEFAULT_TIME_BUDGET_S,

@@ -13,7 +13,7 @@ from autotune.host import detect
 from autotune.parents import Parents
 from autotune.records import Config, Measure, StackFacts
 from autotune.reopen import measurements, reopen
-from autotune.runner import Outcome, ProcessRunner, read_outputs
+from autotune.runner import Outcome, ProcessRunner
 from autotune.search.objective import throughput
 from autotune.space import Surroundings
 
@@ -37,14 +37,13 @@ def open_run(folder: RunFolder, work: Path, parents: Parents | None = None) -> O
     """Scratch files and prepared artefacts go below `work`."""
     run, host = reopen(folder), detect()
     found = stacks.examine(run.pythons, host, work)
-    gate = run.gate()
     return OpenedRun(
         chosen=run.chosen,
         model_type=run.manifest["model"]["model_type"],
         stacks=found,
         runner=run.runner(host, found, work, parents),
-        gate=gate,
-        reference=gate.reference(read_outputs(folder.reference, run.task.outputs, run.expected)),
+        gate=run.gate(),
+        reference=run.reference(),
         where=Surroundings(
             cores=host.cores,
             attentions=tuple(run.manifest["model"]["attentions"]),

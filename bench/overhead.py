@@ -66,7 +66,8 @@ def show(trials: list[Trial], wall_s: float | None) -> None:
     for number, trial in enumerate(trials):
         measured = trial.measurement
         if measured is None:
-            shares["failed trials"] += trial.duration_s
+            kind = "failed trials" if trial.screen is None else "screening, preparation included"
+            shares[kind] += trial.duration_s
             continue
         phases = measured.phases_s
         timed, warming = passes_s(trial), phases.get("warm_up", 0.0)
@@ -86,9 +87,10 @@ def show(trials: list[Trial], wall_s: float | None) -> None:
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
     points = {t.config for t in trials if t.measurement is not None}
+    screened = {t.config for t in trials if t.screen is not None}
     print(
         f"{wall_s:.0f} s in all; {len(trials)} trials, {len(points)} points measured, "
-        f"{len(opened)} sessions opened"
+        f"{len(screened)} more by a few batches, {len(opened)} sessions opened"
     )
 
 

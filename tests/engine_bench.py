@@ -47,7 +47,7 @@ class Bench:
                 **{"max_seq_length": 384, "doc_stride": 128, **options},
             )
 
-    def runner(self, workdir, host=HOST, found=None, fresh=False):
+    def runner(self, workdir, host=HOST, found=None, fresh=False, parents=None):
         return ProcessRunner(
             host=host,
             stacks=found or self.stacks,
@@ -61,5 +61,5 @@ class Bench:
             expected=self.workload.expected,
             workdir=workdir,
             timeout_s=600,
-            parents=None if fresh else self.parents,
+            parents=None if fresh else parents or self.parents,
         )

@@ -104,6 +104,17 @@ def test_closing_leaves_no_process(parents, tmp_path):
     wait_for_the_end_of(forked(worker))
 
 
+def test_light_workers_have_a_parent_of_their_own(parents, tmp_path, monkeypatch):
+    monkeypatch.setattr("autotune.parents.MODULES", (*MODULES, "json.tool"))
+    plain = parents.worker(COMMAND, workdir=tmp_path / "plain")
+    light = parents.worker(COMMAND, workdir=tmp_path / "light", light=True)
+    assert [parent.light for parent in parents._parents.values()] == [False, True]
+    parents.preload(["json.encoder"])  # asked of the one that preloads, not of the other
+    for worker in (plain, light):
+        assert failure(worker).kind == "protocol"
+        worker.close()
+
+
 def test_a_preloaded_library_needs_a_fresh_process(parents, tmp_path):
     command = Command(argv=COMMAND.argv, settings={"LD_PRELOAD": ""})
     with parents.worker(command, workdir=tmp_path / "w") as worker:

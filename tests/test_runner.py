@@ -18,7 +18,7 @@ from autotune.records import (
     StackFacts,
     to_jsonable,
 )
-from autotune.runner import Expected, Inputs, ProcessRunner, read_outputs
+from autotune.runner import Expected, Inputs, ProcessRunner, of_each, read_outputs
 from autotune.search.objective import Latency, Throughput
 from autotune.wire import WireError
 
@@ -259,3 +259,10 @@ def test_an_instance_that_fails_ends_all(sessions):
     outcome = runner.run(session_config(instances=2), Measure())
     assert outcome.failure.kind == "crash"
     assert [worker.closed for worker in started] == [1, 1]
+
+
+def test_instances_share_the_passes_and_are_each_as_many_times_slower():
+    rule = Measure(min_passes=3, leader_s=1.5)
+    assert of_each(rule, 1) == rule
+    assert of_each(rule, 2) == replace(rule, min_passes=2, leader_s=3.0)
+    assert of_each(Measure(min_passes=2), 4) == Measure(min_passes=1)

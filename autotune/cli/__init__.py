@@ -14,6 +14,7 @@ import click
 from autotune import __version__
 from autotune.cli.evaluate import run_glue, run_ner, run_qa
 from autotune.cli.host import doctor, learned, stack
+from autotune.cli.report import report
 from autotune.cli.run import changes, run, score, serve_test, verify
 from autotune.cli.search import search
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """Find the fastest correct way to run a Hugging Face model on this CPU."""
 
 
-SHOWN = (search, run, verify, serve_test, run_qa, run_glue, run_ner, doctor, learned, stack)
+SHOWN = (search, report, run, verify, serve_test, run_qa, run_glue, run_ner, doctor, learned, stack)
 HIDDEN = (changes, score)
 for command in (*SHOWN, *HIDDEN):
     cli.add_command(command)

@@ -283,4 +283,4 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             console.print(Text(sentence))
     if report["interrupted"]:
         console.print(Text(f"Interrupted; go on with: autotune search --resume --output {folder}"))
-    console.print(Text(f"Report: {folder / 'report.md'}    Run it: bash {folder / 'launch.sh'}"))
+    console.print(Text(f"Report: {folder / 'report.html'}    Run it: bash {folder / 'launch.sh'}"))

@@ -6,7 +6,7 @@ The schema is described in docs/report.md.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from autotune import knobs
 from autotune.bounds import Bounds
 from autotune.emit.huggingface import ScriptLine
 from autotune.records import Trial, to_jsonable
+from autotune.report.analysis import analysis
 from autotune.search.finals import finals
-from autotune.search.loop import Result
 from autotune.search.objective import Objective, batch_percentiles, throughput
-from autotune.search.ranking import FINAL, SEARCHED, leaders
+from autotune.search.ranking import FINAL, SEARCHED, leaders, measured
+from autotune.search.result import Result
 from autotune.stats import Interval, percentile
 
 FORMAT = 1
@@ -119,6 +120,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             "maximize": objective.maximize,
         },
         "metrics": list(context.metrics),
+        "max_accuracy_drop": context.manifest["max_accuracy_drop"],
         "elapsed_s": context.elapsed_s,
         "trials": {
             "measured": len(searched),
@@ -129,6 +131,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "baseline": shown(result.baseline),
         "best": shown(result.best),
         "best_by_mode": [shown(trial) for trial in per_mode.values()],
+        "screened": screened(searched, per_mode.keys(), result.baseline, objective),
         "failures": {
             kind: [
                 {
@@ -146,11 +149,39 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
         "stacks": context.manifest["stacks"],
+        **analysis(trials, result.baseline, result.best, objective, next(iter(context.metrics))),
         "limit": limit(result.best, context.bounds),
         "noise": noise(trials),
         "engine": None,
         "launch_check": None,
     }
+
+
+def screened(
+    trials: Sequence[Trial], known: Collection[str], baseline: Trial, objective: Objective
+) -> list[dict[str, Any]]:
+    """Of each mode and precision of which nothing was measured in full, the best by the few
+    batches that screened it out; `known` are the others."""
+    best: dict[str, tuple[float, Trial]] = {}
+    for trial in trials:
+        name = f"{trial.config['mode']} {trial.config['precision']}"
+        if trial.screen is None or name in known:
+            continue
+        value = objective.of_screen(trial, measured(baseline))
+        if name not in best or objective.better(value, best[name][0]):
+            best[name] = (value, trial)
+    own = objective.value(measured(baseline))
+    return [
+        {
+            "trial": trial.number,
+            "name": name,
+            "description": knobs.describe(trial.config),
+            "value": value,
+            "speedup": value / own if objective.maximize else own / value,
+            "batches": len(trial.screen.batches) if trial.screen else 0,
+        }
+        for name, (value, trial) in best.items()
+    ]
 
 
 def limit(best: Trial, bounds: Bounds | None) -> dict[str, Any] | None:

@@ -27,12 +27,25 @@ def percent(drop: float) -> str:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: baseline, the best of each mode and precision, best."""
+    """Header and rows: baseline, the best of each mode and precision, those of which a few
+    batches were enough, best."""
     header = [*COLUMNS, *(name.replace("_", " ") for name in report["metrics"]), "verdict"]
     rows = [_row("baseline", report["baseline"], report)]
     rows += [
         _row(f"{e['config']['mode']} {e['config']['precision']}", e, report)
         for e in report["best_by_mode"]
+    ]
+    rows += [
+        [
+            one["name"],
+            one["description"],
+            f"~ {shown(one['value'], report['objective'])}",
+            f"{one['batches']} batches",
+            f"~ {one['speedup']:.1f}x",
+            *("-" for _ in report["metrics"]),
+            "slow",
+        ]
+        for one in report["screened"]
     ]
     rows.append(_row("best", report["best"], report))
     return header, rows
@@ -198,17 +211,25 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def command(report: Mapping[str, Any]) -> str:
+    """Hugging Face's own command line as it is typed, empty where the task has none."""
+    line = report["huggingface"]
+    if line is None:
+        return ""
+    settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in line["settings"].items())
+    return f"{settings} {shlex.join(line['argv'])}"
+
+
 def _script(report: Mapping[str, Any]) -> list[str]:
     """Hugging Face's own command line, where the task has one."""
     line = report["huggingface"]
     if line is None:
         return []
-    settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in line["settings"].items())
-    command = f"{settings} {shlex.join(line['argv'])}"
-    fence = "`" * (3 + _longest_run(command, "`"))
+    words = command(report)
+    fence = "`" * (3 + _longest_run(words, "`"))
     parts = [
         f"The nearest command line of Hugging Face's own script ({escape(line['source'])}):",
-        f"{fence}sh\n{command}\n{fence}",
+        f"{fence}sh\n{words}\n{fence}",
     ]
     if line["not_expressed"]:
         parts.append("It cannot express:")

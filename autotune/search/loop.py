@@ -33,15 +33,17 @@ from autotune.search.ranking import (
     leaders,
     measured,
 )
+from autotune.search.result import Result, conclude
 from autotune.search.study import Study
-from autotune.search.tuner import Observation, Tuner, preparing
+from autotune.search.tuner import Observation, Tuner, opening
 from autotune.space import Space
-from autotune.stats import Interval, median_interval
 
 FIRST, REST_AFTER = 6, 0.6
 """So many priors are tried before the tuner chooses: engines of every kind to learn from. The
 others, which one of these may have shown to be slow, come after this share of the budget: a
 report of every engine is worth some of it, finding the best is worth more."""
+LATE_SHARE = 0.05
+"""Of the budget, what preparing one of those others may take: they are for the report."""
 SEARCH_RULE = Measure(min_passes=2, budget_s=3.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
@@ -76,22 +78,6 @@ class Listener(Protocol):
 
     def finished(self, progress: Progress) -> None:
         """A trial is on disk."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a search found. `best` is `baseline` where nothing is significantly better.
-
-    Where the finals were held, both hold the passes of all their visits, and `gain` is the
-    median over rounds of how many times better `best` was than the baseline in that round.
-    """
-
-    baseline: Trial
-    best: Trial
-    gain: Interval
-    significant: bool
-    trials: tuple[Trial, ...]
-    interrupted: bool = False
 
 
 class Search:
@@ -159,7 +145,7 @@ class Search:
             interrupted = True
         finally:
             self._runner.close()
-        return self._result(interrupted)
+        return conclude(self._journal.trials, self._finals, interrupted=interrupted)
 
     @property
     def _searched(self) -> list[Trial]:
@@ -215,16 +201,17 @@ class Search:
                 queue.extend(rest)
                 rest.clear()
                 continue
-            if not queue:
+            if queue:
+                config = queue.popleft()
+                if not self._affordable(config, late=config in self._space.priors[FIRST:]):
+                    continue
+            else:
                 proposed = self._proposed(seen) or next(
                     (config for config in fallback if config.id not in seen), None
                 )
                 if proposed is None:
                     return  # everything allowed has been tried
-                queue.append(proposed)
-            config = queue.popleft()
-            if config.id in priors and not self._affordable(config):
-                continue
+                config = proposed
             self._study.enqueue(config)
             proposal = self._study.ask(self._run_name)
             config = proposal.config
@@ -257,12 +244,14 @@ class Search:
             remaining_s=self._remaining_s(),
         )
 
-    def _affordable(self, config: Config) -> bool:
-        """Whether preparing `config` leaves at least as much time for others."""
-        remaining_s = self._remaining_s()
-        if remaining_s is None:
+    def _affordable(self, config: Config, late: bool) -> bool:
+        """Whether preparing `config` leaves at least as much time for others; of the late ones,
+        whether it takes LATE_SHARE of the budget at most."""
+        remaining_s, budget = self._remaining_s(), self._limits.time_budget_s
+        if remaining_s is None or budget is None:
             return True
-        return 2 * preparing(self._observations())(config) <= remaining_s
+        cost = opening(self._observations())(config)
+        return 2 * cost <= remaining_s and not (late and cost > LATE_SHARE * budget)
 
     def _remaining_s(self) -> float | None:
         """Seconds until the finals must begin, None without a time budget."""
@@ -412,9 +401,7 @@ class Search:
         if trial.measurement is not None:
             return self._objective.value(trial.measurement)
         if trial.screen is not None:
-            instances = int(trial.config["instances"])
-            like = measured(self._baseline)
-            return self._objective.estimate(trial.screen.pass_s, like, instances)
+            return self._objective.of_screen(trial, measured(self._baseline))
         return None
 
     def _excess(self, trial: Trial) -> float:
@@ -440,28 +427,6 @@ class Search:
             remaining_s=max(0.0, min(estimates)) if estimates else None,
             baseline=self._baseline,
             best=best[0] if best else self._baseline,
-        )
-
-    def _result(self, interrupted: bool) -> Result:
-        verdict = self._finals.verdict(self._journal.trials)
-        if verdict is not None:
-            baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
-        else:
-            baseline, best = self._baseline, self._leader
-            gain = self._objective.speedup(
-                self._objective.interval(measured(best)),
-                self._objective.interval(measured(baseline)),
-            )
-        significant = best.config != baseline.config and gain.low > 1
-        if not significant:
-            best, gain = baseline, median_interval([1.0])
-        return Result(
-            baseline=baseline,
-            best=best,
-            gain=gain,
-            significant=significant,
-            trials=tuple(self._journal.trials),
-            interrupted=interrupted,
         )
 
 

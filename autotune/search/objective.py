@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from autotune.errors import InputError
-from autotune.records import Measurement, Pass
+from autotune.records import Measurement, Pass, Trial
 from autotune.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
@@ -40,6 +40,11 @@ class Objective(ABC):
         `pass_s`, were its batches spread as those of `like`, one instance's."""
         times = pass_s / workload_s(like) / (instances if self.maximize else 1)
         return self.value(like) / times if self.maximize else self.value(like) * times
+
+    def of_screen(self, trial: Trial, like: Measurement) -> float:
+        """`estimate` for a trial that was screened out."""
+        assert trial.screen is not None
+        return self.estimate(trial.screen.pass_s, like, int(trial.config["instances"]))
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.maximize else one < other

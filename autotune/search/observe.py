@@ -44,11 +44,14 @@ def observed(
     before: Trial | None = None
     for trial in trials:
         known = value(trial)
-        measuring, preparing = trial.duration_s, None
+        measuring, preparing, starting = trial.duration_s, None, 0.0
         if before is None or not phases(before) or not share_session(before, trial):
             own = phases(trial)
             measuring = own.get("warm_up", 0.0) + own.get("measure", 0.0)
-            preparing = max(0.0, trial.duration_s - measuring)
+            preparing = own.get("import", 0.0) + own.get("prepare", 0.0)
+            starting = max(0.0, trial.duration_s - measuring - preparing)
+            if not own:  # it failed on the way, nobody knows where
+                preparing, starting = starting, 0.0
         excess = None
         if trial.accuracy is not None:
             excess = (trial.accuracy.relative_drop - max_drop) / limit
@@ -59,6 +62,7 @@ def observed(
                 excess=excess,
                 preparing_s=preparing,
                 measuring_s=measuring,
+                starting_s=starting,
             )
         )
         before = trial

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.records import Config
-from autotune.runner import POINT_KNOBS, SESSION_KNOBS
+from autotune.runner import POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.space import Space
 
@@ -30,8 +30,12 @@ FAILED = 3.0
 UNKNOWN_EXCESS = -0.5
 PREPARING_S = {"inductor": 45.0, "zentorch": 30.0}
 TYPICAL_S = 5.0
-"""What opening a session is taken to cost before one of its mode has been opened: compilers take
-long, the others as long as those so far, or this."""
+"""What preparing an engine is taken to cost before one of its mode has been prepared: compilers
+take long, the others as long as those so far, or this."""
+STARTING_S = 5.0
+RECENT = 3
+"""What a process with settings of its own is taken to cost before one has been started; those of
+so many last ones are there to be forked from."""
 
 Array = npt.NDArray[np.float64]
 
@@ -43,8 +47,9 @@ class Observation:
     config: Config
     speed: float | None  # logarithm of how good it is, larger is better; None: never measured
     excess: float | None  # loss of accuracy beyond the limit, in its units; None: not judged
-    preparing_s: float | None  # to open its session; None where it was open
+    preparing_s: float | None  # the engine, to open its session; None where it was open
     measuring_s: float
+    starting_s: float = 0.0  # the process, where its session was not open
 
     @property
     def allowed(self) -> bool:
@@ -130,7 +135,7 @@ class Tuner:
     ) -> Array:
         """Seconds that each candidate is expected to take."""
         sessions = [config.only(SESSION_KNOBS) for config in candidates]
-        known = preparing(observations)
+        cost_of = opening(observations)
         # Measuring takes long where a pass does: seconds times speed is about constant.
         work = [
             math.log(o.measuring_s) + o.speed
@@ -139,30 +144,59 @@ class Tuner:
         ]
         measuring = np.exp((statistics.median(work) if work else 0.0) - mean)
         shortest = min((o.measuring_s for o in observations if o.measuring_s > 0), default=0.1)
-        opening = [0.0 if session == open_session else known(session) for session in sessions]
-        return np.asarray(opening) + np.maximum(measuring, shortest)
+        to_open = [0.0 if session == open_session else cost_of(session) for session in sessions]
+        return np.asarray(to_open) + np.maximum(measuring, shortest)
+
+
+def opening(observations: Sequence[Observation]) -> Callable[[Config], float]:
+    """What opening a session is expected to take, in seconds: to start its process and to
+    prepare its engine, by what others took."""
+    start, prepare = starting(observations), preparing(observations)
+    return lambda config: start(config) + prepare(config)
+
+
+def starting(observations: Sequence[Observation]) -> Callable[[Config], float]:
+    """The process's part: nothing where one with the same settings was started lately."""
+    first: dict[Config, float] = {}
+    recent: list[Config] = []
+    for o in observations:
+        if o.preparing_s is not None:
+            settings = o.config.only(PROCESS_KNOBS)
+            first.setdefault(settings, o.starting_s)
+            recent = [*(one for one in recent if one != settings), settings][-RECENT:]
+    new = statistics.median(first.values()) if first else STARTING_S
+    return lambda config: 0.0 if config.only(PROCESS_KNOBS) in recent else new
 
 
 def preparing(observations: Sequence[Observation]) -> Callable[[Config], float]:
-    """What opening a session is expected to take, in seconds, by what others took."""
-    by_engine: dict[tuple[object, object], list[float]] = {}
+    """The engine's part: as the last time where it was prepared before (what it exported is
+    kept), else as others of its precision, or of its mode."""
+    last: dict[tuple[object, ...], float] = {}
+    by_precision: dict[tuple[object, object], list[float]] = {}
     for o in observations:
         if o.preparing_s is not None:
-            engine = (o.config["mode"], o.config["precision"])
-            by_engine.setdefault(engine, []).append(o.preparing_s)
-    taken = [seconds for some in by_engine.values() for seconds in some]
+            last[_engine(o.config)] = o.preparing_s
+            kind = (o.config["mode"], o.config["precision"])
+            by_precision.setdefault(kind, []).append(o.preparing_s)
+    taken = [seconds for some in by_precision.values() for seconds in some]
     typical = statistics.median(taken) if taken else TYPICAL_S
 
     def expected(config: Config) -> float:
         mode, precision = config["mode"], config["precision"]
-        if (mode, precision) in by_engine:
-            return statistics.median(by_engine[mode, precision])
-        of_mode = [s for (m, _), some in by_engine.items() if m == mode for s in some]
+        if _engine(config) in last:
+            return last[_engine(config)]
+        if (mode, precision) in by_precision:
+            return statistics.median(by_precision[mode, precision])
+        of_mode = [s for (m, _), some in by_precision.items() if m == mode for s in some]
         if of_mode:
             return statistics.median(of_mode)
         return PREPARING_S.get(str(mode), typical)
 
     return expected
+
+
+def _engine(config: Config) -> tuple[object, ...]:
+    return config["mode"], config["precision"], config.get("attention")
 
 
 def normal_cdf(x: Array) -> Array:

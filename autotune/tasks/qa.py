@@ -26,6 +26,8 @@ from autotune.worker_files import EncodedFeatures
 
 N_BEST = 20
 MAX_ANSWER_TOKENS = 30
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(a|an|the)\b")
 FIELDS = ("id", "question", "context", "answers")
 
 
@@ -229,8 +231,7 @@ def n_best(found: Sequence[Span], context: str) -> list[dict[str, Any]]:
 
 def normalize(answer: str) -> str:
     """Lower case, without punctuation, articles and extra white space."""
-    text = "".join(char for char in answer.lower() if char not in set(string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    return " ".join(ARTICLES.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
 def token_f1(prediction: str, answer: str) -> float:

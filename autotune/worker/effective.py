@@ -9,6 +9,7 @@ from pathlib import Path
 from autotune.records import Scalar
 
 PROC = Path("/proc/self")
+BACKGROUND = ("jemalloc_bg_thd",)
 
 
 def mapped_files(maps: str) -> dict[str, list[tuple[int, int]]]:
@@ -61,12 +62,16 @@ def huge_bytes() -> int:
 
 
 def allowed_cpus() -> list[int]:
-    """The CPUs that any thread of this process may use; OpenMP binds threads one by one."""
+    """The CPUs that any thread of this process may use; OpenMP binds threads one by one.
+
+    jemalloc's background threads choose their CPU themselves and compute nothing.
+    """
     cpus: set[int] = set()
     for task in os.listdir(PROC / "task"):
         try:
-            cpus |= os.sched_getaffinity(int(task))
-        except ProcessLookupError:
+            if (PROC / "task" / task / "comm").read_text().strip() not in BACKGROUND:
+                cpus |= os.sched_getaffinity(int(task))
+        except (ProcessLookupError, FileNotFoundError):
             continue
     return sorted(cpus)
 

@@ -29,7 +29,8 @@ REPEATED = 2
 UNRELATED, TELLING = 0.5, 24
 """So many logits that correlate less than this with eager float32's answer another question."""
 
-WARM_UP_BATCHES = 6
+WARM_UP_BATCHES, WARM_UP_SHARE = 6, 4
+"""So many batches of a pass, and at most one in so many."""
 WARM_UP_ROUNDS = 6
 WARM_UP_AGREEMENT = 0.1
 COLD, FIRST_COLD = 2.0, 4.0
@@ -80,7 +81,9 @@ def warm_up(
     differ. Ends at once where it is. `look_at` is given the numbers and the outputs of the
     batches of the first round.
     """
-    some = KNOWN_BATCHES if known else WARM_UP_BATCHES
+    some = KNOWN_BATCHES
+    if not known:
+        some = max(KNOWN_BATCHES, min(WARM_UP_BATCHES, len(batches) // WARM_UP_SHARE))
     indices = np.unique(np.linspace(0, len(batches) - 1, some).astype(int)).tolist()
     tokens = [batch["attention_mask"].size for batch in batches]
     share = sum(tokens[index] for index in indices) / sum(tokens)

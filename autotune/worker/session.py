@@ -61,6 +61,17 @@ def samples_of(features: Features) -> list[Batch]:
     ]
 
 
+def tell_torch(process: Mapping[str, Scalar]) -> None:
+    """The process knobs that torch is told of. Raises TrialFailure `unsupported`."""
+    import torch
+
+    flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
+    if process["flush_denormals"] and not flushes:
+        raise TrialFailure("unsupported", "this CPU cannot flush denormals")
+    torch.set_num_threads(int(process["threads"]))
+    torch.set_num_interop_threads(int(process["interop_threads"]))
+
+
 def calibration_of(features: Features) -> list[Batch]:
     """Every row that is not scored, one a batch and without padding."""
     return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
@@ -137,18 +148,11 @@ class Session:
         """
         start = time.perf_counter()
         model = ModelSource(**source)
-        import torch
+        from autotune.worker.engines import engine_class
 
-        from autotune.worker.engines import engine_class, torch_model
-
-        threads = int(process["threads"])
         found = engine_class(str(engine["mode"]))(engine)
-        torch_model.quiet()
-        flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
-        if process["flush_denormals"] and not flushes:
-            raise TrialFailure("unsupported", "this CPU cannot flush denormals")
-        torch.set_num_threads(threads)
-        torch.set_num_interop_threads(int(process["interop_threads"]))
+        if not found.own_threads or process["flush_denormals"]:
+            tell_torch(process)
         imported = time.perf_counter()
         loaded = Features.load(features)
         prepared = found.prepare(
@@ -156,7 +160,7 @@ class Session:
                 source=model,
                 samples=samples_of(loaded),
                 calibration=calibration_of(Features.load(calibration)) if calibration else (),
-                threads=threads,
+                threads=int(process["threads"]),
                 instruction_sets=frozenset(instruction_sets),
                 cache=Path(cache or os.path.join(self._workdir, "cache")),
                 keep=keep,

@@ -9,7 +9,7 @@ from bench_search import Bench
 from emit_line import LINE
 from fakes import FakeRunner, measurement, pass_seconds
 
-from autotune.records import Config, Failure
+from autotune.records import Config, Failure, Screen
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
 from autotune.runner import Outcome
@@ -30,7 +30,8 @@ def manifest(name):
             "tokens": 100,
             "max_seq_length": 384,
         },
-        "host": {"model_name": "CPU", "cores": 4, "memory_gib": 16},
+        "max_accuracy_drop": 0.01,
+        "host": {"model_name": "CPU", "cores": 4, "memory_gib": 16, "kernel": "6"},
         "stacks": {"default": {"python_version": "3.11", "versions": {"torch": "2"}}},
     }
 
@@ -96,6 +97,26 @@ def test_what_was_measured_again_comes_before_what_was_lucky_once(reported):
     )
     assert row == best
     assert best["origin"] == "final"
+
+
+def test_an_engine_that_was_only_screened_is_shown_with_its_estimate(reported):
+    class Screening(FakeRunner):
+        def run(self, config, rule):
+            if config["mode"] != "ipex":
+                return super().run(config, rule)
+            screen = Screen(batches=(0, 1), batch_s=(1.0, 1.0), pass_s=5.0, phases_s={})
+            return Outcome(failure=Failure(kind="slow", detail="screened out"), screen=screen)
+
+    report = reported(Screening())
+    found = {one["name"]: one for one in report["screened"]}
+    assert set(found) <= {"ipex fp32", "ipex bf16", "ipex int8_dynamic"}
+    assert found
+    base = report["baseline"]["objective"]["median"]
+    for one in found.values():
+        assert one["speedup"] == pytest.approx(one["value"] / base)
+        assert one["batches"] == 2
+    _, rows = table(report)
+    assert [row[-1] for row in rows if row[2].startswith("~")] == ["slow"] * len(found)
 
 
 def test_without_a_gain_the_report_says_so(reported):

@@ -14,11 +14,13 @@ from autotune.records import Config
 from autotune.runner import SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.search.tuner import (
+    STARTING_S,
     TYPICAL_S,
     Observation,
     Tuner,
     expected_improvement,
     preparing,
+    starting,
 )
 from autotune.space import compile_space, load_space
 
@@ -99,6 +101,38 @@ def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
     assert cost("openvino", "fp32") == 2.0
     assert cost("inductor", "bf16") > 20
     assert preparing([])(Config.of({"mode": "jit", "precision": "fp32"})) == TYPICAL_S
+
+
+def test_an_engine_that_was_prepared_before_costs_what_it_did_the_last_time():
+    config = Config.of({"mode": "openvino", "precision": "int8_static", "attention": "sdpa"})
+    first, again = (
+        Observation(config=config, speed=1.0, excess=-1.0, preparing_s=s, measuring_s=1.0)
+        for s in (14.0, 0.5)
+    )
+    assert preparing([first])(config) == 14.0
+    assert preparing([first, again])(config) == 0.5
+
+
+def test_processes_with_new_settings_cost_and_recent_ones_do_not():
+    def opened(threads, seconds):
+        config = Config.of({"mode": "jit", "precision": "fp32", "threads": threads})
+        return Observation(
+            config=config,
+            speed=1.0,
+            excess=-1.0,
+            preparing_s=0.0,
+            measuring_s=1.0,
+            starting_s=seconds,
+        )
+
+    def cost(seen, threads):
+        return starting(seen)(Config.of({"mode": "jit", "precision": "fp32", "threads": threads}))
+
+    assert cost([], 1) == STARTING_S
+    seen = [opened(n, float(n)) for n in (1, 2, 3, 4)]
+    assert [cost(seen, n) for n in (1, 2, 3, 4, 5)] == [2.5, 0.0, 0.0, 0.0, 2.5]
+    assert cost([*seen, opened(1, 0.0)], 1) == 0.0
+    assert cost([*seen, opened(1, 0.0)], 2) == 2.5
 
 
 def test_nothing_is_proposed_that_may_not_be_used(space):

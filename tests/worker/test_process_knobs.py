@@ -10,6 +10,7 @@ import pytest
 from engine_bench import HOST, ONE_PASS, Bench, config
 
 from autotune.host.libraries import REMEDIES
+from autotune.parents import Parents
 
 pytestmark = pytest.mark.model
 
@@ -127,3 +128,27 @@ def test_another_interpreter_runs_the_same_worker(bench, tmp_path):
     outcome = runner.run(config(stack="other"), ONE_PASS)
     runner.close()
     assert outcome.failure is None, outcome.log
+
+
+def test_an_exported_engine_starts_without_torch_the_next_time(bench, tmp_path):
+    """Under settings that no parent has; the answers are the same to the last bit."""
+    refusal = bench.stacks["default"].refusal(config(mode="openvino"))
+    if refusal is not None:
+        pytest.skip(refusal)
+    with Parents(tmp_path / "parents", memory_bytes=2**36) as parents:
+        runner = bench.runner(tmp_path, parents=parents)
+        try:
+            first = runner.run(config(mode="openvino"), ONE_PASS)
+            again = runner.run(config(mode="openvino", pinning="compact"), ONE_PASS)
+        finally:
+            runner.close()
+    assert again.failure is None, again.log
+    assert first.measurement.effective["openmp"].startswith("/")
+    assert again.measurement.effective["openmp"] == "none in the global scope"
+    assert again.measurement.outputs_digest == first.measurement.outputs_digest
+
+
+def test_background_threads_of_jemalloc_do_not_count_as_unpinned(bench, measured):
+    need(bench, "jemalloc")
+    outcome = measured(allocator="jemalloc", pinning="compact", threads=1)
+    assert outcome.failure is None, outcome.failure

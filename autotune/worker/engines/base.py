@@ -14,6 +14,7 @@ import numpy.typing as npt
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 
+BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
 VNNI_SETS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
@@ -66,6 +67,20 @@ class Prepared:
 
     call: Call
     effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts for the record
+
+
+TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}
+"""Largest relative difference allowed between what was prepared and what it was made from."""
+
+
+def unsupported_precision(precision: str, environment: Environment) -> str | None:
+    """What the instruction sets rule out."""
+    sets = environment.instruction_sets
+    if precision in ("bf16", "bf16_matmul") and not sets & BF16_SETS:
+        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
+    if precision.startswith("int8") and "avx2" not in sets:
+        return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
+    return None
 
 
 class Engine(ABC):

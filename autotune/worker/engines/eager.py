@@ -12,7 +12,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
+from autotune.worker.engines.base import (
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
 
 
 class EagerEngine(Engine):
@@ -20,7 +26,7 @@ class EagerEngine(Engine):
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
         model, _ = torch_model.load(material.source, str(self.options["attention"]))

@@ -21,8 +21,15 @@ import torch._inductor.config
 
 from autotune.errors import TrialFailure
 from autotune.worker.engines import pt2e, torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import SIMULATED, TOLERANCE, Runnable
+from autotune.worker.engines.base import (
+    TOLERANCE,
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
+from autotune.worker.engines.torch_model import SIMULATED, Runnable
 
 RECOMPILES = 64
 COMPILERS = ("g++", "clang++", "c++")
@@ -51,7 +58,7 @@ class InductorEngine(Engine):
             reason = pt2e.unavailable(environment.versions)
             if reason is not None:
                 return reason
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     @property
     def specialises_by_shape(self) -> bool:

@@ -21,9 +21,16 @@ import torch
 from autotune.errors import TrialFailure
 from autotune.records import Scalar
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
+from autotune.worker.engines.base import (
+    TOLERANCE,
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import SIMULATED, TOLERANCE, Runnable, autocast, tensors
+from autotune.worker.engines.torch_model import SIMULATED, Runnable, autocast, tensors
 
 AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
@@ -113,7 +120,7 @@ class IpexEngine(Engine):
             return environment.ipex
         if precision == "bf16" and not environment.instruction_sets >= AVX512_FOR_BF16:
             return "IPEX packs bf16 weights with AVX-512 (BW, VL, DQ), which this CPU lacks"
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
         runnable, effective = optimized(material, self.options)

@@ -20,8 +20,15 @@ import torch
 from autotune.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import TOLERANCE, Runnable, tensors
+from autotune.worker.engines.base import (
+    TOLERANCE,
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
+from autotune.worker.engines.torch_model import Runnable, tensors
 
 PLAIN = ("fp32", "bf16")
 DIFFERENCE = "difference"
@@ -69,7 +76,7 @@ class JitEngine(Engine):
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
         attention, precision = str(self.options["attention"]), str(self.options["precision"])

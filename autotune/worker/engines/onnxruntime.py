@@ -20,9 +20,14 @@ import numpy.typing as npt
 from autotune.errors import TrialFailure
 from autotune.records import Scalar
 from autotune.worker.batches import Batch
-from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import TOLERANCE
+from autotune.worker.engines.base import (
+    TOLERANCE,
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
 
 OPSET = 17
 LEVELS = {
@@ -68,7 +73,7 @@ class OnnxRuntimeEngine(Engine):
             if name not in environment.versions:
                 remedy = "pip install 'autotune-cpu[onnxruntime]'"
                 return f"{name} is not installed in this stack: {remedy}"
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
         path = self._path(material, self.options)
@@ -103,6 +108,8 @@ def export(material: Material, attention: str, path: Path) -> None:
     Raises TrialFailure `fallback` with the exporter's words.
     """
     import torch
+
+    from autotune.worker.engines import torch_model
 
     model, _ = torch_model.load(material.source, attention)
     names = tuple(material.source.outputs)

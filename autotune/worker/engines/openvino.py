@@ -21,9 +21,14 @@ import numpy.typing as npt
 
 from autotune.errors import TrialFailure
 from autotune.worker.batches import Batch
-from autotune.worker.engines import torch_model
-from autotune.worker.engines.base import Engine, Environment, Material, Prepared
-from autotune.worker.engines.torch_model import TOLERANCE
+from autotune.worker.engines.base import (
+    TOLERANCE,
+    Engine,
+    Environment,
+    Material,
+    Prepared,
+    unsupported_precision,
+)
 
 
 class Compiled:
@@ -58,7 +63,7 @@ class OpenVinoEngine(Engine):
                 return (
                     f"{name} is not installed in this stack: pip install 'autotune-cpu[openvino]'"
                 )
-        return torch_model.unsupported_precision(precision, environment)
+        return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
         # Its converter and NNCF would report their use over the network; without the module
@@ -124,6 +129,8 @@ def convert(material: Material, attention: str) -> Any:
     """
     import openvino
     import torch
+
+    from autotune.worker.engines import torch_model
 
     model, _ = torch_model.load(material.source, attention)
     names = tuple(material.source.outputs)

@@ -18,12 +18,7 @@ from autotune.errors import TrialFailure
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
-from autotune.worker.engines.base import Environment, Material
-
-BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
-
-TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}
-"""Largest relative difference allowed between what was prepared and what it was made from."""
+from autotune.worker.engines.base import TOLERANCE, Material
 
 
 def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
@@ -32,6 +27,7 @@ def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[s
     Raises TrialFailure `unsupported` where the model has no such attention implementation,
     and whatever transformers raises for a model it cannot find.
     """
+    quiet()
     # transformers 5 calls the argument `dtype` and takes the checkpoint's by default.
     dtype_name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     arguments: dict[str, Any] = {
@@ -142,16 +138,6 @@ def at_precision(
             lambda batch: before[id(batch)], runnable, material.samples, TOLERANCE[str(precision)]
         )
     return runnable
-
-
-def unsupported_precision(precision: str, environment: Environment) -> str | None:
-    """What the instruction sets rule out for torch's own kernels."""
-    sets = environment.instruction_sets
-    if precision in ("bf16", "bf16_matmul") and not sets & BF16_SETS:
-        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
-    if precision.startswith("int8") and "avx2" not in sets:
-        return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
-    return None
 
 
 def compare(

@@ -1,0 +1,66 @@
+"""`autotune report`: the report of a run, written again from its trials."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from autotune.errors import ResumeError
+from autotune.finish import write_report
+from autotune.folder import RunFolder
+from autotune.journal import read_trials
+from autotune.report.build import Context, build
+from autotune.search.finals import Finals
+from autotune.search.objective import objective_named
+from autotune.search.result import conclude
+from autotune.tasks import task_named
+from autotune.wire import WireError
+
+KEPT = ("huggingface", "limit", "engine", "launch_check")
+"""What the trials do not say: taken from the report that is there."""
+
+
+def rebuild(folder: RunFolder) -> dict[str, Any]:
+    """Write report.json, report.md and report.html again. Returns the report.
+
+    Raises ResumeError where the folder holds no run with a baseline.
+    """
+    manifest = folder.read_manifest()
+    before = _before(folder)
+    try:
+        trials = read_trials(folder.trials)
+        objective = objective_named(manifest["objective"])
+        task = task_named(manifest["workload"]["task"])
+    except (OSError, KeyError, TypeError, WireError) as error:
+        raise ResumeError(f"{folder.path} holds no run that can be read: {error}") from error
+    if not trials or not trials[0].succeeded:
+        raise ResumeError(f"{folder.path}: no baseline was measured, there is nothing to report")
+    first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
+    measured_s = (last - first).total_seconds() + trials[-1].duration_s
+    report = build(
+        conclude(
+            trials, Finals(objective, None), interrupted=bool(before.get("interrupted", True))
+        ),
+        Context(
+            manifest=manifest,
+            metrics=task.metrics,
+            objective=objective,
+            line=None,
+            elapsed_s=float(before.get("elapsed_s", measured_s)),
+        ),
+    )
+    report |= {name: before.get(name) for name in KEPT}
+    write_report(folder, report)
+    return report
+
+
+def _before(folder: RunFolder) -> dict[str, Any]:
+    """The report that is there, empty where there is none: the search was killed."""
+    try:
+        found = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{folder.report_json} cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}

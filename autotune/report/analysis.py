@@ -1,0 +1,154 @@
+"""What a search's trials say besides its winner: the points, the front, the knobs, the progress.
+
+Plain data for report.json, from which the pictures are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from autotune import knobs
+from autotune.records import Config, Measurement, Trial
+from autotune.search.objective import Objective
+from autotune.search.ranking import FINAL, leaders, measured
+
+QUANTILES = 101
+"""Of the distribution of the time of a batch."""
+
+
+def points(trials: Sequence[Trial], objective: Objective, metric: str) -> list[dict[str, Any]]:
+    """Each configuration measured in the search, the baseline first; latest measurement of each."""
+    latest = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
+    found = []
+    for trial in latest.values():
+        own = objective.interval(measured(trial))
+        accuracy = trial.accuracy
+        found.append(
+            {
+                "trial": trial.number,
+                "description": knobs.describe(trial.config),
+                "config": trial.config.as_dict(),
+                "value": own.median,
+                "low": own.low,
+                "high": own.high,
+                "metric": accuracy.metrics[metric] if accuracy else None,
+                "relative_drop": accuracy.relative_drop if accuracy else None,
+                "allowed": trial.succeeded,
+            }
+        )
+    return found
+
+
+def front(found: Sequence[Mapping[str, Any]], maximize: bool) -> list[int]:
+    """Trials of `points` than which none is both better and at least as accurate, best first."""
+    judged = [p for p in found if p["metric"] is not None]
+    judged.sort(key=lambda p: (p["value"] if maximize else -p["value"], p["metric"]), reverse=True)
+    chosen: list[int] = []
+    best = -np.inf
+    for point in judged:
+        if point["metric"] > best:
+            best = point["metric"]
+            chosen.append(point["trial"])
+    return chosen
+
+
+def progress(trials: Sequence[Trial], objective: Objective) -> list[dict[str, Any]]:
+    """After each trial of the search: seconds since the first began, and the best so far."""
+    searched = [t for t in trials if t.origin != FINAL]
+    found: list[dict[str, Any]] = []
+    first = datetime.fromisoformat(trials[0].started)
+    best: float | None = None
+    for trial in searched:
+        if trial.succeeded:
+            value = objective.value(measured(trial))
+            best = value if best is None or objective.better(value, best) else best
+        elapsed = (datetime.fromisoformat(trial.started) - first).total_seconds()
+        found.append({"trial": trial.number, "elapsed_s": elapsed + trial.duration_s, "best": best})
+    return found
+
+
+def by_value(trials: Sequence[Trial], objective: Objective) -> list[dict[str, Any]]:
+    """For each knob of which allowed configurations with several values were measured: the
+    best value of the objective with each; the knob that matters most first."""
+    allowed = leaders(trials, objective, sorted({t.origin for t in trials} - {FINAL}))
+    found = []
+    for name in knobs.KNOBS:
+        best: dict[Any, Trial] = {}
+        for trial in allowed:
+            value = trial.config.get(name)
+            if value is not None:
+                best.setdefault(value, trial)
+        if len(best) < 2:
+            continue
+        values = [
+            {
+                "value": value,
+                "best": objective.value(measured(trial)),
+                "trial": trial.number,
+                "description": knobs.describe(trial.config),
+            }
+            for value, trial in best.items()
+        ]
+        reached = [one["best"] for one in values]
+        found.append({"knob": name, "values": values, "spread": max(reached) / min(reached)})
+    return sorted(found, key=lambda one: -one["spread"])
+
+
+def one_at_a_time(
+    trials: Sequence[Trial], best: Config, objective: Objective
+) -> list[dict[str, Any]]:
+    """Configurations of the search that differ from `best` in one knob, and in those that it
+    makes active or inactive: how many times as good each is, as measured in the search."""
+    searched = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
+    if best not in searched:
+        return []
+    own = best.as_dict()
+    found = []
+    for config, trial in searched.items():
+        other = config.as_dict()
+        changed = [name for name in own.keys() & other.keys() if own[name] != other[name]]
+        if len(changed) != 1:
+            continue
+        (name,) = changed
+        others = own.keys() ^ other.keys()
+        if any(name not in knobs.KNOBS[dependent].needs for dependent in others):
+            continue
+        found.append(
+            {
+                "knob": name,
+                "from": own[name],
+                "to": other[name],
+                "times": objective.ratio(measured(trial), measured(searched[best])),
+                "allowed": trial.succeeded,
+                "trial": trial.number,
+            }
+        )
+    return sorted(found, key=lambda one: (one["knob"], -one["times"]))
+
+
+def batch_quantiles(measurement: Measurement) -> list[float]:
+    """The distribution of the seconds of a batch over all counted passes, QUANTILES of it."""
+    samples = [s for p in measurement.counted for s in p.batch_s]
+    return [float(q) for q in np.quantile(samples, np.linspace(0, 1, QUANTILES))]
+
+
+def analysis(
+    trials: Sequence[Trial], baseline: Trial, best: Trial, objective: Objective, metric: str
+) -> dict[str, Any]:
+    """Everything here, for report.json."""
+    found = points(trials, objective, metric)
+    return {
+        "points": found,
+        "front": front(found, objective.maximize),
+        "progress": progress(trials, objective),
+        "knobs": by_value(trials, objective),
+        "one_at_a_time": one_at_a_time(trials, best.config, objective),
+        "batch_quantiles": {
+            "baseline": batch_quantiles(measured(baseline)),
+            "best": batch_quantiles(measured(best)),
+        },
+    }

@@ -1,0 +1,51 @@
+"""What a search found, from its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.records import Trial
+from autotune.search.finals import Finals
+from autotune.search.ranking import SEARCHED, leaders, measured
+from autotune.stats import Interval, median_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a search found. `best` is `baseline` where nothing is significantly better.
+
+    Where the finals were held, both hold the passes of all their visits, and `gain` is the
+    median over rounds of how many times better `best` was than the baseline in that round.
+    """
+
+    baseline: Trial
+    best: Trial
+    gain: Interval
+    significant: bool
+    trials: tuple[Trial, ...]
+    interrupted: bool = False
+
+
+def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = False) -> Result:
+    """Of trials the first of which is the baseline's, and succeeded."""
+    objective = finals.objective
+    verdict = finals.verdict(trials)
+    if verdict is not None:
+        baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
+    else:
+        baseline, best = trials[0], leaders(trials, objective, SEARCHED)[0]
+        gain = objective.speedup(
+            objective.interval(measured(best)), objective.interval(measured(baseline))
+        )
+    significant = best.config != baseline.config and gain.low > 1
+    if not significant:
+        best, gain = baseline, median_interval([1.0])
+    return Result(
+        baseline=baseline,
+        best=best,
+        gain=gain,
+        significant=significant,
+        trials=tuple(trials),
+        interrupted=interrupted,
+    )

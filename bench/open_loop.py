@@ -1,0 +1,163 @@
+"""Does `autotune serve-test` see the p99 that an independent client sees?
+
+    python bench/open_loop.py reports/RUN --rate 60 [--seconds 30] [--rounds 5]
+
+In turn, at the same rate: serve-test; and a client of its own over the same engine. The client
+is a thread that issues requests when they are due and a thread that answers them, with a queue
+between: another program than the worker's, where one thread does both. Prints the ratio of the
+two p99 of each round, and its median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.folder import RunFolder
+from autotune.host import detect
+from autotune.launch import environment, worker_commands
+from autotune.padding import batch_width, fits
+from autotune.reopen import reopen
+
+WARM_UP_S = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.client:
+        print(json.dumps(client(options.run, options.rate, options.seconds)))
+        return
+    ratios = []
+    for number in range(options.rounds):
+        found = {}
+        for side in ("served", "client") if number % 2 == 0 else ("client", "served"):
+            found[side] = (served if side == "served" else apart)(options)
+        ratios.append(found["served"] / found["client"])
+        print(
+            f"p99 {1000 * found['served']:.1f} ms by serve-test, {1000 * found['client']:.1f} ms "
+            f"by the client: {ratios[-1]:.3f}",
+            flush=True,
+        )
+    print(f"median of {options.rounds} ratios: {statistics.median(ratios):.3f}")
+
+
+def served(options: Any) -> float:
+    command = [sys.executable, "-m", "autotune", "serve-test", str(options.run), "--json"]
+    command += ["--rate", str(options.rate), "--seconds", str(options.seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["best"]["p99_s"])
+
+
+def apart(options: Any) -> float:
+    """The client, in the environment and on the CPUs of the run's configuration."""
+    run, host = reopen(RunFolder(options.run)), detect()
+    (command,) = worker_commands(run.chosen, host, str(run.best["stack"]["python"]))
+    root = Path(__file__).parent.parent
+    argv = [command.argv[0], __file__, str(options.run), "--rate", str(options.rate)]
+    argv += ["--seconds", str(options.seconds), "--client"]
+    settings = {**environment(command, os.environ), "PYTHONPATH": str(root)}
+    done = subprocess.run(argv, env=settings, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def client(folder: Path, rate: float, seconds: float) -> float:
+    """p99 of the latencies, in seconds."""
+    from autotune.records import to_jsonable
+    from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
+    from autotune.worker.session import Session
+
+    run, host = reopen(RunFolder(folder)), detect()
+    kept = RunFolder(folder).engine
+    with tempfile.TemporaryDirectory() as work:
+        session = Session(work)
+        session.open(
+            source=to_jsonable(run.source),
+            engine=run.chosen.only(ENGINE_KNOBS).as_dict(),
+            process={name: run.chosen[name] for name in TOLD},
+            features=str(run.folder.workload.resolve()),
+            calibration=str(run.folder.calibration.resolve()),
+            reference=None,
+            instruction_sets=list(host.instruction_sets),
+            cache=str(kept / str(run.chosen["stack"])) if kept.exists() else work,
+            keep=False,
+        )
+        opened = session._opened
+        assert opened is not None
+        point: dict[str, Any] = run.chosen.only(POINT_KNOBS).as_dict()
+        rng = np.random.default_rng()
+        drive(opened.prepared.call, opened.features, point, rate, WARM_UP_S, rng)
+        latencies = drive(opened.prepared.call, opened.features, point, rate, seconds, rng)
+    return float(np.percentile(latencies, 99))
+
+
+def drive(
+    call: Any, features: Any, point: dict[str, Any], rate: float, seconds: float, rng: Any
+) -> list[float]:
+    """Latencies of requests that one thread issues and another answers."""
+    requests: queue.Queue[tuple[float, int] | None] = queue.Queue()
+    latencies: list[float] = []
+
+    def issue() -> None:
+        due, end = time.monotonic(), time.monotonic() + seconds
+        while (due := due + rng.exponential(1 / rate)) < end:
+            time.sleep(max(0.0, due - time.monotonic()))
+            requests.put((due, int(rng.integers(len(features)))))
+        requests.put(None)
+
+    def answer() -> None:
+        waiting: collections.deque[tuple[float, int]] = collections.deque()
+        more = True
+        while more or waiting:
+            while more and (not waiting or not requests.empty()):
+                one = requests.get()
+                if one is None:
+                    more = False
+                else:
+                    waiting.append(one)
+            batch: list[tuple[float, int]] = []
+            while waiting:
+                lengths = [int(features.lengths[row]) for _, row in (*batch, waiting[0])]
+                if batch and not fits(lengths, **point):
+                    break
+                batch.append(waiting.popleft())
+            if not batch:
+                continue
+            rows = [row for _, row in batch]
+            width = batch_width(
+                max(int(features.lengths[row]) for row in rows),
+                padding=point["padding"],
+                max_seq_length=features.max_seq_length,
+                bucket_step=int(point.get("bucket_step", 0)),
+            )
+            call(features.batch(rows, width))
+            now = time.monotonic()
+            latencies.extend(now - due for due, _ in batch)
+
+    issuing = threading.Thread(target=issue)
+    issuing.start()
+    answer()
+    issuing.join()
+    return latencies
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What `--save-engine` keeps is what launch.sh starts from."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+pytestmark = pytest.mark.model
+
+
+def searched(autotune, mode, *options):
+    done = autotune(
+        *("search", "--model", "demo", "--max-samples", "4", "--set", f"mode={mode}"),
+        *("--set", "precision=fp32", "--set", "threads=1", "--set", "padding=longest"),
+        *("--trials", "3", "--time-budget", "60s", "--save-engine", "--output", "run", "--json"),
+        *options,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mode", ["jit", "openvino", "onnxruntime"])
+def test_a_kept_engine_is_started_from_and_answers_the_same(autotune, tmp_path, mode):
+    if mode != "jit" and importlib.util.find_spec(mode) is None:
+        pytest.skip(f"{mode} is not installed")
+    report = searched(autotune, mode)
+    engine = report["engine"]
+    if report["best"]["config"]["mode"] == "eager":  # nothing was surely faster in so short a time
+        assert not engine["kept"]
+        return
+    assert engine["kept"], engine
+    assert engine["bytes"] > 0
+    run = tmp_path / "run"
+    request = json.loads((run / "launch.jsonl").read_text().splitlines()[0])
+    assert request["args"]["cache"] == "engine/default"
+    assert sorted(path.name for path in (run / "engine" / "default").iterdir())
+    assert report["launch_check"]["same_metrics"]
+    words = (run / "report.md").read_text()
+    assert "The prepared engine is kept" in words
+
+
+def test_an_engine_that_keeps_nothing_says_so(autotune, tmp_path):
+    report = searched(autotune, "eager")
+    assert report["engine"] == {"kept": False, "reason": "eager makes nothing that could be kept"}
+    assert not (tmp_path / "run" / "engine").exists()
+    assert report["launch_check"]["same_metrics"]
