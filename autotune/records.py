@@ -37,7 +37,7 @@ DEFAULT_STACK = "default"
 HOPELESS = 1.1
 """A configuration this many times slower than the leader is not measured to an interval."""
 
-SCREENED = 1.15
+SCREENED = 1.25
 """One whose first batches say that it is this many times slower is not measured at all."""
 
 DISTURBED = 0.1
