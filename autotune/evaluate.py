@@ -29,13 +29,13 @@ from autotune.records import (
     ModelSource,
     StackFacts,
 )
-from autotune.runner import Inputs, Outcome, ProcessRunner
+from autotune.runner import Outcome, ProcessRunner
 from autotune.settings import resolve_model
 from autotune.space import Surroundings, complete
 from autotune.space.file import Value
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.workload import Workload, encode, split, start_worker
+from autotune.workload import Workload, encode, inputs_of, split, start_worker
 
 ONE_PASS = Measure(min_passes=1, max_passes=1)
 TIMEOUT_S = 24 * 3600.0
@@ -158,7 +158,7 @@ def evaluate(asked: Asked, announce: Callable[[str], None]) -> dict[str, Any]:
         if refusal is not None:
             raise StackError(refusal)
         announce(f"running {knobs.describe(config)}")
-        outcome = run(config, workload, folder, found, host, bool(calibration))
+        outcome = run(config, workload, folder, found, host)
     if outcome.measurement is None:
         assert outcome.failure is not None
         lines = outcome.log.strip().splitlines()
@@ -256,19 +256,12 @@ def run(
     folder: RunFolder,
     found: Mapping[str, StackFacts],
     host: Host,
-    calibrated: bool,
 ) -> Outcome:
     """One pass over the workload."""
     runner = ProcessRunner(
         host=host,
         stacks=found,
-        inputs=Inputs(
-            source=workload.source,
-            features=str(folder.workload.resolve()),
-            calibration=str(folder.calibration.resolve()) if calibrated else None,
-            instruction_sets=host.instruction_sets,
-            cache=str(folder.cache.resolve()),
-        ),
+        inputs=inputs_of(folder, workload.source, host),
         expected=workload.expected,
         workdir=folder.work / "trial",
         timeout_s=TIMEOUT_S,

@@ -23,6 +23,8 @@ MODULES = (
 )
 LIGHT = ("autotune.worker.session",)
 """What workers need that run an exported file: no torch, seconds less for each new setting."""
+DIED = (ConnectionError, TimeoutError)
+"""What talking to a parent that is gone, or stuck, raises."""
 MOST = 3
 PARENT_BYTES = 4 * 2**30
 """One parent for so much memory of the host; each holds about an eighth of it."""
@@ -63,7 +65,7 @@ class Parents:
                 continue
             try:
                 parent.preload(modules)
-            except OSError:
+            except DIED:
                 self._parents.pop(key).close()
 
     def worker(
@@ -82,7 +84,7 @@ class Parents:
         if parent is not None:
             try:
                 return WorkerProcess(command, workdir=workdir, together=together, parent=parent)
-            except OSError:  # it has died, of want of memory perhaps
+            except DIED:  # of want of memory perhaps
                 self._parents = {k: p for k, p in self._parents.items() if p is not parent}
                 parent.close()
         return WorkerProcess(command, workdir=workdir, together=together)

@@ -189,6 +189,7 @@ class Screen:
     batch_s: tuple[float, ...]
     pass_s: float  # what a pass would take, by the tokens of these batches
     phases_s: dict[str, float]  # as of a measurement
+    settled: bool = True  # two rounds agreed; else it was still getting faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,12 @@ from autotune.records import (
     ModelSource,
     StackFacts,
 )
-from autotune.runner import Expected, Inputs, Outcome, ProcessRunner, Runner, read_outputs
+from autotune.runner import Expected, Outcome, ProcessRunner, Runner, read_outputs
 from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task
 from autotune.wire import WireError, parse
 from autotune.worker_files import EncodedFeatures
+from autotune.workload import inputs_of
 
 TIMEOUT_S = 900.0
 
@@ -85,17 +86,12 @@ class Reopened:
         parents: Parents | None = None,
     ) -> ProcessRunner:
         """Scratch files go below `work`, prepared engines too where the run kept none."""
-        calibrated = self.folder.calibration.exists()
         kept = self.folder.engine
         return ProcessRunner(
             host=host,
             stacks=stacks,
-            inputs=Inputs(
-                source=self.source,
-                features=str(self.folder.workload.resolve()),
-                calibration=str(self.folder.calibration.resolve()) if calibrated else None,
-                instruction_sets=host.instruction_sets,
-                cache=str((kept if kept.exists() else work / "cache").resolve()),
+            inputs=inputs_of(
+                self.folder, self.source, host, kept if kept.exists() else work / "cache"
             ),
             expected=self.expected,
             workdir=work / "trial",

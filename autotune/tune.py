@@ -26,7 +26,7 @@ from autotune.manifest import check_same, describe_run, space_digest
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
 from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts
-from autotune.runner import Inputs, Outcome, ProcessRunner, read_outputs
+from autotune.runner import Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Search
 from autotune.search.objective import objective_named
 from autotune.search.ranking import SEARCHED, leaders, measured
@@ -51,7 +51,7 @@ from autotune.space import (
 from autotune.tasks import task_named
 from autotune.tasks.base import Row
 from autotune.wire import WireError
-from autotune.workload import Workload, encode, start_worker
+from autotune.workload import Workload, encode, inputs_of, start_worker
 
 UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
@@ -232,7 +232,7 @@ class Tuning:
             folder=folder,
             settings=settings,
             workload=workload,
-            inputs=self._inputs(folder, workload, host),
+            inputs=inputs_of(folder, workload.source, host),
             host=host,
             found=found,
             manifest=manifest,
@@ -363,7 +363,7 @@ class Tuning:
                 host=host,
                 stacks=found,
                 inputs=replace(
-                    self._inputs(folder, workload, host),
+                    inputs_of(folder, workload.source, host),
                     reference=str(folder.reference.resolve()),
                 ),
                 expected=workload.expected,
@@ -384,16 +384,6 @@ class Tuning:
             spent_s=time.monotonic() - self._began,
         )
         return search.run(), search.elapsed_s
-
-    def _inputs(self, folder: RunFolder, workload: Workload, host: Host) -> Inputs:
-        calibrated = folder.calibration.exists()
-        return Inputs(
-            source=workload.source,
-            features=str(folder.workload.resolve()),
-            calibration=str(folder.calibration.resolve()) if calibrated else None,
-            instruction_sets=host.instruction_sets,
-            cache=str(folder.cache.resolve()),
-        )
 
     def _study_name(self, workload: Workload, host: Host) -> str:
         """One study for each workload, host and objective."""

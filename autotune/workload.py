@@ -19,7 +19,7 @@ from autotune.launch import worker_commands
 from autotune.parents import Parents
 from autotune.process import WorkerFailed, WorkerProcess
 from autotune.records import Config, ModelFacts, ModelSource, StackFacts, to_jsonable
-from autotune.runner import Expected
+from autotune.runner import Expected, Inputs
 from autotune.tasks.base import Row, Task
 from autotune.wire import WireError, parse
 from autotune.worker_files import EncodedFeatures
@@ -156,6 +156,21 @@ def encode(
             "max_seq_length": max_seq_length,
             "doc_stride": doc_stride,
         },
+    )
+
+
+def inputs_of(
+    folder: RunFolder, source: ModelSource, host: Host, cache: Path | None = None
+) -> Inputs:
+    """What workers are given of the workload encoded in `folder`; `cache` is where engines keep
+    what they made, None: the folder's own."""
+    calibrated = folder.calibration.exists()
+    return Inputs(
+        source=source,
+        features=str(folder.workload.resolve()),
+        calibration=str(folder.calibration.resolve()) if calibrated else None,
+        instruction_sets=host.instruction_sets,
+        cache=str((cache or folder.cache).resolve()),
     )
 
 

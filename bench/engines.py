@@ -27,12 +27,12 @@ from autotune.folder import RunFolder
 from autotune.host import detect
 from autotune.knobs import describe
 from autotune.records import Config, Measure, ModelSource
-from autotune.runner import Inputs, Outcome, ProcessRunner
+from autotune.runner import Outcome, ProcessRunner
 from autotune.search.objective import throughput
 from autotune.space import Surroundings, baseline, complete
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.workload import encode, sample, start_worker
+from autotune.workload import encode, inputs_of, sample, start_worker
 
 RULE = Measure(min_passes=2, budget_s=4.0, patience_s=15.0)
 SORTED = {"padding": "length_sorted"}
@@ -109,13 +109,7 @@ def run(options: argparse.Namespace, parent: Path) -> None:
     runner = ProcessRunner(
         host=host,
         stacks=found,
-        inputs=Inputs(
-            source=workload.source,
-            features=str(folder.workload),
-            calibration=str(folder.calibration),
-            instruction_sets=host.instruction_sets,
-            cache=str(folder.cache),
-        ),
+        inputs=inputs_of(folder, workload.source, host),
         expected=workload.expected,
         workdir=folder.work / "trial",
         timeout_s=900,

@@ -28,12 +28,12 @@ from autotune.journal import Journal
 from autotune.parents import Parents, modules_of
 from autotune.records import Config, Failure, Measure, ModelSource, Trial
 from autotune.replay import Table
-from autotune.runner import SESSION_KNOBS, Inputs, Outcome, ProcessRunner
+from autotune.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.search.loop import DETERMINISTIC
 from autotune.space import Space, Surroundings, baseline, compile_space, load_space
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.workload import encode, sample, start_worker
+from autotune.workload import encode, inputs_of, sample, start_worker
 
 RULE = Measure(min_passes=2, max_passes=6, half_width=0.02, budget_s=0.8, patience_s=20.0)
 SEED = 0
@@ -87,13 +87,7 @@ def main() -> None:
         runner = ProcessRunner(
             host=host,
             stacks=found,
-            inputs=Inputs(
-                source=workload.source,
-                features=str(folder.workload.resolve()),
-                calibration=str(folder.calibration.resolve()),
-                instruction_sets=host.instruction_sets,
-                cache=str(folder.cache.resolve()),
-            ),
+            inputs=inputs_of(folder, workload.source, host),
             expected=workload.expected,
             workdir=folder.work / "trial",
             timeout_s=900,

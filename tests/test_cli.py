@@ -262,6 +262,7 @@ def test_a_search_leaves_everything_and_resumes(autotune, tmp_path):
         "launch.jsonl",
         "report.json",
         "report.md",
+        "report.html",
         "workload",
     }
     report = json.loads((run / "report.json").read_text())

@@ -109,22 +109,20 @@ def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
     done = autotune(
         *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
         *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
-        *(
-            "--trials",
-            "4",
-            "--time-budget",
-            "60s",
-            "--max-accuracy-drop",
-            "50%",
-            "--output",
-            folder,
-        ),
+        *("--trials", "4", "--time-budget", "30s", "--max-accuracy-drop", "50%"),
+        *("--output", folder),
     )
     assert done.returncode == 0, done.stderr
     kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
     found = json.loads(kept.stdout)
     assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
     assert found["speedup"]["samples"] == 6
+
+    written = json.loads((folder / "report.json").read_text())
+    (folder / "report.html").unlink()
+    again = autotune("report", folder, "--json")
+    assert json.loads(again.stdout) == written, again.stderr
+    assert (folder / "report.html").exists()
 
     ran = autotune("run", folder, "--json")
     assert json.loads(ran.stdout)["same_metrics"], ran.stderr
@@ -134,7 +132,9 @@ def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
     found = json.loads(served.stdout)
     assert found["best"]["requests"] == 6, served.stderr
     assert 0 < found["best"]["p50_s"] <= found["best"]["p99_s"]
-    impossible = autotune("serve-test", folder, "--rate", "3", "--max-latency-ms", "0.01")
+    impossible = autotune(
+        "serve-test", folder, "--rate", "3", "--max-latency-ms", "1", "--seconds", "1"
+    )
     assert impossible.returncode == 3
 
     too_much = autotune("verify", folder, "--min-speedup", "1000", "--rounds", "3")

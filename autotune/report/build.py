@@ -178,9 +178,11 @@ def screened(
             "description": knobs.describe(trial.config),
             "value": value,
             "speedup": value / own if objective.maximize else own / value,
-            "batches": len(trial.screen.batches) if trial.screen else 0,
+            "batches": len(trial.screen.batches),
+            "settled": trial.screen.settled,
         }
         for name, (value, trial) in best.items()
+        if trial.screen is not None
     ]
 
 

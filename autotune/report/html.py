@@ -406,7 +406,7 @@ def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
         ],
         "layout": {
-            "xaxis": {"title": {"text": "times the best"}, "rangemode": "tozero"},
+            "xaxis": {"title": {"text": "times the best"}},
             "yaxis": {"automargin": True},
             "showlegend": False,
             "shapes": [

@@ -39,9 +39,10 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             one["name"],
             one["description"],
-            f"~ {shown(one['value'], report['objective'])}",
+            f"{_about(one, report['objective']['maximize'])} "
+            f"{shown(one['value'], report['objective'])}",
             f"{one['batches']} batches",
-            f"~ {one['speedup']:.1f}x",
+            f"{_about(one, True)} {one['speedup']:.1f}x",
             *("-" for _ in report["metrics"]),
             "slow",
         ]
@@ -49,6 +50,13 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
     rows.append(_row("best", report["best"], report))
     return header, rows
+
+
+def _about(screened: Mapping[str, Any], more: bool) -> str:
+    """About so much; or so much or better, for what was still warming up."""
+    if screened["settled"]:
+        return "~"
+    return "≥" if more else "≤"
 
 
 def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ WARM_UP_BATCHES, WARM_UP_SHARE = 6, 4
 """So many batches of a pass, and at most one in so many."""
 WARM_UP_ROUNDS = 6
 WARM_UP_AGREEMENT = 0.1
-COLD, FIRST_COLD = 2.0, 4.0
+COLD, FIRST_COLD = 4.0, 8.0
 """How many times too slow an engine may seem before it has settled, and in its first round:
 primitives are chosen and graphs specialised by then unseen shapes."""
 KNOWN_BATCHES = 2
@@ -97,8 +97,14 @@ def warm_up(
         if number == 0:
             look_at(indices, outputs)
             deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
-        screen = Screen(batches=tuple(indices), batch_s=times, pass_s=now / share, phases_s={})
         settled = abs(before - now) <= WARM_UP_AGREEMENT * now
+        screen = Screen(
+            batches=tuple(indices),
+            batch_s=times,
+            pass_s=now / share,
+            phases_s={},
+            settled=settled,
+        )
         margin = 1.0 if settled else FIRST_COLD if number == 0 else COLD
         hopeless = screen.pass_s > hopeless_s * margin
         if hopeless or settled or clock() >= deadline:

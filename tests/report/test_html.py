@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -121,3 +123,35 @@ def test_the_front_holds_what_nothing_beats(maximize, expected):
         {"trial": 4, "value": 2.5, "metric": None},
     ]
     assert front(points, maximize) == expected
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.mark.parametrize("width", [1400, 500])
+def test_a_browser_draws_every_picture_and_complains_of_nothing(tmp_path, width):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("needs Chromium")
+    report = report_of(tmp_path, FakeRunner())
+    file = tmp_path / "report.html"
+    file.write_text(page.html(report))
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},3000"),
+            *("--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--dump-dom", file.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    found = Elements()
+    found.feed(done.stdout)
+    places = [a["id"] for _, a in found.tags if a.get("id", "").startswith("figure-")]
+    drawn = [a for tag, a in found.tags if tag == "svg" and "main-svg" in a.get("class", "")]
+    assert len(places) == 6
+    assert len(drawn) >= len(places)

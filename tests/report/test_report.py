@@ -104,7 +104,10 @@ def test_an_engine_that_was_only_screened_is_shown_with_its_estimate(reported):
         def run(self, config, rule):
             if config["mode"] != "ipex":
                 return super().run(config, rule)
-            screen = Screen(batches=(0, 1), batch_s=(1.0, 1.0), pass_s=5.0, phases_s={})
+            settled = config["precision"] != "bf16"
+            screen = Screen(
+                batches=(0, 1), batch_s=(1.0, 1.0), pass_s=5.0, phases_s={}, settled=settled
+            )
             return Outcome(failure=Failure(kind="slow", detail="screened out"), screen=screen)
 
     report = reported(Screening())
@@ -116,7 +119,8 @@ def test_an_engine_that_was_only_screened_is_shown_with_its_estimate(reported):
         assert one["speedup"] == pytest.approx(one["value"] / base)
         assert one["batches"] == 2
     _, rows = table(report)
-    assert [row[-1] for row in rows if row[2].startswith("~")] == ["slow"] * len(found)
+    shown = {row[0]: row[2][0] for row in rows if row[-1] == "slow"}
+    assert shown == {name: "≥" if name == "ipex bf16" else "~" for name in found}
 
 
 def test_without_a_gain_the_report_says_so(reported):
