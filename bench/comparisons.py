@@ -58,11 +58,10 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
                 outcome = sides[index].runner.run(config, VISIT)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
+            samples = {"config": config.as_dict(), "a": found[0], "b": found[1]}
+            output.write_text(json.dumps(samples, indent=1) + "\n")  # what there is so far
         for side in sides:
             side.runner.close()
-    output.write_text(
-        json.dumps({"config": config.as_dict(), "a": found[0], "b": found[1]}, indent=1) + "\n"
-    )
 
 
 def draw(samples: Path, comparisons: int, rounds: int, seed: int) -> None:
