@@ -22,14 +22,14 @@ from autotune.folder import RunFolder, write
 from autotune.host import Host, detect
 from autotune.records import (
     DEFAULT_STACK,
+    ONE_PASS,
     Config,
-    Measure,
-    Measurement,
     ModelFacts,
     ModelSource,
     StackFacts,
 )
 from autotune.runner import Outcome, ProcessRunner
+from autotune.search.objective import features_per_s
 from autotune.settings import resolve_model
 from autotune.space import Surroundings, complete
 from autotune.space.file import Value
@@ -37,7 +37,6 @@ from autotune.tasks import task_named
 from autotune.tasks.base import Task
 from autotune.workload import Workload, encode, inputs_of, split, start_worker
 
-ONE_PASS = Measure(min_passes=1, max_passes=1)
 TIMEOUT_S = 24 * 3600.0
 """For preparing and one pass: an evaluation of everything may take hours."""
 
@@ -297,11 +296,6 @@ def metrics_of(workload: Workload, config: Config, outcome: Outcome) -> dict[str
         "eval_steps_per_second": round(len(measurement.batch_features) / runtime_s, 3),
     }
     return metrics
-
-
-def features_per_s(measurement: Measurement) -> float:
-    """Of all instances together."""
-    return sum(measurement.features / p.total_s for p in measurement.passes)
 
 
 def save(output: Path, metrics: Mapping[str, Any], answers: Mapping[str, Any]) -> None:

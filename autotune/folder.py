@@ -114,6 +114,11 @@ class RunFolder:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
+def folder_of(path: Path) -> RunFolder:
+    """The run's folder, given that or the best.yaml in it."""
+    return RunFolder(path if path.is_dir() else path.parent)
+
+
 def write(path: Path, text: str, *, executable: bool = False) -> None:
     """Replace `path` by `text` in one step. Raises OutputError where it cannot be written."""
     partial = path.with_name(path.name + ".partial")

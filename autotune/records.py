@@ -275,6 +275,9 @@ class Measure:
     part_s: float | None = None  # of a pass that takes longer than this, run a part as long
 
 
+ONE_PASS = Measure(min_passes=1, max_passes=1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFacts:
     """One interpreter and what it can run."""

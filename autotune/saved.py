@@ -10,10 +10,8 @@ from typing import Any
 
 from autotune.folder import RunFolder
 from autotune.host import Host
-from autotune.records import Config, Measure, Measurement, StackFacts
+from autotune.records import ONE_PASS, Config, Measurement, StackFacts
 from autotune.runner import Expected, Inputs, ProcessRunner
-
-ONE_PASS = Measure(min_passes=1, max_passes=1)
 
 
 def save_engine(

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from autotune.errors import InputError, SearchError
 from autotune.process import WorkerFailed
-from autotune.records import Config, Measure, to_jsonable
+from autotune.records import ONE_PASS, Config, to_jsonable
 from autotune.runner import ProcessRunner
-from autotune.search.objective import throughput
+from autotune.search.objective import features_per_s
 
 WARM_UP_S, WARM_UP_SHARE = 5.0, 0.5
 """Requests at this share of the capacity, not counted: batches of shapes not met yet."""
@@ -23,7 +23,6 @@ CONFIRMED = 3
 """How many times as long the rate that was found is run again."""
 LESS, TRIES = 0.95, 6
 """Where that does not hold: how much less is tried next, and how often."""
-ONE_PASS = Measure(min_passes=1, max_passes=1)
 Array = npt.NDArray[np.float64]
 
 
@@ -89,8 +88,7 @@ class Server:
         if outcome.measurement is None:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
-        measured = outcome.measurement
-        capacity = throughput(measured).median * measured.features / measured.examples
+        capacity = features_per_s(outcome.measurement)
         self._serve(WARM_UP_SHARE * capacity, WARM_UP_S)
         return capacity
 

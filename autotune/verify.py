@@ -11,11 +11,11 @@ from typing import Any
 from autotune import knobs, stacks
 from autotune.differences import differences
 from autotune.errors import StackError
-from autotune.folder import RunFolder
+from autotune.folder import folder_of
 from autotune.host import Host, detect
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerFailed
-from autotune.records import Config, Measure, StackFacts, to_jsonable
+from autotune.records import ONE_PASS, Config, StackFacts, to_jsonable
 from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
 from autotune.runner import OutputArrays, Runner
 from autotune.search.finals import VISIT_RULE
@@ -59,8 +59,7 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
 
     `path` is best.yaml or its folder. Raises ResumeError where it holds no finished run.
     """
-    folder = RunFolder(path if path.is_dir() else path.parent)
-    run, host = reopen(folder), detect()
+    run, host = reopen(folder_of(path)), detect()
     minimum = min_speedup
     if minimum is None:
         minimum = KEPT * float(run.best["promise"]["speedup"])
@@ -173,7 +172,7 @@ def measure_again(
 
 def whole_pass(runner: Runner, config: Config) -> OutputArrays:
     """The outputs of one pass; visits run a part of passes that take long."""
-    outcome = runner.run(config, Measure(min_passes=1, max_passes=1))
+    outcome = runner.run(config, ONE_PASS)
     runner.close()
     return outcome.outputs
 

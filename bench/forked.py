@@ -21,7 +21,7 @@ from autotune.folder import RunFolder
 from autotune.host import detect
 from autotune.knobs import describe
 from autotune.parents import Parents, modules_of
-from autotune.records import Config, Measure
+from autotune.records import ONE_PASS, Config, Measure
 from autotune.runner import ProcessRunner
 from autotune.space import complete
 from autotune.stats import ratio_interval
@@ -43,7 +43,6 @@ OTHERS: tuple[dict[str, Any], ...] = (
     {"padding": "length_sorted", "batch_size": 1},
 )
 VISIT = Measure(min_passes=1, max_passes=20, half_width=0.0, budget_s=1.5)
-ONCE = Measure(min_passes=1, max_passes=1)
 
 
 def main() -> None:
@@ -72,7 +71,7 @@ def main() -> None:
                 against.keep([config])
                 if kind == "shared":
                     for point in OTHERS:
-                        against.run(complete(fresh.where, {**config.as_dict(), **point}), ONCE)
+                        against.run(complete(fresh.where, {**config.as_dict(), **point}), ONE_PASS)
                 agreed += compare(kind, config, fresh.runner, against, options.visits)
                 fresh.runner.close()
                 against.close()

@@ -12,6 +12,8 @@ import click
 from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
 
 if TYPE_CHECKING:
+    from autotune.host import Host
+    from autotune.reopen import Reopened
     from autotune.score import Score
 
 
@@ -56,14 +58,9 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
     with Reported(debug):
         import tempfile
 
-        from autotune.folder import RunFolder
-        from autotune.host import detect
-        from autotune.reopen import reopen
-        from autotune.score import changes, measure
+        from autotune.score import measure
 
-        opened, host = reopen(RunFolder(best if best.is_dir() else best.parent)), detect()
-        for line in changes(opened, host):
-            say(f"then and now: {line}")
+        opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-run-") as work:
             _show_score(measure(opened, host, Path(work)), as_json)
 
@@ -105,15 +102,10 @@ def serve_test(
     with Reported(debug):
         import tempfile
 
-        from autotune.folder import RunFolder
-        from autotune.host import detect
-        from autotune.reopen import reopen
-        from autotune.score import changes, runner_of
+        from autotune.score import runner_of
         from autotune.serving import Server, check_serving, lines
 
-        opened, host = reopen(RunFolder(best if best.is_dir() else best.parent)), detect()
-        for line in changes(opened, host):
-            say(f"then and now: {line}")
+        opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
             runner = runner_of(opened, host, Path(work))
             features = len(opened.features.lengths)
@@ -159,6 +151,19 @@ def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
         from autotune.score import score as judge
 
         _show_score(judge(RunFolder(run), work), as_json)
+
+
+def _opened(best: Path) -> tuple[Reopened, Host]:
+    """The run that `best` is of, and this host; says what has changed since."""
+    from autotune.folder import folder_of
+    from autotune.host import detect
+    from autotune.reopen import reopen
+    from autotune.score import changes
+
+    opened, host = reopen(folder_of(best)), detect()
+    for line in changes(opened, host):
+        say(f"then and now: {line}")
+    return opened, host
 
 
 def _show_score(found: Score, as_json: bool) -> None:

@@ -149,7 +149,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
         "stacks": context.manifest["stacks"],
-        **analysis(trials, result.baseline, result.best, objective, next(iter(context.metrics))),
+        **analysis(trials, result.baseline, result.best, objective, context.metrics[0]),
         "limit": limit(result.best, context.bounds),
         "noise": noise(trials),
         "engine": None,

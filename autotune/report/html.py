@@ -15,27 +15,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from autotune.report import text
 
-MODES = (
-    "eager",
-    "jit",
-    "ipex",
-    "ipex_jit",
-    "inductor",
-    "zentorch",
-    "onnxruntime",
-    "openvino",
-)
-COLOURS = (
-    "#7f7f7f",
-    "#1f77b4",
-    "#17becf",
-    "#2ca02c",
-    "#9467bd",
-    "#e377c2",
-    "#ff7f0e",
-    "#d62728",
-)
-"""Of the modes, in their order; legible on white and on black."""
+COLOURS = {
+    "eager": "#7f7f7f",
+    "jit": "#1f77b4",
+    "ipex": "#17becf",
+    "ipex_jit": "#2ca02c",
+    "inductor": "#9467bd",
+    "zentorch": "#e377c2",
+    "onnxruntime": "#ff7f0e",
+    "openvino": "#d62728",
+}
+"""Of the modes; legible on white and on black."""
 ACCENT, PLAIN = "#d62728", "#7f7f7f"
 SHOWN_KNOBS = 12
 
@@ -51,8 +41,8 @@ def html(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: f"{share:.1%}"
     header, rows = text.table(report)
+    drawn = figures(report)
     sentences = [
         text.accuracy_sentence(report),
         text.limit_sentence(report["limit"]),
@@ -72,9 +62,9 @@ def html(report: Mapping[str, Any]) -> str:
         command=text.command(report),
         figures=[
             {"id": f"figure-{number}", **{k: v for k, v in figure.items() if k != "figure"}}
-            for number, figure in enumerate(figures(report))
+            for number, figure in enumerate(drawn)
         ],
-        data=embedded([figure["figure"] for figure in figures(report)]),
+        data=embedded([figure["figure"] for figure in drawn]),
         plotly=get_plotlyjs(),
     )
 
@@ -200,7 +190,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> dict[str, Any]:
     points = [p for p in report["points"] if p["metric"] is not None]
     traces: list[dict[str, Any]] = []
-    for mode, colour in zip(MODES, COLOURS, strict=True):
+    for mode, colour in COLOURS.items():
         some = [p for p in points if p["config"]["mode"] == mode]
         if some:
             traces.append(
@@ -261,7 +251,7 @@ def by_mode(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, Any
         reverse=not report["objective"]["maximize"],
     )
     names = [f"{e['config']['mode']} {e['config']['precision']}" for e in entries]
-    colours = [COLOURS[MODES.index(e["config"]["mode"])] for e in entries]
+    colours = [COLOURS[e["config"]["mode"]] for e in entries]
     return {
         "data": [
             {
@@ -295,11 +285,16 @@ def by_mode(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, Any
                 },
             }
         ],
-        "layout": {
-            "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-            "yaxis": {"automargin": True},
-            "showlegend": False,
-        },
+        "layout": named_rows(unit, rangemode="tozero"),
+    }
+
+
+def named_rows(unit: str, **axis: str) -> dict[str, Any]:
+    """The layout of a picture whose rows have names."""
+    return {
+        "xaxis": {"title": {"text": unit}, **axis},
+        "yaxis": {"automargin": True},
+        "showlegend": False,
     }
 
 
@@ -380,11 +375,7 @@ def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict
                 "marker": {"color": ACCENT, "size": 8},
             }
         ],
-        "layout": {
-            "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-            "yaxis": {"automargin": True},
-            "showlegend": False,
-        },
+        "layout": named_rows(unit, rangemode="tozero"),
     }
 
 
@@ -406,9 +397,7 @@ def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
         ],
         "layout": {
-            "xaxis": {"title": {"text": "times the best"}},
-            "yaxis": {"automargin": True},
-            "showlegend": False,
+            **named_rows("times the best"),
             "shapes": [
                 {
                     "type": "line",

@@ -147,6 +147,11 @@ def workload_s(measurement: Measurement) -> float:
     return measurement.examples / throughput(measurement).median
 
 
+def features_per_s(measurement: Measurement) -> float:
+    """Model inputs a second, of all instances together; a row may be several."""
+    return throughput(measurement).median * measurement.features / measurement.examples
+
+
 def batch_percentiles(measurement: Measurement) -> dict[str, float]:
     """p50, p90 and p99 of the time of a batch over all passes, in seconds."""
     samples = [s for p in measurement.counted for s in p.batch_s]

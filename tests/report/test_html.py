@@ -13,6 +13,7 @@ from emit_line import LINE
 from fakes import FakeRunner
 from test_report import manifest
 
+from autotune.knobs import KNOBS
 from autotune.records import Failure
 from autotune.report import html as page
 from autotune.report.analysis import front
@@ -82,6 +83,10 @@ def test_every_picture_has_its_place_and_its_data(tmp_path):
     assert measured == len(report["points"])
     words = " ".join(found.words)
     assert "".join(report["verdict"].split()) in "".join(words.split())
+
+
+def test_every_mode_has_a_colour():
+    assert set(page.COLOURS) == set(KNOBS["mode"].allowed)
 
 
 def test_names_and_words_are_escaped(tmp_path):

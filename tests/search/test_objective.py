@@ -5,7 +5,13 @@ from fakes import measurement
 
 from autotune.errors import InputError
 from autotune.records import Pass
-from autotune.search.objective import Latency, Throughput, objective_named, throughput
+from autotune.search.objective import (
+    Latency,
+    Throughput,
+    features_per_s,
+    objective_named,
+    throughput,
+)
 from autotune.stats import median_interval
 
 
@@ -56,3 +62,7 @@ def test_parts_of_passes_count_as_the_whole_they_stand_for():
     )
     found = Throughput().interval(replace(measurement(1.0), passes=parts))
     assert (found.low, found.median, found.high) == (10 / 8, 10 / 8, 10 / 8)
+
+
+def test_a_pass_that_was_run_again_does_not_count_twice():
+    assert features_per_s(measurement(2.0)) == pytest.approx(5.0)  # of several passes
