@@ -25,7 +25,6 @@ from autotune.records import (
     ONE_PASS,
     Config,
     ModelFacts,
-    ModelSource,
     StackFacts,
 )
 from autotune.runner import Outcome, ProcessRunner
@@ -138,10 +137,8 @@ def evaluate(asked: Asked, announce: Callable[[str], None]) -> dict[str, Any]:
             workload = encode(
                 worker,
                 task=task,
-                source=ModelSource(
-                    path=model,
-                    head=task.head,
-                    outputs=dict(task.outputs),
+                source=task.source(
+                    model,
                     revision=asked.revision,
                     trust_remote_code=asked.trust_remote_code,
                     allow_pickle=asked.allow_pickle,

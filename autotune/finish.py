@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autotune import knobs
@@ -16,9 +16,9 @@ from autotune.emit.script import launch_script, requests
 from autotune.folder import RunFolder, write
 from autotune.host import Host
 from autotune.launch import variables, worker_commands
-from autotune.records import StackFacts, to_jsonable
+from autotune.records import StackFacts, Trial, to_jsonable
 from autotune.report.build import Context, build
-from autotune.report.html import html
+from autotune.report.html import failed, html
 from autotune.report.text import markdown
 from autotune.runner import Inputs
 from autotune.saved import save_engine
@@ -63,7 +63,7 @@ def finish(
     report = build(
         result,
         Context(
-            manifest=json.loads(json.dumps(to_jsonable(manifest))),
+            manifest=plain(manifest),
             metrics=workload.task.metrics,
             objective=objective,
             line=line,
@@ -133,6 +133,19 @@ def _emit(
         scorer=(sys.executable, "-m", "autotune", "score"),
     )
     write(folder.launch, script, executable=True)
+
+
+def plain(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as it is read back from its file."""
+    found: dict[str, Any] = json.loads(json.dumps(to_jsonable(manifest)))
+    return found
+
+
+def write_failure(
+    folder: RunFolder, manifest: Mapping[str, Any], trials: Sequence[Trial], error: str
+) -> None:
+    """report.html of a search that has nothing to report."""
+    write(folder.report_html, failed(plain(manifest), trials, error))
 
 
 def write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:

@@ -43,10 +43,16 @@ class Journal:
         return read_trials(self._path, whole)
 
     def append(self, trial: Trial) -> None:
-        """Write `trial` and wait until it is on disk."""
-        self._file.write(dumps(trial).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write `trial` and wait until it is on disk. Raises OutputError where it cannot be."""
+        left, descriptor = dumps(trial).encode() + b"\n", self._file.fileno()
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+            if os.fstat(descriptor).st_nlink == 0:
+                raise OSError("the file was removed")
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
         self.trials.append(trial)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -27,6 +27,8 @@ LOG_TAIL_BYTES = 4000
 EXIT_GRACE_S = 5.0
 FORK_TIMEOUT_S = 180.0
 """How long imports may take before the first fork."""
+WATCH_S = 0.25
+"""How often whoever waits for a reply looks at the worker meanwhile, where it looks at all."""
 
 
 class WorkerFailed(Exception):
@@ -53,6 +55,15 @@ def exit_failure(code: int) -> Failure:
             detail="killed with SIGKILL from outside, as the kernel does when memory runs out",
         )
     return Failure(kind="crash", detail=f"the worker was killed by {name}")
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has in RAM now, shared pages included; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 class Process(Protocol):
@@ -255,10 +266,13 @@ class WorkerProcess:
         line = dumps({"id": self._asked, "op": op, "args": arguments}) + "\n"
         self._send(line.encode())
 
-    def receive(self, *, timeout_s: float) -> Any:
-        """The `ok` of the reply to the last `send`; raises as `request`."""
+    def receive(self, *, timeout_s: float, watch: Callable[[], None] | None = None) -> Any:
+        """The `ok` of the reply to the last `send`; raises as `request`.
+
+        While it waits it calls `watch` every WATCH_S; what that raises ends the waiting.
+        """
         try:
-            reply = loads(self._receive(timeout_s))
+            reply = loads(self._receive(timeout_s, watch))
         except WireError as error:
             self.close()
             raise WorkerFailed(Failure(kind="protocol", detail=str(error)[:500])) from error
@@ -289,12 +303,15 @@ class WorkerProcess:
         except BrokenPipeError:
             raise WorkerFailed(self._gone()) from None
 
-    def _receive(self, timeout_s: float) -> bytes:
+    def _receive(self, timeout_s: float, watch: Callable[[], None] | None) -> bytes:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            ready, _, _ = select.select(
-                [self._replies], [], [], max(0.0, deadline - time.monotonic())
-            )
+            left = max(0.0, deadline - time.monotonic())
+            wait = left if watch is None else min(left, WATCH_S)
+            ready, _, _ = select.select([self._replies], [], [], wait)
+            if not ready and wait < left and watch is not None:
+                watch()
+                continue
             if not ready:
                 self.close()
                 raise WorkerFailed(
@@ -319,6 +336,10 @@ class WorkerProcess:
         if code is None:
             return Failure(kind="crash", detail="the worker closed its pipes but kept running")
         return exit_failure(code)
+
+    @property
+    def resident_bytes(self) -> int:
+        return resident_bytes(self._process.pid)
 
     @property
     def log(self) -> str:

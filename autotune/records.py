@@ -10,6 +10,7 @@ Units: seconds as float (`_s`), bytes as int (`_bytes`), logits in the model's o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +74,7 @@ class Config:
 
     def only(self, knobs: frozenset[str]) -> Config:
         """The part of this configuration that concerns `knobs`."""
-        return Config(values=tuple((k, v) for k, v in self.values if k in knobs))
+        return _part(self, knobs)
 
     @property
     def id(self) -> str:
@@ -112,6 +113,11 @@ class ModelFacts:
     labels: tuple[str, ...] = ()
     # (c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations
     work: tuple[float, float, float] | None = None
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _part(config: Config, knobs: frozenset[str]) -> Config:
+    return Config(values=tuple((k, v) for k, v in config.values if k in knobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

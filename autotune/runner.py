@@ -229,6 +229,15 @@ def check_effective(command: Command, measurement: Measurement) -> None:
             raise WorkerFailed(Failure(kind="fallback", detail=detail))
 
 
+def check_memory(held_bytes: int, most_bytes: int | None) -> None:
+    """Raises WorkerFailed `out-of-memory` where workers hold more than they may."""
+    if most_bytes is not None and held_bytes > most_bytes:
+        detail = (
+            f"{held_bytes / 2**30:.1f} GiB in use, --max-memory is {most_bytes / 2**30:.1f} GiB"
+        )
+        raise WorkerFailed(Failure(kind="out-of-memory", detail=detail))
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """The workers of one configuration's process and engine knobs, one an instance."""
@@ -236,23 +245,31 @@ class Session:
     commands: tuple[Command, ...]
     workers: list[WorkerProcess]
     folder: Path
+    timeout_s: float
+    most_bytes: int | None
 
     @property
     def log(self) -> str:
         """What the workers wrote, a failing one's traceback last."""
         return "".join(worker.log for worker in reversed(self.workers))
 
-    def ask(self, op: str, arguments: Mapping[str, object], *, timeout_s: float) -> list[object]:
-        """The answer of every worker. Raises the WorkerFailed of the first that fails."""
-        return self.ask_each(op, [arguments] * len(self.workers), timeout_s=timeout_s)
+    def ask(self, op: str, arguments: Mapping[str, object]) -> list[object]:
+        """The answer of every worker. Raises the WorkerFailed of the first that fails, or of
+        all where together they hold more than `most_bytes`."""
+        return self.ask_each(op, [arguments] * len(self.workers))
 
     def ask_each(
-        self, op: str, arguments: Sequence[Mapping[str, object]], *, timeout_s: float
+        self, op: str, arguments: Sequence[Mapping[str, object]], more_s: float = 0.0
     ) -> list[object]:
-        """As `ask`, each worker with arguments of its own."""
+        """As `ask`, each worker with arguments of its own, and with `more_s` to answer."""
         for worker, own in zip(self.workers, arguments, strict=True):
             worker.send(op, own)
-        return [worker.receive(timeout_s=timeout_s) for worker in self.workers]
+        watch = None if self.most_bytes is None else self._check_memory
+        timeout_s = self.timeout_s + more_s
+        return [worker.receive(timeout_s=timeout_s, watch=watch) for worker in self.workers]
+
+    def _check_memory(self) -> None:
+        check_memory(sum(worker.resident_bytes for worker in self.workers), self.most_bytes)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -276,8 +293,10 @@ class ProcessRunner:
         workdir: Path,
         timeout_s: float,
         parents: Parents | None = None,
+        most_bytes: int | None = None,
     ) -> None:
-        """Without `parents` every session is a fresh process."""
+        """Without `parents` every session is a fresh process; `most_bytes` is what the workers
+        of one may hold in memory together."""
         self._host = host
         self._parents = parents
         self._stacks = stacks
@@ -285,6 +304,7 @@ class ProcessRunner:
         self._expected = expected
         self._workdir = workdir
         self._timeout_s = timeout_s
+        self._most_bytes = most_bytes
         self._sessions: dict[Config, Session] = {}
         self._peak_bytes: dict[Config, int] = {}
         self._kept: frozenset[Config] = frozenset()
@@ -339,8 +359,7 @@ class ProcessRunner:
             }
             for index in range(count)
         ]
-        timeout_s = self._timeout_s + max(arrivals_s)
-        replies = session.ask_each("serve", dealt, timeout_s=timeout_s)
+        replies = session.ask_each("serve", dealt, more_s=max(arrivals_s))
         latency = [0.0] * len(rows)
         batches: list[int] = []
         for index, reply in enumerate(replies):
@@ -353,14 +372,16 @@ class ProcessRunner:
         return latency, batches
 
     def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement | Screen:
-        replies = session.ask("measure", measure_request(config, rule), timeout_s=self._timeout_s)
+        replies = session.ask("measure", measure_request(config, rule))
         if isinstance(replies[0], dict) and "pass_s" in replies[0]:
             return max((parse(Screen, reply) for reply in replies), key=lambda s: s.pass_s)
         measurements = [parse(Measurement, reply) for reply in replies]
         for command, measurement in zip(session.commands, measurements, strict=True):
             check_measurement(measurement, self._expected)
             check_effective(command, measurement)
-        return together(measurements)
+        measurement = together(measurements)
+        check_memory(measurement.peak_rss_bytes, self._most_bytes)
+        return measurement
 
     def _opened(self, key: Config, config: Config) -> Session:
         if key in self._sessions:
@@ -374,7 +395,7 @@ class ProcessRunner:
         folder = self._workdir / key.id
         folder.mkdir(parents=True, exist_ok=True)
         commands = worker_commands(config, self._host, stack.python, stack.libiomp5)
-        session = Session(commands, [], folder)
+        session = Session(commands, [], folder, self._timeout_s, self._most_bytes)
         self._sessions[key] = session
         exported = config.only(ENGINE_KNOBS | {"stack"})
         for index, command in enumerate(commands):
@@ -391,11 +412,7 @@ class ProcessRunner:
         cache = None
         if self._inputs.cache is not None:
             cache = str(Path(self._inputs.cache) / str(config["stack"]))
-        session.ask(
-            "open",
-            open_request(config, replace(self._inputs, cache=cache)),
-            timeout_s=self._timeout_s,
-        )
+        session.ask("open", open_request(config, replace(self._inputs, cache=cache)))
         if config["mode"] in knobs.EXPORTING_MODES:
             self._exported.add(exported)
         return session

@@ -49,6 +49,7 @@ class Settings:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     trial_timeout_s: float = 600.0
+    max_memory_bytes: int | None = None
     learned: bool = True
     save_engine: bool = False
 
@@ -87,22 +88,27 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def resolve_space(name: str | None, task: Task) -> Path:
-    """A space file: a path, or the name of one that travels with the package."""
-    chosen = name or task.name
-    path = Path(chosen)
-    if path.suffix in (".yaml", ".yml") or os.sep in chosen:
-        return path
+def shipped_spaces() -> dict[str, Path]:
+    """Name -> file of the search spaces that travel with the package."""
     package = Path(__file__).parent
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
-        if (folder / f"{chosen}.yaml").is_file():
-            return folder / f"{chosen}.yaml"
-        known = sorted(found.stem for found in folder.glob("*.yaml"))
-        if known:
-            raise SpaceError(
-                f"--space {chosen}: no such space; known: {', '.join(known)}, or pass a .yaml file"
-            )
+        found = sorted(folder.glob("*.yaml"))
+        if found:
+            return {path.stem: path for path in found}
     raise SpaceError("the package's search_spaces are missing; reinstall autotune-cpu")
+
+
+def find_space(name: str) -> Path:
+    """A space file: a path, or the name of one that travels with the package."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or os.sep in name:
+        return path
+    known = shipped_spaces()
+    if name not in known:
+        raise SpaceError(
+            f"--space {name}: no such space; known: {', '.join(known)}, or pass a .yaml file"
+        )
+    return known[name]
 
 
 def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:

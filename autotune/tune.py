@@ -17,15 +17,22 @@ import numpy as np
 from autotune import learned, stacks
 from autotune.accuracy import Gate, Reference
 from autotune.bounds import Bounds, peaks
-from autotune.errors import InputError, OutputError, ResumeError, SpaceError, StackError
-from autotune.finish import finish
+from autotune.errors import (
+    InputError,
+    OutputError,
+    ResumeError,
+    SearchError,
+    SpaceError,
+    StackError,
+)
+from autotune.finish import finish, write_failure
 from autotune.folder import RunFolder, create, default_path
 from autotune.host import Host, detect
 from autotune.journal import Journal
 from autotune.manifest import check_same, describe_run, space_digest
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
-from autotune.records import DEFAULT_STACK, Config, ModelSource, StackFacts
+from autotune.records import DEFAULT_STACK, Config, StackFacts
 from autotune.runner import Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Search
 from autotune.search.objective import objective_named
@@ -36,9 +43,9 @@ from autotune.settings import (
     DEFAULT_TIME_BUDGET_S,
     HIDDEN,
     Settings,
+    find_space,
     load_rows,
     resolve_model,
-    resolve_space,
 )
 from autotune.space import (
     Space,
@@ -91,7 +98,7 @@ class Tuning:
         self._task = task_named(settings.task)
         self._objective = objective_named(settings.objective)
         self._overrides = parse_overrides(settings.overrides)
-        self._space_path = resolve_space(settings.space, self._task)
+        self._space_path = find_space(settings.space or self._task.name)
         self._space_file = load_space(self._space_path)
         if self._space_file.task != self._task.name:
             raise SpaceError(
@@ -118,6 +125,11 @@ class Tuning:
             parents_at = folder.work / "parents"
             with Parents(parents_at, memory_bytes=host.memory_bytes) as parents:
                 return self._run(folder, journal, rows, calibration, host, fresh, parents)
+        except OSError as error:
+            raise OutputError(
+                f"{folder.path} cannot be written: {error}; make room there, and what was "
+                f"measured goes on with --resume --output {folder.path}"
+            ) from error
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
@@ -168,10 +180,8 @@ class Tuning:
             workload = encode(
                 worker,
                 task=task,
-                source=ModelSource(
-                    path=self._model,
-                    head=task.head,
-                    outputs=dict(task.outputs),
+                source=task.source(
+                    self._model,
                     revision=settings.revision,
                     trust_remote_code=settings.trust_remote_code,
                     allow_pickle=settings.allow_pickle,
@@ -222,9 +232,26 @@ class Tuning:
         if settings.unlimited:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
-        result, elapsed_s = self._search(
-            folder, journal, workload, host, found, space, surroundings, storage, parents, bounds
-        )
+        try:
+            result, elapsed_s = self._search(
+                folder,
+                journal,
+                workload,
+                host,
+                found,
+                space,
+                surroundings,
+                storage,
+                parents,
+                bounds,
+            )
+        except SearchError as error:
+            write_failure(folder, manifest, journal.trials, str(error))
+            raise SearchError(f"{error} ({folder.report_html})") from error
+        if result.interrupted:
+            self._announce(
+                "interrupted: writing the report of what there is; again to stop at once"
+            )
         parents.close()
         self._learn(result, workload, host, manifest["created"])
         report = finish(
@@ -370,6 +397,7 @@ class Tuning:
                 workdir=folder.work / "trial",
                 timeout_s=settings.trial_timeout_s,
                 parents=parents,
+                most_bytes=settings.max_memory_bytes,
             ),
             gate=gate,
             journal=journal,

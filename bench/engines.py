@@ -26,7 +26,7 @@ from autotune.accuracy import Gate
 from autotune.folder import RunFolder
 from autotune.host import detect
 from autotune.knobs import describe
-from autotune.records import Config, Measure, ModelSource
+from autotune.records import Config, Measure
 from autotune.runner import Outcome, ProcessRunner
 from autotune.search.objective import throughput
 from autotune.space import Surroundings, baseline, complete
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, parent: Path) -> None:
         workload = encode(
             worker,
             task=task,
-            source=ModelSource(path=path, head=task.head, outputs=dict(task.outputs)),
+            source=task.source(path),
             rows=sample(task.load(options.dataset, None), options.samples),
             calibration=sample(task.load(options.calibration, None), 60),
             max_seq_length=384,

@@ -1,11 +1,11 @@
-"""Kill searches with SIGKILL at random moments, resume them, and check what is left.
+"""End searches with signals at random moments, resume them, and check what is left.
 
-    python bench/kill_resume.py --times 20 [--seed 0] [--cpus 0,1]
+    python bench/kill_resume.py --times 20 [--seed 0] [--cpus 0,1] [--signals KILL,TERM,INT,HUP]
 
-Each search runs the demo on a few rows. It is killed at a random moment, resumed (and killed
-again with probability one half), until it ends. Then: every trial that was on disk at a kill
-is still there, unchanged and in place; no configuration was measured twice; the run is whole;
-no worker is left. Prints a line a search and exits 1 on the first violation.
+Each search runs the demo on a few rows. It is sent a signal at a random moment, resumed (and
+sent one again with probability one half), until it ends. Then: every trial that was on disk
+before is still there, unchanged and in place; no configuration was measured twice; the run is
+whole; no worker is left. Prints a line a search and exits 1 on the first violation.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ def check(condition: bool, words: str) -> None:
         raise SystemExit(f"VIOLATED: {words}")
 
 
-def one(folder: Path, seed: int, cpus: queue.Queue[int]) -> str:
+def one(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> str:
     """Kill and resume one search, on one CPU, until it ends; what happened, in words."""
     cpu = cpus.get()
     try:
-        return kill_and_resume(folder, seed, cpu)
+        return kill_and_resume(folder, seed, cpu, signals)
     finally:
         cpus.put(cpu)
 
 
-def kill_and_resume(folder: Path, seed: int, cpu: int) -> str:
+def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> str:
     rng = random.Random(seed)
     kills: list[str] = []
     before: list[bytes] = []
@@ -88,8 +88,10 @@ def kill_and_resume(folder: Path, seed: int, cpu: int) -> str:
         try:
             _, errors = process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            sent = rng.choice(signals)
+            process.send_signal(signal.Signals[f"SIG{sent}"])
+            _, errors = process.communicate()
+            check(b"Traceback" not in errors, f"{sent}: {errors.decode()}")
             for _ in range(50):
                 if not workers_of(folder):
                     break
@@ -97,8 +99,8 @@ def kill_and_resume(folder: Path, seed: int, cpu: int) -> str:
             check(not workers_of(folder), "a worker outlived its search")
             now = whole_lines(folder / "trials.jsonl")
             check(now[: len(before)] == before, "a finished trial was lost or changed")
-            before, resume = now, True
-            kills.append(f"{deadline:.0f}s/{len(now)} trials")
+            before, resume = now, folder.exists()  # interrupted before it had anything: gone
+            kills.append(f"{deadline:.0f}s/{len(now)} trials by {sent}")
             continue
         check(process.returncode == 0, f"exit code {process.returncode}: {errors.decode()}")
         break
@@ -118,6 +120,7 @@ def kill_and_resume(folder: Path, seed: int, cpu: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--signals", default="KILL", help="of which each is drawn, e.g. KILL,TERM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--cpus",
@@ -135,7 +138,14 @@ def main() -> None:
         folders = [Path(parent) / f"search-{number:03}" for number in range(options.times)]
         seeds = [1000 * options.seed + number for number in range(options.times)]
         for number, outcome in enumerate(
-            pool.map(one, folders, seeds, [cpus] * options.times), start=1
+            pool.map(
+                one,
+                folders,
+                seeds,
+                [cpus] * options.times,
+                [options.signals.split(",")] * options.times,
+            ),
+            start=1,
         ):
             print(f"{number:2}: {outcome}", flush=True)
     print(f"{options.times} searches killed and resumed: no finished trial lost or repeated")

@@ -26,7 +26,7 @@ from autotune.folder import RunFolder
 from autotune.host import detect
 from autotune.journal import Journal
 from autotune.parents import Parents, modules_of
-from autotune.records import Config, Failure, Measure, ModelSource, Trial
+from autotune.records import Config, Failure, Measure, Trial
 from autotune.replay import Table
 from autotune.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.search.loop import DETERMINISTIC
@@ -68,7 +68,7 @@ def main() -> None:
             workload = encode(
                 worker,
                 task=task,
-                source=ModelSource(path=model, head=task.head, outputs=dict(task.outputs)),
+                source=task.source(model),
                 rows=sample(task.load(str(demo.DATASET), None), options.samples),
                 calibration=sample(task.load(str(demo.CALIBRATION), None), 60),
                 max_seq_length=options.max_seq_length,

@@ -7,7 +7,7 @@ import sys
 from autotune import demo, stacks
 from autotune.folder import RunFolder
 from autotune.host import detect
-from autotune.records import Measure, ModelSource
+from autotune.records import Measure
 from autotune.runner import Inputs, ProcessRunner
 from autotune.space import Surroundings, complete
 from autotune.tasks import task_named
@@ -15,7 +15,7 @@ from autotune.workload import encode, sample, start_worker
 
 TASK = task_named("qa")
 HOST = detect()
-SOURCE = ModelSource(path=str(demo.MODEL), head=TASK.head, outputs=dict(TASK.outputs))
+SOURCE = TASK.source(str(demo.MODEL))
 ONE_PASS = Measure(min_passes=2, max_passes=2)
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 
 import pytest
+from events import events, reported
 
 from autotune import demo
 
@@ -143,6 +144,7 @@ def test_more_threads_than_cores(refused):
         (("--set", "nonsense"), "--set takes KNOB=VALUE"),
         (("--time-budget", "soon"), "a duration is written 90s, 10m or 1h30m"),
         (("--max-accuracy-drop", "150%"), "expected a share such as 1%"),
+        (("--max-memory", "lots"), "a size is written 512m or 4g, got 'lots'"),
         (("--task", "poetry"), "--task must be one of qa"),
         (("--objective", "joy"), "'joy' is not one of"),
         (("--trials", "0"), "0 is not in the range"),
@@ -278,8 +280,20 @@ def test_a_search_leaves_everything_and_resumes(autotune, tmp_path):
 
     more = autotune("search", "--resume", "--output", "run", "--trials", "3", "--json")
     assert more.returncode == 0, more.stderr
-    assert json.loads(more.stdout)["trials"]["measured"] == 3
+    assert reported(more)["trials"]["measured"] == 3
+    assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}
     assert (run / "trials.jsonl").read_bytes().startswith(before)
+
+
+@pytest.mark.model
+def test_a_baseline_that_fails_is_explained_and_has_a_page(autotune, tmp_path):
+    done = search(autotune, *SMALL, "--trial-timeout", "0.05s")
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("autotune: ")]
+    assert "the baseline (eager float32) failed, timeout" in line
+    assert "run/report.html" in line
+    assert "no result" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / ".work").exists()
 
 
 @pytest.mark.model

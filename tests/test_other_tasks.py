@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from events import reported
 
 from autotune import demo
 
@@ -136,7 +137,7 @@ def test_a_search_reads_what_an_independent_computation_does(
         "--json",
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported(done)
     own = float(python(INDEPENDENT, model, dataset, task.partition("-")[0]))
     main = report["metrics"][0]
     assert report["baseline"]["metrics"][main] == pytest.approx(own)
@@ -162,7 +163,7 @@ def test_embeddings_are_compared_with_those_of_eager(autotune, tmp_path):
         ),
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported(done)
     assert report["baseline"]["metrics"] == {"cosine": pytest.approx(100), "neighbours": 100}
     assert all(e["metrics"]["cosine"] > 99.99 for e in report["best_by_mode"])
     assert report["launch_check"]["same_metrics"], report["launch_check"]
@@ -195,7 +196,7 @@ def test_trained_models_read_their_published_scores(autotune, tmp_path, shared, 
         *("--max-samples", "0", "--output", tmp_path / "run", "--json"),
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported(done)
     own = float(python(INDEPENDENT, folder, dataset, task.partition("-")[0]))
     assert report["baseline"]["metrics"][report["metrics"][0]] == pytest.approx(own, abs=0.05)
 

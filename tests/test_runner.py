@@ -85,11 +85,14 @@ class Worker:
         write(workdir / "outputs.npz", **GOOD)
         self.workdir, self.reply, self.log, self.closed = workdir, reply, "the log", 0
         self.asked = []
+        self.resident_bytes = 2**30
 
     def send(self, op, arguments):
         self.asked.append((op, arguments))
 
-    def receive(self, *, timeout_s):
+    def receive(self, *, timeout_s, watch=None):
+        if watch is not None:
+            watch()
         if isinstance(self.reply, Failure):
             raise WorkerFailed(self.reply)
         return self.reply
@@ -266,3 +269,22 @@ def test_instances_share_the_passes_and_are_each_as_many_times_slower():
     assert of_each(rule, 1) == rule
     assert of_each(rule, 2) == replace(rule, min_passes=2, leader_s=3.0)
     assert of_each(Measure(min_passes=2), 4) == Measure(min_passes=1)
+
+
+@pytest.mark.parametrize(("most_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])
+def test_workers_that_hold_more_memory_together_than_they_may_are_ended(sessions, most_gib, kind):
+    runner, started, replies = sessions
+    replies += [to_jsonable(instance(index, 2.0, released_s=1.0)) for index in range(2)]
+    runner._most_bytes = None if most_gib is None else int(most_gib * 2**30)
+    outcome = runner.run(session_config(instances=2), Measure())
+    assert (outcome.failure.kind if outcome.failure else None) == kind
+    assert [worker.closed for worker in started] == [int(kind is not None)] * 2
+    if outcome.failure:
+        assert outcome.failure.detail == "2.0 GiB in use, --max-memory is 1.9 GiB"
+
+
+def test_a_peak_between_two_looks_counts_too(sessions):
+    runner, _, replies = sessions
+    runner._most_bytes = 2**31
+    replies.append(to_jsonable(replace(measurement(2.0), peak_rss_bytes=2**32)))
+    assert runner.run(session_config(), Measure()).failure.detail.startswith("4.0 GiB in use")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 
 import pytest
+from events import reported
 
 pytestmark = pytest.mark.model
 
@@ -18,7 +19,7 @@ def searched(autotune, mode, *options):
         *options,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return reported(done)
 
 
 @pytest.mark.parametrize("mode", ["jit", "openvino"])

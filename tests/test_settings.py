@@ -7,9 +7,9 @@ from autotune.errors import InputError, ModelError, ResumeError
 from autotune.manifest import check_same
 from autotune.settings import (
     Settings,
+    find_space,
     load_rows,
     resolve_model,
-    resolve_space,
     without_password,
 )
 from autotune.tasks import task_named
@@ -56,10 +56,10 @@ def test_rows_are_sampled_evenly_and_in_order():
 
 
 def test_a_space_is_found_by_name_or_path(tmp_path):
-    assert resolve_space(None, task_named("qa")).name == "qa.yaml"
-    assert resolve_space("smoke.yaml", task_named("qa")).name == "smoke.yaml"
+    assert find_space("qa").name == "qa.yaml"
+    assert find_space("smoke.yaml").name == "smoke.yaml"
     with pytest.raises(InputError, match="no such space"):
-        resolve_space("nonsense", task_named("qa"))
+        find_space("nonsense")
 
 
 MANIFEST = {

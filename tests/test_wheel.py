@@ -36,10 +36,9 @@ def test_the_unpacked_wheel_finds_its_spaces_and_demo(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
         "import autotune, autotune.demo as d\n"
-        "from autotune.tasks import task_named\n"
-        "from autotune.settings import resolve_space\n"
+        "from autotune.settings import find_space\n"
         "from autotune.space import load_space\n"
-        "path = resolve_space(None, task_named('qa'))\n"
+        "path = find_space('qa')\n"
         "load_space(path)\n"
         "print(path, d.MODEL, (d.MODEL / 'config.json').is_file(), d.DATASET.is_file())\n"
     )

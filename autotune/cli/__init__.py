@@ -14,9 +14,10 @@ import click
 from autotune import __version__
 from autotune.cli.evaluate import run_glue, run_ner, run_qa
 from autotune.cli.host import doctor, learned, stack
-from autotune.cli.report import report
+from autotune.cli.report import compare, export, report
 from autotune.cli.run import changes, run, score, serve_test, verify
 from autotune.cli.search import search
+from autotune.cli.spaces import spaces
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,7 +26,22 @@ def cli() -> None:
     """Find the fastest correct way to run a Hugging Face model on this CPU."""
 
 
-SHOWN = (search, report, run, verify, serve_test, run_qa, run_glue, run_ner, doctor, learned, stack)
+SHOWN = (
+    search,
+    report,
+    compare,
+    export,
+    run,
+    verify,
+    serve_test,
+    run_qa,
+    run_glue,
+    run_ner,
+    spaces,
+    doctor,
+    learned,
+    stack,
+)
 HIDDEN = (changes, score)
 for command in (*SHOWN, *HIDDEN):
     cli.add_command(command)

@@ -6,6 +6,9 @@ what to do; 3 a promise does not hold; 130 interrupted before there was anything
 
 from __future__ import annotations
 
+import contextlib
+import re
+import signal
 import sys
 from typing import Any
 
@@ -19,9 +22,34 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and newline, and those that turn the direction of writing: a name or
+an error that holds some must not move the cursor or read as something else."""
+
+
+def printable(text: str) -> str:
+    """`text` as it may go to a terminal."""
+    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(line: str) -> None:
-    """A line for people, on standard error."""
-    click.echo(line, err=True)
+    """A line for people, on standard error. Work goes on where nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        click.echo(printable(line), err=True)
+
+
+class Interruptible:
+    """Within it SIGTERM, and SIGHUP where it is not ignored, end a search as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        both = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        self._before = {number: found for number, found in both.items() if found != signal.SIG_IGN}
+        for number in self._before:
+            signal.signal(number, signal.default_int_handler)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class Reported:

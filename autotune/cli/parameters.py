@@ -1,4 +1,4 @@
-"""What the command line's options are written as: durations and shares."""
+"""What the command line's options are written as: durations, sizes and shares."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ class Duration(click.ParamType[float]):
         if total <= 0:
             self.fail(f"a duration must be above zero, got {value!r}", param, ctx)
         return total
+
+
+class Size(click.ParamType[int]):
+    """`512m`, `4g`, `4GiB`; bytes as int, a thousand and twenty-four of the smaller unit each."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([mg])(?:i?b)?", str(value).strip().lower())
+        if match is None or float(match[1]) <= 0:
+            self.fail(f"a size is written 512m or 4g, got {value!r}", param, ctx)
+        return int(float(match[1]) * 2 ** {"m": 20, "g": 30}[match[2]])
 
 
 class Share(click.ParamType[float]):

@@ -1,4 +1,4 @@
-"""`autotune report`."""
+"""What runs left, shown again: `autotune report`, `compare` and `export`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,47 @@ def report(*, run: Path, as_json: bool, debug: bool) -> None:
     Of a search that was killed too.
     """
     with Reported(debug):
-        from autotune.folder import RunFolder
+        from autotune.folder import folder_of
         from autotune.rebuild import rebuild
 
-        folder = RunFolder(run)
+        folder = folder_of(run)
         written = rebuild(folder)
         click.echo(json.dumps(written, indent=2) if as_json else f"{folder.report_html}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+@debug_option
+def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
+    """Set RUNS (folders of finished runs) side by side: of other hosts, models or versions."""
+    with Reported(debug):
+        from autotune.cli.result import show_table
+        from autotune.compare import compare, tables
+
+        found = compare(runs)
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+            return
+        for title, rows in tables(found):
+            if rows:
+                show_table(title, rows)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write into.",
+)
+@debug_option
+def export(*, run: Path, output: Path, debug: bool) -> None:
+    """Write best and baseline of RUN as optimum-benchmark's reports."""
+    with Reported(debug):
+        from autotune.export import export
+        from autotune.folder import folder_of
+
+        for path in export(folder_of(run), output):
+            click.echo(path)

@@ -1,16 +1,15 @@
-"""`autotune search`, and how it shows where it is."""
+"""`autotune search`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from autotune.cli.common import Reported, debug_option, say
-from autotune.cli.parameters import Duration, Share
+from autotune.cli.common import Interruptible, Reported, debug_option
+from autotune.cli.parameters import Duration, Share, Size
 from autotune.errors import InputError
 
 
@@ -117,7 +116,13 @@ from autotune.errors import InputError
 @click.option(
     "--trial-timeout", type=Duration(), default="10m", show_default=True, help="For one trial."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--max-memory", type=Size(), help="What the workers of a configuration may use, e.g. 4g."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a line of JSON an event, the report last."
+)
+@click.option("--quiet", is_flag=True, help="Print the result only.")
 @debug_option
 @click.pass_context
 def search(
@@ -127,28 +132,30 @@ def search(
     output: Path | None,
     resume: bool,
     as_json: bool,
+    quiet: bool,
     debug: bool,
     **options: Any,
 ) -> None:
     """Search for the best configuration of one model on this host."""
-    with Reported(debug):
+    with Reported(debug), Interruptible():
+        from autotune.cli.display import chosen
+        from autotune.search.objective import objective_named
         from autotune.tune import Tuning
 
         if resume and output is not None:
             options = _resumed(context, options, output)
         settings = _settings(options)
-        finished = Tuning(
-            settings,
-            output=output,
-            resume=resume,
-            command_line=sys.argv[1:],
-            listener=PlainLines(settings.objective),
-            announce=say,
-        ).run()
-        if as_json:
-            click.echo(json.dumps(finished.report, indent=2))
-        else:
-            _show(finished.report, finished.folder.path)
+        objective = objective_named(settings.objective)
+        with chosen(objective, as_json=as_json, quiet=quiet) as display:
+            finished = Tuning(
+                settings,
+                output=output,
+                resume=resume,
+                command_line=sys.argv[1:],
+                listener=display,
+                announce=display.announce,
+            ).run()
+            display.result(finished.report, finished.folder.path)
 
 
 def _settings(options: dict[str, Any]) -> Any:
@@ -172,6 +179,7 @@ def _settings(options: dict[str, Any]) -> Any:
     return Settings(
         time_budget_s=options.pop("time_budget"),
         trial_timeout_s=options.pop("trial_timeout"),
+        max_memory_bytes=options.pop("max_memory"),
         **options,
     )
 
@@ -186,6 +194,7 @@ def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> d
     stored = folder.read_manifest()["settings"]
     stored["time_budget"] = stored.pop("time_budget_s", None)
     stored["trial_timeout"] = stored.pop("trial_timeout_s", None)
+    stored["max_memory"] = stored.pop("max_memory_bytes", None)
     explicit = click.core.ParameterSource.COMMANDLINE
     kept = {
         name: value if context.get_parameter_source(name) is explicit else stored.get(name, value)
@@ -196,91 +205,3 @@ def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> d
     if options["time_budget"] is not None and options["trials"] is None:
         kept["trials"] = None
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-
-
-class PlainLines:
-    """Progress as one line a trial on standard error."""
-
-    def __init__(self, objective: str) -> None:
-        from autotune.search.objective import objective_named
-
-        self._objective = objective_named(objective)
-
-    def started(self, config: Any, origin: str, number: int) -> None:
-        from autotune import knobs
-
-        if origin == "baseline":
-            say(f"measuring the baseline: {knobs.describe(config)}")
-
-    def finished(self, progress: Any) -> None:
-        from autotune import knobs
-
-        trial, objective = progress.trial, self._objective
-        count = f"{progress.done}" + (f"/{progress.trials}" if progress.trials else "")
-        left = "" if progress.remaining_s is None else f", {clock(progress.remaining_s)} left"
-        head = f"[{progress.phase} {count}, {clock(progress.elapsed_s)}{left}]"
-        if trial.measurement is not None:
-            speed = objective.shown(objective.value(trial.measurement))
-            scores = " ".join(f"{k} {v:.2f}" for k, v in trial.accuracy.metrics.items())
-            outcome = f"{speed} {scores}"
-            if trial.failure is not None:
-                outcome += f" REJECTED {trial.failure.kind}"
-        else:
-            outcome = f"FAILED {trial.failure.kind}: {' '.join(trial.failure.detail.split())[:160]}"
-        best = progress.best
-        gain = (
-            objective.speedup(
-                objective.interval(best.measurement),
-                objective.interval(progress.baseline.measurement),
-            )
-            if best.measurement and progress.baseline.measurement
-            else None
-        )
-        so_far = f" | best {gain.median:.2f}x" if gain else ""
-        say(f"{head} {knobs.describe(trial.config)}: {outcome}{so_far}")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 4:05 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _show(report: dict[str, Any], folder: Path) -> None:
-    """The final table and where the files are."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from autotune.report.text import (
-        by_reason,
-        engine_sentence,
-        launch_sentence,
-        noise_sentence,
-        table,
-    )
-
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    header, rows = table(report)
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in header:
-        shown.add_column(name, overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    console.print(shown)
-    for kind, failed in report["failures"].items():
-        first = f"{failed[0]['description']}: {' '.join(failed[0]['detail'].split())}"
-        console.print(Text(f"{kind} ({len(failed)}): {first[:300]}"))
-    for names, why in by_reason(report["unavailable"]):
-        console.print(Text(f"not available, {names}: {why}"))
-    console.print()
-    console.print(Text(report["verdict"]))
-    if not report["noise"]["quiet"]:
-        console.print(Text(noise_sentence(report["noise"]), style="yellow"))
-    for sentence in (engine_sentence(report["engine"]), launch_sentence(report)):
-        if sentence:
-            console.print(Text(sentence))
-    if report["interrupted"]:
-        console.print(Text(f"Interrupted; go on with: autotune search --resume --output {folder}"))
-    console.print(Text(f"Report: {folder / 'report.html'}    Run it: bash {folder / 'launch.sh'}"))

@@ -113,9 +113,14 @@ cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")"
 {" ".join(quote(word) for word in checker)} . >&2
 
 work=$(mktemp -d "${{TMPDIR:-/tmp}}/autotune-launch.XXXXXX")
+set -m  # each worker is a process group of its own, which ends with all that it started
 workers=()
+end_workers() {{
+    for worker in "${{workers[@]}}"; do kill -KILL -- "-$worker" 2> /dev/null || true; done
+    workers=()
+}}
 finish() {{
-    if (( ${{#workers[@]}} )); then kill -- "${{workers[@]}}" 2> /dev/null || true; fi
+    end_workers
     rm -rf -- "$work"
 }}
 trap finish EXIT
@@ -128,13 +133,12 @@ for name in {" ".join(PASSED_ON)}; do
     if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
 done
 
-# Waits for the worker just started and says its exit code; ends it when told to end.
+# Waits for the worker just started and says its exit code.
 mkfifo -- "$work/ended"
 exec 3<> "$work/ended"
 ended() {{
-    local child=$! code=0
-    trap 'kill -- "$child" 2> /dev/null' TERM
-    wait "$child" || code=$?
+    local code=0
+    wait "$!" || code=$?
     echo "$code" >&3
 }}
 
@@ -148,6 +152,6 @@ if (( status )); then
     cat -- "$work"/*/worker.log >&2
     exit "$status"
 fi
-workers=()
+end_workers
 {" ".join(quote(word) for word in scorer)} . "$work" "$@"
 """

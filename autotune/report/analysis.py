@@ -62,12 +62,14 @@ def progress(trials: Sequence[Trial], objective: Objective) -> list[dict[str, An
     found: list[dict[str, Any]] = []
     first = datetime.fromisoformat(trials[0].started)
     best: float | None = None
+    over = 0.0
     for trial in searched:
         if trial.succeeded:
             value = objective.value(measured(trial))
             best = value if best is None or objective.better(value, best) else best
-        elapsed = (datetime.fromisoformat(trial.started) - first).total_seconds()
-        found.append({"trial": trial.number, "elapsed_s": elapsed + trial.duration_s, "best": best})
+        began = (datetime.fromisoformat(trial.started) - first).total_seconds()
+        over = max(began, over) + trial.duration_s  # where the clock was set back meanwhile
+        found.append({"trial": trial.number, "elapsed_s": over, "best": best})
     return found
 
 

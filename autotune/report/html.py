@@ -7,12 +7,15 @@ markup can end the script, and the names in it are escaped, since plotly reads s
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from autotune.knobs import describe
+from autotune.records import Trial
 from autotune.report import text
 
 COLOURS = {
@@ -27,20 +30,13 @@ COLOURS = {
 }
 """Of the modes; legible on white and on black."""
 ACCENT, PLAIN = "#d62728", "#7f7f7f"
-SHOWN_KNOBS = 12
+SHOWN_KNOBS = 10
 
 
 def html(report: Mapping[str, Any]) -> str:
     """The page."""
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=PackageLoader("autotune.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     header, rows = text.table(report)
     drawn = figures(report)
     sentences = [
@@ -49,7 +45,7 @@ def html(report: Mapping[str, Any]) -> str:
         text.engine_sentence(report["engine"]),
         text.launch_sentence(report),
     ]
-    return environment.get_template("report.html.j2").render(
+    return _template("report.html.j2").render(
         report=report,
         title=f"{report['model']['name']}: {report['workload']['task']}",
         headline=headline(report),
@@ -67,6 +63,31 @@ def html(report: Mapping[str, Any]) -> str:
         data=embedded([figure["figure"] for figure in drawn]),
         plotly=get_plotlyjs(),
     )
+
+
+def failed(manifest: Mapping[str, Any], trials: Sequence[Trial], error: str) -> str:
+    """The page of a search that has no baseline: why, in the words of what failed."""
+    return _template("failed.html.j2").render(
+        report=manifest,
+        title=f"{manifest['model']['name']}: {manifest['workload']['task']}",
+        error=error,
+        failed=[
+            {"description": describe(t.config), "failure": t.failure, "log": t.log}
+            for t in trials
+            if t.failure is not None
+        ],
+        command_line=shlex.join(manifest["command_line"]),
+    )
+
+
+def _template(name: str) -> Template:
+    return Environment(
+        loader=PackageLoader("autotune.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
 
 
 def embedded(value: Any) -> str:
@@ -170,7 +191,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "title": "What each knob reached",
                 "about": f"For each value of a knob, the best allowed {unit} measured with it, "
                 "whatever the others were.",
-                "height": 120 + 30 * len(shown),
+                "height": 90 + 20 * sum(len(one["values"]) for one in shown),
                 "figure": reached(shown, scale, unit),
             }
         )
@@ -359,20 +380,21 @@ def batches(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict[str, Any]:
-    rows = [(one["knob"], value) for one in reversed(shown) for value in one["values"]]
+    rows = [
+        (f"{one['knob']}: {plain(value['value'])}", value, ACCENT if number % 2 else PLAIN)
+        for number, one in enumerate(reversed(shown))
+        for value in reversed(one["values"])
+    ]
     return {
         "data": [
             {
                 "type": "scatter",
-                "mode": "markers+text",
-                "y": [knob for knob, _ in rows],
-                "x": [scale * value["best"] for _, value in rows],
-                "text": [plain(value["value"]) for _, value in rows],
-                "textposition": "top center",
-                "textfont": {"size": 10},
-                "customdata": [escape(value["description"]) for _, value in rows],
-                "hovertemplate": "%{y}=%{text}: %{x:.1f}<br>%{customdata}<extra></extra>",
-                "marker": {"color": ACCENT, "size": 8},
+                "mode": "markers",
+                "y": [name for name, _, _ in rows],
+                "x": [scale * value["best"] for _, value, _ in rows],
+                "customdata": [escape(value["description"]) for _, value, _ in rows],
+                "hovertemplate": "%{y}, %{x:.1f}<br>%{customdata}<extra></extra>",
+                "marker": {"color": [colour for _, _, colour in rows], "size": 9},
             }
         ],
         "layout": named_rows(unit, rangemode="tozero"),

@@ -190,10 +190,10 @@ class Search:
                 self._study.add(self._run_name, trial, self._value(trial), self._excess(trial))
 
     def _explore(self) -> None:
-        priors = {prior.id for prior in self._space.priors}
-        seen = {trial.config.id for trial in self._searched}
+        priors = set(self._space.priors)
+        seen = {trial.config for trial in self._searched}
         first = [*self._best_elsewhere(), *self._space.priors[:FIRST]]
-        queue = collections.deque(c for c in dict.fromkeys(first) if c.id not in seen)
+        queue = collections.deque(c for c in dict.fromkeys(first) if c not in seen)
         rest = collections.deque(self._space.priors[FIRST:])
         fallback = self._untried(seen)
         while not self._finished():
@@ -207,7 +207,7 @@ class Search:
                     continue
             else:
                 proposed = self._proposed(seen) or next(
-                    (config for config in fallback if config.id not in seen), None
+                    (config for config in fallback if config not in seen), None
                 )
                 if proposed is None:
                     return  # everything allowed has been tried
@@ -218,11 +218,11 @@ class Search:
             refusal = self._refusal(config)
             if refusal is not None:
                 self._study.forbid(proposal, refusal)
-            elif config.id in seen:
+            elif config in seen:
                 self._study.repeat(proposal)
             else:
-                seen.add(config.id)
-                trial = self._try(config, PRIOR if config.id in priors else SEARCH)
+                seen.add(config)
+                trial = self._try(config, PRIOR if config in priors else SEARCH)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
 
     def _best_elsewhere(self) -> list[Config]:
@@ -235,11 +235,11 @@ class Search:
         allowed.sort(key=lambda told: told.value, reverse=self._objective.maximize)
         return list(dict.fromkeys(told.config for told in allowed))[:FINALISTS]
 
-    def _proposed(self, seen: set[str]) -> Config | None:
+    def _proposed(self, seen: set[Config]) -> Config | None:
         last = self._searched[-1]
         return self._tuner.propose(
             self._observations(),
-            lambda config: config.id not in seen and self._usable(config),
+            lambda config: config not in seen and self._usable(config),
             open_session=_session(last.config) if phases(last) else None,
             remaining_s=self._remaining_s(),
         )
@@ -288,13 +288,13 @@ class Search:
     def _leader(self) -> Trial:
         return leaders(self._searched, self._objective, SEARCHED)[0]
 
-    def _untried(self, seen: set[str]) -> Iterator[Config]:
+    def _untried(self, seen: set[Config]) -> Iterator[Config]:
         """Allowed configurations not seen yet: random ones, then all in order."""
         for _ in range(10_000):
             config = self._space.sample(self._rng)
-            if config.id not in seen and self._usable(config):
+            if config not in seen and self._usable(config):
                 yield config
-        yield from (c for c in self._space.configs() if c.id not in seen and self._usable(c))
+        yield from (c for c in self._space.configs() if c not in seen and self._usable(c))
 
     def _usable(self, config: Config) -> bool:
         return self._refusal(config) is None

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from autotune.records import ModelSource
 from autotune.worker_files import EncodedFeatures
 
 Row = Mapping[str, Any]
@@ -87,6 +88,24 @@ class Task(ABC):
     def with_labels(self, labels: Sequence[str]) -> Self:
         """The same task for a model with these labels."""
         return type(self)(labels)
+
+    def source(
+        self,
+        path: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+    ) -> ModelSource:
+        """The model at `path` (a folder or a hub id) with the head of this task."""
+        return ModelSource(
+            path=path,
+            head=self.head,
+            outputs=dict(self.outputs),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
 
     @abstractmethod
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:

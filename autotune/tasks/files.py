@@ -12,13 +12,15 @@ from typing import Any
 from autotune.errors import DatasetError
 
 SUFFIXES = (".json", ".jsonl", ".csv")
+CELL_CHARACTERS = 1 << 26
+"""Of one cell of a CSV file, at most; the csv module's own limit is shorter than long texts."""
 
 
 def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
     """The rows of a local file (JSON lines, a JSON list, {"data": [...]}, CSV with a header) or
     of a dataset id. Raises DatasetError."""
     if Path(dataset).suffix == ".csv":
-        rows: Any = list(csv.DictReader(io.StringIO(read_text(dataset), newline="")))
+        rows: Any = read_csv(dataset)
     else:
         rows = read_json(dataset)
         if rows is None:
@@ -35,6 +37,24 @@ def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
     return rows
 
 
+def read_csv(dataset: str) -> list[dict[str, str]]:
+    """The rows of a local CSV file with a header. Raises DatasetError."""
+    before = csv.field_size_limit(CELL_CHARACTERS)
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(dataset), newline=""), strict=True)
+        rows = list(reader)
+    except csv.Error as error:
+        raise DatasetError(f"dataset {dataset} is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise DatasetError(
+                f"dataset {dataset}, row {number} has not as many cells as the header"
+            )
+    return rows
+
+
 def read_json(dataset: str) -> Any | None:
     """The content of a local JSON or JSON-lines file; None where `dataset` is a hub id.
 
@@ -45,20 +65,34 @@ def read_json(dataset: str) -> Any | None:
     if not path.exists() and not looks_local:
         return None
     text = read_text(dataset)
+    if not text.strip():
+        raise DatasetError(f"dataset {dataset} is empty")
     try:
-        return json.loads(text)
+        found = _loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise DatasetError(f"dataset {dataset}: JSON nested too deeply") from None
-    except json.JSONDecodeError as whole:
+    except UnicodeEncodeError as error:
+        lone = ascii(error.object[error.start])
+        raise DatasetError(
+            f"dataset {dataset}: {lone} is half of a character, and no text"
+        ) from None
+    except ValueError as error:
+        raise DatasetError(f"dataset {dataset} is neither JSON nor JSON lines: {error}") from None
+    return found
+
+
+def _loads(text: str) -> Any:
+    """JSON, or JSON lines. Raises ValueError with what is wrong with it as JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
         lines = [line for line in text.splitlines() if line.strip()]
-        if not lines:
-            raise DatasetError(f"dataset {dataset} is empty") from None
         try:
             return [json.loads(line) for line in lines]
-        except json.JSONDecodeError:
-            raise DatasetError(
-                f"dataset {dataset} is neither JSON nor JSON lines: {whole}"
-            ) from None
+        except ValueError:
+            pass
+        raise
 
 
 def read_text(dataset: str) -> str:

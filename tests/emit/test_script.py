@@ -260,3 +260,23 @@ def test_a_script_that_is_told_to_end_leaves_no_worker(tmp_path, sent):
     while any(worker.exists() for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_what_a_worker_started_ends_with_it(tmp_path):
+    body = (
+        "import os, sys, time\n"
+        "child = os.fork()\n"
+        "if child == 0: time.sleep(600)\n"
+        f"open({str(tmp_path)!r} + '/child', 'w').write(str(child))"
+    )
+    command = Command(argv=(sys.executable, "-c", body), settings={})
+    path = tmp_path / "launch.sh"
+    path.write_text(
+        launch_script([command], title="t", line=line("m"), checker=("true",), scorer=("true",))
+    )
+    subprocess.run(["bash", str(path)], check=True, timeout=60)
+    child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
+    deadline = time.monotonic() + 10
+    while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

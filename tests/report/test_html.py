@@ -10,16 +10,17 @@ from html.parser import HTMLParser
 import pytest
 from bench_search import Bench
 from emit_line import LINE
-from fakes import FakeRunner
+from fakes import FakeRunner, surroundings
 from test_report import manifest
 
 from autotune.knobs import KNOBS
-from autotune.records import Failure
+from autotune.records import Failure, Trial
 from autotune.report import html as page
 from autotune.report.analysis import front
 from autotune.report.build import Context, build
 from autotune.runner import Outcome
 from autotune.search.objective import objective_named
+from autotune.space import baseline
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'q' \u202e"
 LIMIT = 6 * 2**20
@@ -117,6 +118,27 @@ def test_a_search_that_found_nothing_has_a_page(tmp_path):
     _, found = read({**report, "huggingface": None})
     assert not report["significant"] or report["best"]["config"]["mode"] == "eager"
     assert any("crash" in words for words in found.words)
+
+
+def test_a_search_without_a_baseline_has_a_page_of_what_failed():
+    trial = Trial(
+        number=0,
+        origin="baseline",
+        config=baseline(surroundings()),
+        started="2026-01-01T00:00:00+00:00",
+        duration_s=1.0,
+        failure=Failure(kind="crash", detail=HOSTILE),
+        log="Segmentation fault",
+    )
+    asked = {**manifest(HOSTILE), "command_line": ["search", "--model", HOSTILE]}
+    text = page.failed(asked, [trial], "the baseline failed")
+    found = Elements()
+    found.feed(text)
+    assert HOSTILE not in text
+    assert not found.scripts
+    words = " ".join(found.words)
+    for said in ("the baseline failed", "crash", "Segmentation fault", "autotune doctor", "CPU"):
+        assert said in words
 
 
 @pytest.mark.parametrize(("maximize", "expected"), [(True, [3, 1]), (False, [2, 3])])

@@ -1,0 +1,89 @@
+"""`autotune spaces`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from autotune.cli.common import Reported, debug_option, json_option
+
+
+@click.group()
+def spaces() -> None:
+    """Search spaces, for `search --space`."""
+
+
+@spaces.command("list")
+@json_option
+@debug_option
+def list_spaces(*, as_json: bool, debug: bool) -> None:
+    """The spaces that travel with autotune."""
+    with Reported(debug):
+        from autotune.settings import shipped_spaces
+        from autotune.space import load_space
+
+        found = {name: load_space(path) for name, path in shipped_spaces().items()}
+        if as_json:
+            described = {
+                name: {"task": file.task, "description": file.description}
+                for name, file in found.items()
+            }
+            click.echo(json.dumps(described, indent=2))
+        for name, file in () if as_json else found.items():
+            click.echo(f"{name:22} {file.description}")
+
+
+@spaces.command()
+@click.argument("space")
+@click.option(
+    "--stack",
+    "named_stacks",
+    multiple=True,
+    metavar="NAME[=PYTHON]",
+    help="With this interpreter too; repeatable.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["throughput", "latency"]),
+    default="throughput",
+    show_default=True,
+    help="As of the search.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KNOB=VALUE[,VALUE]", help="As of the search."
+)
+@click.option("--drop", "dropped", multiple=True, metavar="KNOB", help="As of the search.")
+@json_option
+@debug_option
+def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
+    """What SPACE (a name or a .yaml file) comes to on this host."""
+    with Reported(debug):
+        from autotune.settings import find_space
+        from autotune.spaces import here, lines
+
+        shown = here(find_space(space), **options)
+        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines(shown)))
+
+
+@spaces.command()
+@click.argument("space")
+@debug_option
+def validate(*, space: str, debug: bool) -> None:
+    """Whether SPACE (a name or a .yaml file) is well formed; exit code 2 where it is not.
+
+    Does not look at this host; `show` does.
+    """
+    with Reported(debug):
+        from autotune.settings import find_space
+        from autotune.space import load_space
+        from autotune.tasks import task_named
+
+        path = find_space(space)
+        file = load_space(path)
+        task_named(file.task)
+        click.echo(
+            f"{path}: {len(file.knobs)} knobs, {len(file.constraints)} constraints, "
+            f"{len(file.priors)} priors for {file.task}"
+        )

@@ -1,0 +1,132 @@
+"""Best and baseline in the layout of optimum-benchmark's reports, for tools that read those.
+
+A folder each, with `benchmark_config.json` and `benchmark_report.json` as
+`BenchmarkConfig.from_json` and `BenchmarkReport.from_json` read them. Source:
+https://github.com/huggingface/optimum-benchmark, `optimum_benchmark/benchmark/report.py` and
+`optimum_benchmark/trackers/latency.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autotune.records import Config, Measurement, Trial
+from autotune.search.objective import throughput
+from autotune.search.ranking import measured
+
+BACKENDS = {
+    "ipex": "ipex",
+    "ipex_jit": "ipex",
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+}
+"""Of modes; the others run on torch."""
+TASKS = {"qa": "question-answering"}
+"""Of tasks whose name there is another."""
+
+
+def benchmark_report(measurement: Measurement) -> dict[str, Any]:
+    """Seconds to load, and of every batch that counted; memory in MB; samples a second."""
+    memory = {
+        "unit": "MB",
+        "max_ram": measurement.peak_rss_bytes / 1e6,
+        "max_global_vram": None,
+        "max_process_vram": None,
+        "max_reserved": None,
+        "max_allocated": None,
+    }
+    nothing = {"energy": None, "efficiency": None}
+    load_s = sum(measurement.phases_s.get(phase, 0.0) for phase in ("import", "prepare"))
+    batches = [seconds for one in measurement.counted for seconds in one.batch_s]
+    rate = {"unit": "samples/s", "value": throughput(measurement).median}
+    return {
+        "load": {"memory": memory, "latency": _latency([load_s]), "throughput": None, **nothing},
+        "forward": {
+            "memory": memory,
+            "latency": _latency(batches),
+            "throughput": rate,
+            **nothing,
+        },
+    }
+
+
+def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured and where. `autotune` holds the whole configuration, of which the other
+    keys can say a part only."""
+    config, measurement = trial.config, measured(trial)
+    workload, host = manifest["workload"], manifest["host"]
+    stack = manifest["stacks"][str(config["stack"])]
+    return {
+        "name": name,
+        "backend": _backend(config, manifest, stack["versions"]),
+        "scenario": {
+            "name": "inference",
+            "_target_": "optimum_benchmark.scenarios.inference.scenario.InferenceScenario",
+            "iterations": len(measurement.counted) * len(measurement.batch_features),
+            "input_shapes": {
+                "batch_size": max(measurement.batch_features),
+                "sequence_length": workload["max_seq_length"],
+            },
+            "latency": True,
+            "memory": True,
+            "energy": False,
+        },
+        "launcher": {
+            "name": "process",
+            "_target_": "optimum_benchmark.launchers.process.launcher.ProcessLauncher",
+        },
+        "environment": {
+            "cpu": host["model_name"],
+            "cpu_count": host["cores"],
+            "cpu_ram_mb": host["memory_gib"] * 2**30 / 1e6,
+            "system": "Linux",
+            "python_version": stack["python_version"],
+            **{
+                f"{_plain(package)}_version": version
+                for package, version in stack["versions"].items()
+            },
+        },
+        "autotune": {"version": manifest["autotune"], "config": config.as_dict()},
+    }
+
+
+def _backend(
+    config: Config, manifest: Mapping[str, Any], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    name = BACKENDS.get(str(config["mode"]), "pytorch")
+    package = {"pytorch": "torch", "ipex": "intel-extension-for-pytorch"}.get(name, name)
+    task = manifest["workload"]["task"]
+    return {
+        "name": name,
+        "version": versions.get(package),
+        "task": TASKS.get(task, task),
+        "library": "transformers",
+        "model_type": manifest["model"]["model_type"],
+        "model": manifest["model"]["name"],
+        "device": "cpu",
+        "intra_op_num_threads": config["threads"],
+        "inter_op_num_threads": config["interop_threads"],
+        "torch_dtype": "bfloat16" if config["precision"] == "bf16" else "float32",
+    }
+
+
+def _plain(package: str) -> str:
+    return package.replace("-", "_")
+
+
+def _latency(values: Sequence[float]) -> dict[str, Any]:
+    mean, stdev = float(np.mean(values)), float(np.std(values))
+    percentiles = {f"p{p}": float(np.percentile(values, p)) for p in (50, 90, 95, 99)}
+    return {
+        "unit": "s",
+        "values": list(values),
+        "count": len(values),
+        "total": float(np.sum(values)),
+        "mean": mean,
+        **percentiles,
+        "stdev": stdev,
+        "stdev_": 100 * stdev / mean,
+    }

@@ -1,0 +1,253 @@
+"""The shape of report.json, as types: docs/report.schema.json is made from them.
+
+    python -m autotune.report.schema > docs/report.schema.json
+
+Programs that read reports can rely on it: a key is added with a new minor version of autotune,
+and removed or changed only with another `format`. What each key means is in docs/report.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
+
+from autotune.records import STRICT
+
+Value = bool | int | float | str
+# Annotations that pydantic reads: each TypedDict refuses keys it does not name.
+strict = with_config(ConfigDict(**STRICT))  # type: ignore[typeddict-item]
+
+
+@strict
+class IntervalOf(TypedDict):
+    """Seconds, examples/s, or times as good: see where it stands."""
+
+    median: float
+    low: float
+    high: float
+    coverage: float
+    samples: int
+
+
+@strict
+class FailureOf(TypedDict):
+    kind: str
+    detail: str
+
+
+@strict
+class Percentiles(TypedDict):
+    """Seconds of a batch."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@strict
+class Entry(TypedDict):
+    trial: int
+    origin: Literal["baseline", "prior", "search", "final"]
+    id: str
+    config: dict[str, Value]
+    description: str
+    objective: IntervalOf
+    speedup: IntervalOf
+    throughput: IntervalOf
+    batch_s: Percentiles
+    padded_tokens: int
+    tokens: int
+    peak_rss_bytes: int
+    phases_s: dict[str, float]
+    effective: dict[str, Any]
+    metrics: dict[str, float] | None
+    relative_drop: float | None
+    difference: tuple[float, float] | None
+    agreement: float | None
+    max_abs_logit_difference: float | None
+    failure: FailureOf | None
+
+
+@strict
+class Screened(TypedDict):
+    trial: int
+    name: str
+    description: str
+    value: float
+    speedup: float
+    batches: int
+    settled: bool
+
+
+@strict
+class Failed(TypedDict):
+    trial: int
+    description: str
+    detail: str
+
+
+@strict
+class Point(TypedDict):
+    trial: int
+    description: str
+    config: dict[str, Value]
+    value: float
+    low: float
+    high: float
+    metric: float | None
+    relative_drop: float | None
+    allowed: bool
+
+
+@strict
+class Step(TypedDict):
+    trial: int
+    elapsed_s: float
+    best: float | None
+
+
+@strict
+class ReachedWith(TypedDict):
+    value: Value
+    best: float
+    trial: int
+    description: str
+
+
+@strict
+class KnobReached(TypedDict):
+    knob: str
+    values: list[ReachedWith]
+    spread: float
+
+
+Change = TypedDict(
+    "Change",
+    {"knob": str, "from": Value, "to": Value, "times": float, "allowed": bool, "trial": int},
+)
+"""A class cannot have a field named `from`."""
+
+
+@strict
+class Quantiles(TypedDict):
+    """Seconds."""
+
+    baseline: list[float]
+    best: list[float]
+
+
+@strict
+class Limit(TypedDict):
+    operations: float
+    per_s: float
+    threads: int
+    peaks: dict[str, float]
+
+
+@strict
+class Noise(TypedDict):
+    passes: int
+    disturbed: int
+    reference_spread: float | None
+    quiet: bool
+
+
+@strict
+class Engine(TypedDict):
+    kept: bool
+    reason: str | None
+    bytes: NotRequired[int]
+    prepare_s: NotRequired[float]
+    prepare_from_kept_s: NotRequired[float]
+
+
+@strict
+class LaunchCheck(TypedDict):
+    objective: str
+    measured: IntervalOf
+    promised: IntervalOf
+    ratio: float
+    consistent: bool
+    metrics: dict[str, float]
+    promised_metrics: dict[str, float]
+    same_metrics: bool
+
+
+@strict
+class LaunchFailed(TypedDict):
+    error: str
+
+
+@strict
+class HuggingFace(TypedDict):
+    settings: dict[str, str]
+    argv: list[str]
+    not_expressed: list[str]
+    source: str
+
+
+@strict
+class Objective(TypedDict):
+    name: str
+    unit: str
+    maximize: bool
+
+
+@strict
+class Trials(TypedDict):
+    measured: int
+    succeeded: int
+    failed: int
+    finals: int
+
+
+@strict
+class Report(TypedDict):
+    format: Literal[1]
+    autotune: str
+    created: str
+    verdict: str
+    significant: bool
+    interrupted: bool
+    objective: Objective
+    metrics: list[str]
+    max_accuracy_drop: float
+    elapsed_s: float
+    trials: Trials
+    baseline: Entry
+    best: Entry
+    best_by_mode: list[Entry]
+    screened: list[Screened]
+    failures: dict[str, list[Failed]]
+    unavailable: dict[str, str]
+    huggingface: HuggingFace | None
+    model: dict[str, Any]
+    workload: dict[str, Any]
+    host: dict[str, Any]
+    stacks: dict[str, dict[str, Any]]
+    points: list[Point]
+    front: list[int]
+    progress: list[Step]
+    knobs: list[KnobReached]
+    one_at_a_time: list[Change]
+    batch_quantiles: Quantiles
+    limit: Limit | None
+    noise: Noise
+    engine: Engine | None
+    launch_check: LaunchCheck | LaunchFailed | None
+
+
+def schema() -> dict[str, Any]:
+    """As JSON Schema, draft 2020-12."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "autotune report, format 1",
+        **TypeAdapter(Report).json_schema(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))

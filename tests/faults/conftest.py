@@ -1,0 +1,122 @@
+"""What the fault tests share: a small search, and what must be left after one.
+
+With AUTOTUNE_FAULTS=FILE the outcomes go there as the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SPACE = """\
+version: 1
+task: qa
+knobs: {stack: auto, mode: eager, threads: 1, batch_size: 4}
+"""
+SMALL = ("--max-samples", "4", "--max-seq-length", "64", "--doc-stride", "16")
+
+
+outcomes: dict[str, list[str]] = {}
+
+
+def pytest_runtest_logreport(report):
+    if "faults/" in report.nodeid and (report.when == "call" or report.skipped):
+        sentence = report.nodeid.partition("::")[2].removeprefix("test_").replace("_", " ")
+        outcomes.setdefault(sentence, []).append(report.outcome)
+
+
+def pytest_sessionfinish():
+    place = os.environ.get("AUTOTUNE_FAULTS")
+    if place:
+        rows = [
+            f"| {sentence} | {len(found)} | {', '.join(sorted(set(found)))} |"
+            for sentence, found in outcomes.items()
+        ]
+        Path(place).write_text(
+            "\n".join(["| fault | times | outcome |", "|---|---|---|", *rows, ""])
+        )
+
+
+class Searches:
+    """Searches in one folder, as a user starts them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+        (folder / "space.yaml").write_text(SPACE)
+
+    def start(self, *options: str, resume: bool = False) -> subprocess.Popen[str]:
+        asked = ["--resume"] if resume else ["--model", "demo", "--space", "space.yaml", *SMALL]
+        return subprocess.Popen(
+            [sys.executable, "-m", "autotune", "search", *asked, "--output", "run", *options],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    def ended(self, process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str]:
+        """Exit code and standard error; nothing the search started may be left."""
+        _, errors = process.communicate(timeout=timeout_s)
+        assert "Traceback" not in errors, errors
+        deadline = time.monotonic() + 5
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, f"processes are left: {left}"
+        assert not list(self.folder.rglob("*.partial"))
+        assert not (self.run / ".work").exists()
+        return process.returncode, errors
+
+    def go_on(self, *options: str) -> None:
+        """Resume; the run must end whole, and lose no trial it had."""
+        before = self.lines()
+        code, errors = self.ended(self.start(*options, resume=True))
+        assert code == 0, errors
+        assert self.lines()[: len(before)] == before
+        assert (self.run / "report.json").exists()
+
+    def lines(self) -> list[bytes]:
+        """The whole lines of the journal."""
+        try:
+            data = (self.run / "trials.jsonl").read_bytes()
+        except OSError:
+            return []
+        return data[: data.rfind(b"\n") + 1].splitlines()
+
+    def trials(self) -> list[dict]:
+        return [json.loads(line) for line in self.lines()]
+
+    def wait_for_trials(self, count: int, timeout_s: float = 120) -> None:
+        deadline = time.monotonic() + timeout_s
+        while len(self.lines()) < count:
+            assert time.monotonic() < deadline, "no such trial"
+            time.sleep(0.05)
+
+    def processes(self) -> list[str]:
+        """Command lines of processes that work in this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                here = os.readlink(entry / "cwd")
+            except OSError:
+                continue
+            if str(self.folder) in command or here.startswith(str(self.folder)):
+                found.append(command)
+        return found
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """Makes a folder for searches."""
+    return lambda: Searches(tmp_path_factory.mktemp("faults"))
