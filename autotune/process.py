@@ -314,9 +314,7 @@ class WorkerProcess:
                 continue
             if not ready:
                 self.close()
-                raise WorkerFailed(
-                    Failure(kind="timeout", detail=f"no answer in {timeout_s:.0f} s")
-                )
+                raise WorkerFailed(Failure(kind="timeout", detail=f"no answer in {timeout_s:g} s"))
             chunk = os.read(self._replies, 1 << 20)
             if not chunk:
                 raise WorkerFailed(self._gone())

@@ -3,6 +3,7 @@ printing."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
@@ -65,6 +66,13 @@ PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.
 """What a run killed before its manifest was written may have left."""
 
 
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
+)
+"""Errors of the run's folder: full, read-only, broken, or gone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """A search that left its results in `folder`."""
@@ -120,6 +128,8 @@ class Tuning:
         try:
             journal = Journal(folder.trials)
         except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
             parents_at = folder.work / "parents"

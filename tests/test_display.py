@@ -83,7 +83,7 @@ def test_the_view_says_where_the_search_is_and_why_trials_failed():
     display.started(BASE, "search", 3)
     words = shown(display)
     assert "search  1:05, 0:10 left" in words
-    assert "3 configurations: 2 measured, 1 crash" in words
+    assert "3 tried: 2 measured, 1 crash" in words
     assert "5.00x  5.0/s f1 90.00" in words
     assert "1.0/s f1 90.00" in words
     assert "crash: it fell" in words
@@ -190,7 +190,7 @@ def test_a_terminal_is_drawn_on_and_left_clean(tmp_path):
     search.read("best")
     code, out = search.end()
     assert code == 0, search.written
-    assert "configurations:" in search.written
+    assert " tried: " in search.written
     assert "baseline" in out
     assert "\x1b[?25h" in search.written  # the cursor is shown again
     assert "\x1b" not in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import sys
@@ -206,7 +207,7 @@ class Drawn(Quiet):
             if share is not None:
                 parts.append(ProgressBar(total=1.0, completed=share, width=60))
             counts = ", ".join(f"{count} {kind}" for kind, count in self._outcomes.most_common())
-            parts.append(Text(f"{progress.done} configurations: {counts}"))
+            parts.append(Text(f"{progress.done} tried: {counts}"))
             facts = Table.grid(padding=(0, 2))
             facts.add_row(Text("best", style="green"), self._described(progress.best, progress))
             facts.add_row("baseline", self._described(progress.baseline))
@@ -285,4 +286,5 @@ def _share_done(progress: Progress, passed: float) -> float | None:
 
 
 def _event(kind: str, **content: Any) -> None:
-    click.echo(json.dumps({"event": kind, **content}, allow_nan=False))
+    with contextlib.suppress(OSError):  # the search goes on where nobody reads it any more
+        click.echo(json.dumps({"event": kind, **content}, allow_nan=False))

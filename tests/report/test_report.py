@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from bench_search import Bench
 from emit_line import LINE
-from fakes import FakeRunner, measurement, pass_seconds
+from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
-from autotune.records import Config, Failure, Screen
+from autotune.records import Config, Failure, Screen, Trial
+from autotune.report.analysis import progress
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
 from autotune.runner import Outcome
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
+from autotune.space import baseline
 
 
 def manifest(name):
@@ -204,3 +206,19 @@ def test_a_host_where_nothing_helps_is_told_to_keep_the_baseline(reported):
     assert report["best"]["id"] == report["baseline"]["id"]
     assert not report["significant"]
     assert len(report["failures"]["inaccurate"]) >= 5
+
+
+def test_progress_goes_on_where_the_clock_was_set_back():
+    def trial(number, started):
+        return Trial(
+            number=number,
+            origin="search",
+            config=baseline(surroundings()),
+            started=f"2026-01-01T{started}+00:00",
+            duration_s=5.0,
+            failure=Failure(kind="crash", detail="gone"),
+        )
+
+    trials = [trial(0, "12:00:00"), trial(1, "12:00:05"), trial(2, "11:00:00")]
+    found = progress(trials, objective_named("throughput"))
+    assert [one["elapsed_s"] for one in found] == [5.0, 10.0, 15.0]
