@@ -207,6 +207,7 @@ def test_an_interrupt_ends_a_search_with_what_it_has(tmp_path, sent):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),  # make may have been told to ignore
     )
     trials = tmp_path / "run" / "trials.jsonl"
     for _ in range(600):

@@ -29,6 +29,11 @@ DISTRIBUTIONS = (
     "tokenizers",
     "safetensors",
 )
+IMPORT = """
+import ctypes
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: it ends with the worker
+import intel_extension_for_pytorch
+"""
 IMPORT_TIMEOUT_S = 120
 
 
@@ -66,7 +71,7 @@ def ipex_unusable(versions: dict[str, str]) -> str | None:
         )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "import intel_extension_for_pytorch"],
+            [sys.executable, "-c", IMPORT],
             capture_output=True,
             text=True,
             timeout=IMPORT_TIMEOUT_S,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,12 @@ def pytest_sessionfinish():
         )
 
 
+def heed_signals() -> None:
+    """Whoever runs the tests may have been told to ignore them."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Searches:
     """Searches in one folder, as a user starts them."""
 
@@ -61,6 +68,7 @@ class Searches:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            preexec_fn=heed_signals,
         )
 
     def ended(self, process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str]:
