@@ -9,9 +9,8 @@ from typing import Any
 
 from autotune.errors import ResumeError
 from autotune.folder import folder_of
+from autotune.report.build import FORMAT
 from autotune.report.text import shown
-
-FORMAT = 1  # of report.json
 
 
 def read_report(path: Path) -> dict[str, Any]:

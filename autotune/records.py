@@ -180,6 +180,11 @@ class Measurement:
         return all(p.share == 1 for p in self.passes)
 
     @property
+    def preparing_s(self) -> float:
+        """Seconds from nothing to a session that can measure."""
+        return self.phases_s.get("import", 0.0) + self.phases_s.get("prepare", 0.0)
+
+    @property
     def counted(self) -> tuple[Pass, ...]:
         """The passes that nothing disturbed; all where too few are left of an instance's."""
         return counted(self.passes)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autotune.accuracy import Reference
-from autotune.records import Accuracy, Config, Failure, Measure, Measurement, Trial, dumps
+from autotune.records import Accuracy, Config, Failure, Measure, Trial, dumps
 from autotune.runner import SESSION_KNOBS, Outcome
 from autotune.wire import parse_trial
 
@@ -60,11 +60,6 @@ def _rounded(trial: Trial) -> Trial:
     return replace(trial, log="", measurement=replace(trial.measurement, passes=passes))
 
 
-def preparing_s(measurement: Measurement) -> float:
-    """Seconds from nothing to a session that can measure."""
-    return measurement.phases_s.get("import", 0.0) + measurement.phases_s.get("prepare", 0.0)
-
-
 class ReplayRunner:
     """Serves a table. `clock` reads the seconds that what was run so far would have taken.
 
@@ -100,7 +95,7 @@ class ReplayRunner:
             self._open = None
             return Outcome(failure=trial.failure)
         if self._open != session and session not in self._kept:
-            self._now += preparing_s(trial.measurement)
+            self._now += trial.measurement.preparing_s
         self._open = session
         phases = trial.measurement.phases_s
         self._now += phases["warm_up"] + phases["measure"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune import stacks
 from autotune.host import detect
-from autotune.space import SpaceFile, Surroundings, compile_space, load_space, parse_overrides
+from autotune.space import SpaceFile, compile_space, load_space, parse_overrides
 from autotune.space.file import Bound
 
 COUNTED = 200_000
@@ -34,14 +34,7 @@ def here(
     file, host = load_space(path), detect()
     with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
         found = stacks.examine(stacks.parse(named_stacks), host, Path(workdir))
-    where = Surroundings(
-        cores=host.cores,
-        nodes=host.nodes,
-        attentions=ATTENTIONS,
-        modes={name: facts.modes for name, facts in found.items()},
-        objective=objective,
-        missing=stacks.missing_settings(host, found),
-    )
+    where = stacks.surroundings(host, found, attentions=ATTENTIONS, objective=objective)
     space = compile_space(file, where, overrides=parse_overrides(overrides), dropped=dropped)
     everything = space.whole(COUNTED)
     return {

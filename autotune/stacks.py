@@ -19,6 +19,7 @@ from autotune.errors import InputError, StackError
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
 from autotune.records import DEFAULT_STACK, StackFacts
+from autotune.space import Surroundings
 from autotune.workload import probe, start_worker
 
 DISTRIBUTION = "autotune-cpu"
@@ -146,6 +147,20 @@ def missing_settings(
     if host.huge_pages_refused is not None:
         missing["huge_pages"] = {True: host.huge_pages_refused}
     return missing
+
+
+def surroundings(
+    host: Host, found: Mapping[str, StackFacts], *, attentions: tuple[str, ...], objective: str
+) -> Surroundings:
+    """What a search space depends on: this host, what its stacks can run, and the model."""
+    return Surroundings(
+        cores=host.cores,
+        nodes=host.nodes,
+        attentions=attentions,
+        modes={name: facts.modes for name, facts in found.items()},
+        objective=objective,
+        missing=missing_settings(host, found),
+    )
 
 
 def requirements(extras: Sequence[str]) -> list[str]:

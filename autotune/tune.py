@@ -204,13 +204,8 @@ class Tuning:
             )
             bounds = self._bounds(worker, host, found, workload)
         parents.preload(modules_of(workload.facts.model_type))
-        surroundings = Surroundings(
-            cores=host.cores,
-            nodes=host.nodes,
-            attentions=workload.facts.attentions,
-            modes={name: facts.modes for name, facts in found.items()},
-            objective=self._objective.name,
-            missing=stacks.missing_settings(host, found),
+        surroundings = stacks.surroundings(
+            host, found, attentions=workload.facts.attentions, objective=self._objective.name
         )
         seeds = self._seeds(folder, workload, host, fresh)
         space = compile_space(

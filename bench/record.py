@@ -30,7 +30,7 @@ from autotune.records import Config, Failure, Measure, Trial
 from autotune.replay import Table
 from autotune.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.search.loop import DETERMINISTIC
-from autotune.space import Space, Surroundings, baseline, compile_space, load_space
+from autotune.space import Space, baseline, compile_space, load_space
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
 from autotune.workload import encode, inputs_of, sample, start_worker
@@ -76,13 +76,8 @@ def main() -> None:
                 folder=folder,
             )
         parents.preload(modules_of(workload.facts.model_type))
-        where = Surroundings(
-            cores=host.cores,
-            nodes=host.nodes,
-            attentions=workload.facts.attentions,
-            modes={name: facts.modes for name, facts in found.items()},
-            objective=options.objective,
-            missing=stacks.missing_settings(host, found),
+        where = stacks.surroundings(
+            host, found, attentions=workload.facts.attentions, objective=options.objective
         )
         space = compile_space(load_space(options.space), where)
         runner = ProcessRunner(

@@ -17,6 +17,7 @@ from fakes import measurement, surroundings
 
 from autotune.cli.common import printable, say
 from autotune.cli.display import Drawn, Events, Lines, Quiet, chosen
+from autotune.cli.result import show_table
 from autotune.records import Accuracy, Failure, Trial
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
@@ -147,6 +148,14 @@ def test_what_cannot_be_seen_is_not_printed(capsys, monkeypatch):
 
     monkeypatch.setattr("click.echo", broken)
     say("nobody reads this")
+
+
+def test_a_table_of_the_result_holds_nothing_that_moves_the_cursor(capsys):
+    show_table("runs\x1b[2J", [["path\x1b]0;owned\x07", "[bold]speed[/bold]"]])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "[bold]speed[/bold]" in out
 
 
 class OnTerminal:

@@ -11,7 +11,7 @@ from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, surroundings
 
 from autotune.records import Accuracy, Failure, Measure, Trial
-from autotune.replay import ReplayGate, ReplayRunner, Table, preparing_s
+from autotune.replay import ReplayGate, ReplayRunner, Table
 from autotune.runner import SESSION_KNOBS
 from autotune.space import baseline, compile_space, load_space
 
@@ -80,7 +80,7 @@ def test_preparation_is_paid_once_a_session(table):
     runner.run(first, ANY)
     opened = runner.clock()
     assert opened == pytest.approx(
-        preparing_s(one) + one.phases_s["warm_up"] + one.phases_s["measure"]
+        one.preparing_s + one.phases_s["warm_up"] + one.phases_s["measure"]
     )
     runner.run(same, ANY)
     phases = table.trials[same].measurement.phases_s

@@ -20,6 +20,23 @@ EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+objective_option = click.option(
+    "--objective",
+    type=click.Choice(["throughput", "latency"]),
+    default="throughput",
+    show_default=True,
+    help="Examples a second, or p90 of one example at a time.",
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KNOB=VALUE[,VALUE]",
+    help="Fix or narrow a knob; repeatable.",
+)
+drop_option = click.option(
+    "--drop", "dropped", multiple=True, metavar="KNOB", help="Do not search a knob; repeatable."
+)
 
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from autotune.cli.common import Interruptible, Reported, debug_option
+from autotune.cli.common import (
+    Interruptible,
+    Reported,
+    debug_option,
+    drop_option,
+    objective_option,
+    set_option,
+)
 from autotune.cli.parameters import Duration, Share, Size
 from autotune.errors import InputError
 
@@ -45,13 +52,7 @@ from autotune.errors import InputError
     help="Search this interpreter's torch too (NAME alone: one of `autotune stack list`); "
     "repeatable.",
 )
-@click.option(
-    "--objective",
-    type=click.Choice(["throughput", "latency"]),
-    default="throughput",
-    show_default=True,
-    help="Examples a second, or p90 of one example at a time.",
-)
+@objective_option
 @click.option(
     "--max-accuracy-drop",
     type=Share(),
@@ -66,16 +67,8 @@ from autotune.errors import InputError
     help="Stop after this long, finals included.  [default: 10m without --trials]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KNOB=VALUE[,VALUE]",
-    help="Fix or narrow a knob; repeatable.",
-)
-@click.option(
-    "--drop", "dropped", multiple=True, metavar="KNOB", help="Do not search a knob; repeatable."
-)
+@set_option
+@drop_option
 @click.option(
     "--max-seq-length",
     type=click.IntRange(min=16),

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from autotune.cli.common import Reported, debug_option, json_option
+from autotune.cli.common import (
+    Reported,
+    debug_option,
+    drop_option,
+    json_option,
+    objective_option,
+    set_option,
+)
 
 
 @click.group()
@@ -44,17 +51,9 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
     metavar="NAME[=PYTHON]",
     help="With this interpreter too; repeatable.",
 )
-@click.option(
-    "--objective",
-    type=click.Choice(["throughput", "latency"]),
-    default="throughput",
-    show_default=True,
-    help="As of the search.",
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KNOB=VALUE[,VALUE]", help="As of the search."
-)
-@click.option("--drop", "dropped", multiple=True, metavar="KNOB", help="As of the search.")
+@objective_option
+@set_option
+@drop_option
 @json_option
 @debug_option
 def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:

@@ -39,11 +39,15 @@ def benchmark_report(measurement: Measurement) -> dict[str, Any]:
         "max_allocated": None,
     }
     nothing = {"energy": None, "efficiency": None}
-    load_s = sum(measurement.phases_s.get(phase, 0.0) for phase in ("import", "prepare"))
     batches = [seconds for one in measurement.counted for seconds in one.batch_s]
     rate = {"unit": "samples/s", "value": throughput(measurement).median}
     return {
-        "load": {"memory": memory, "latency": _latency([load_s]), "throughput": None, **nothing},
+        "load": {
+            "memory": memory,
+            "latency": _latency([measurement.preparing_s]),
+            "throughput": None,
+            **nothing,
+        },
         "forward": {
             "memory": memory,
             "latency": _latency(batches),

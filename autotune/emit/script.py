@@ -116,7 +116,9 @@ work=$(mktemp -d "${{TMPDIR:-/tmp}}/autotune-launch.XXXXXX")
 set -m  # each worker is a process group of its own, which ends with all that it started
 workers=()
 end_workers() {{
-    for worker in "${{workers[@]}}"; do kill -KILL -- "-$worker" 2> /dev/null || true; done
+    for worker in ${{workers[@]+"${{workers[@]}}"}}; do  # none is an error before bash 4.4
+        kill -KILL -- "-$worker" 2> /dev/null || true
+    done
     workers=()
 }}
 finish() {{

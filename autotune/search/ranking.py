@@ -19,10 +19,10 @@ def measured(trial: Trial) -> Measurement:
 
 def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]) -> list[Trial]:
     """Succeeded trials of these origins, best first, one a configuration."""
-    chosen: dict[str, Trial] = {}
+    chosen: dict[Config, Trial] = {}
     for trial in trials:
         if trial.succeeded and trial.origin in origin:
-            chosen[trial.config.id] = trial
+            chosen[trial.config] = trial
     return sorted(
         chosen.values(),
         key=lambda trial: objective.value(measured(trial)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from autotune.errors import DatasetError
 
 SUFFIXES = (".json", ".jsonl", ".csv")
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a character outside the first 65,536; two make a whole one."""
 CELL_CHARACTERS = 1 << 26
 """Of one cell of a CSV file, at most; the csv module's own limit is shorter than long texts."""
 
@@ -69,7 +72,8 @@ def read_json(dataset: str) -> Any | None:
         raise DatasetError(f"dataset {dataset} is empty")
     try:
         found = _loads(text)
-        json.dumps(found, ensure_ascii=False).encode()
+        if ESCAPED_HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise DatasetError(f"dataset {dataset}: JSON nested too deeply") from None
     except UnicodeEncodeError as error:
