@@ -89,7 +89,7 @@ def finish(
             expected=workload.expected,
             timeout_s=settings.trial_timeout_s,
         )
-    _emit(result, line, promise, folder, settings, workload, inputs, host, stack)
+    _emit(result, line, promise, objective, folder, settings, workload, inputs, host, stack)
     write_report(folder, report)
     if not result.interrupted:
         announce("running the launch script once")
@@ -102,6 +102,7 @@ def _emit(
     result: Result,
     line: ScriptLine | None,
     promise: dict[str, Any],
+    objective: Objective,
     folder: RunFolder,
     settings: Settings,
     workload: Workload,
@@ -124,7 +125,9 @@ def _emit(
         ),
     )
     cache = f"{folder.engine.name}/{best['stack']}" if folder.engine.exists() else None
-    write(folder.requests, requests(best, inputs, cache))
+    rate = promise["median"] if objective.limit_s is not None else None
+    text = requests(best, inputs, cache, rate=rate, features=workload.expected.features)
+    write(folder.requests, text)
     script = launch_script(
         worker_commands(best, host, stack.python, stack.libiomp5),
         title=f"{settings.model}: {knobs.describe(best)}",

@@ -157,6 +157,20 @@ def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """Some seconds of requests at one rate. Latencies are from arrival to answer."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    per_s: float
+    requests: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    mean_batch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """What one configuration did: every sample, and what was really in effect."""
 
@@ -173,6 +187,7 @@ class Measurement:
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
     outputs_digest: str  # of the outputs of the last pass
     outputs_repeatable: bool  # all passes gave the same outputs
+    answered: tuple[Answered, ...] = ()  # the highest rates found to be served in time
 
     @property
     def whole(self) -> bool:

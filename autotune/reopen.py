@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from autotune.records import (
     StackFacts,
 )
 from autotune.runner import Expected, Outcome, ProcessRunner, Runner, read_outputs
+from autotune.search.objective import Objective, objective_named
+from autotune.stats import Interval
 from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task
 from autotune.wire import WireError, parse
@@ -35,11 +37,14 @@ TIMEOUT_S = 900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened:
-    """What a run's folder says. `best` is best.yaml as it stands."""
+    """What a run's folder says. `best` is best.yaml as it stands, `promised` the interval of the
+    objective in it."""
 
     folder: RunFolder
     manifest: Mapping[str, Any]
     best: Mapping[str, Any]
+    objective: Objective
+    promised: Interval
     task: Task
     source: ModelSource
     rows: list[Row]
@@ -106,10 +111,13 @@ def reopen(folder: RunFolder) -> Reopened:
     try:
         best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
         task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
+        promise = best["promise"]
         return Reopened(
             folder=folder,
             manifest=manifest,
             best=best,
+            objective=objective_named(str(promise["objective"])),
+            promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
             task=task,
             source=parse(ModelSource, best["model"]),
             rows=task.labelled(task.load(str(folder.data.resolve()), None)),

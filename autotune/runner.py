@@ -359,16 +359,23 @@ class ProcessRunner:
             }
             for index in range(count)
         ]
-        replies = session.ask_each("serve", dealt, more_s=max(arrivals_s))
         latency = [0.0] * len(rows)
         batches: list[int] = []
-        for index, reply in enumerate(replies):
-            try:
+        try:
+            replies = session.ask_each("serve", dealt, more_s=max(arrivals_s))
+            for index, reply in enumerate(replies):
                 served = parse(Served, reply)
-            except WireError as error:
-                raise WorkerFailed(Failure(kind="protocol", detail=str(error))) from error
-            latency[index::count] = served.latency_s
-            batches += served.batches
+                if len(served.latency_s) != len(latency[index::count]):
+                    raise WireError(f"{len(served.latency_s)} answers of an instance")
+                latency[index::count] = served.latency_s
+                batches += served.batches
+        except WorkerFailed as failed:
+            self._failed(key, failed.failure)
+            raise
+        except WireError as error:
+            failure = Failure(kind="protocol", detail=str(error))
+            self._failed(key, failure)
+            raise WorkerFailed(failure) from error
         return latency, batches
 
     def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement | Screen:

@@ -3,19 +3,20 @@ launch.sh begins and ends with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autotune.differences import differences, installed
-from autotune.emit.script import LAUNCH_RULE
-from autotune.errors import ResumeError, SearchError
+from autotune.emit.script import LAUNCH_RULE, LAUNCH_SERVING_S
+from autotune.errors import SearchError
 from autotune.folder import RunFolder
 from autotune.host import Host
-from autotune.records import Measurement, StackFacts, to_jsonable
+from autotune.records import Measurement, Served, StackFacts, to_jsonable
 from autotune.reopen import Reopened, reopen
 from autotune.runner import OUTPUTS_FILE, OutputArrays, ProcessRunner, read_outputs, together
 from autotune.search.objective import objective_named
+from autotune.serving import Server, answered
 from autotune.stats import Interval
 from autotune.wire import WireError, loads, parse
 
@@ -75,12 +76,17 @@ def measure(run: Reopened, host: Host, work: Path) -> Score:
     runner = runner_of(run, host, work)
     try:
         outcome = runner.run(run.chosen, LAUNCH_RULE)
+        if outcome.measurement is None:
+            assert outcome.failure is not None
+            raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
+        measurement = outcome.measurement
+        if run.objective.limit_s is not None:
+            server = Server(runner, run.chosen, run.expected.features, seed=0)
+            served = server.at(run.promised.median, LAUNCH_SERVING_S)
+            measurement = replace(measurement, answered=(served,))
     finally:
         runner.close()
-    if outcome.measurement is None:
-        assert outcome.failure is not None
-        raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
-    return judge(run, outcome.measurement, outcome.outputs)
+    return judge(run, measurement, outcome.outputs)
 
 
 def instances(work: Path) -> list[Path]:
@@ -88,13 +94,15 @@ def instances(work: Path) -> list[Path]:
     return sorted((p for p in work.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
 
 
-def _measurement(folder: Path) -> Measurement:
+def _replies(folder: Path) -> tuple[Measurement, Served | None]:
+    """What an instance measured, and served where that was asked."""
     replies = [loads(line) for line in (folder / "replies.jsonl").read_bytes().splitlines()]
     for reply in replies:
         if "failure" in reply:
             failure = reply["failure"]
             raise SearchError(f"{failure['kind']}: {failure['detail']}")
-    return parse(Measurement, replies[-1]["ok"])
+    served = parse(Served, replies[2]["ok"]) if len(replies) > 2 else None
+    return parse(Measurement, replies[1]["ok"]), served
 
 
 def score(folder: RunFolder, work: Path) -> Score:
@@ -104,7 +112,16 @@ def score(folder: RunFolder, work: Path) -> Score:
     """
     run = reopen(folder)
     try:
-        measurement = together([_measurement(instance) for instance in instances(work)])
+        replies = [_replies(instance) for instance in instances(work)]
+        measurement = together([measured for measured, _ in replies])
+        served = [one for _, one in replies if one is not None]
+        if served:
+            found = answered(
+                run.promised.median,
+                [latency for one in served for latency in one.latency_s],
+                [batch for one in served for batch in one.batches],
+            )
+            measurement = replace(measurement, answered=(found,))
         outputs = read_outputs(work / "0" / OUTPUTS_FILE, run.task.outputs, run.expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
@@ -112,17 +129,11 @@ def score(folder: RunFolder, work: Path) -> Score:
 
 
 def judge(run: Reopened, measurement: Measurement, outputs: OutputArrays) -> Score:
-    """A measurement of the run's best configuration against its promise. Raises ResumeError."""
-    try:
-        promise = run.best["promise"]
-        promised = Interval(**{f.name: promise[f.name] for f in fields(Interval)})
-    except (KeyError, TypeError) as error:
-        raise ResumeError(f"{run.folder.path} is damaged: {error}") from error
-    objective = objective_named(str(promise["objective"]))
+    """A measurement of the run's best configuration against its promise."""
     return Score(
-        objective=objective.name,
-        measured=objective.interval(measurement),
-        promised=promised,
+        objective=run.objective.name,
+        measured=run.objective.interval(measurement),
+        promised=run.promised,
         metrics=run.gate().judge(outputs, run.reference()).metrics,
-        promised_metrics=dict(promise["metrics"]),
+        promised_metrics=dict(run.best["promise"]["metrics"]),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autotune.errors import InputError, SearchError
 from autotune.process import WorkerFailed
-from autotune.records import ONE_PASS, Config, to_jsonable
+from autotune.records import ONE_PASS, Answered, Config, to_jsonable
 from autotune.runner import ProcessRunner
 from autotune.search.objective import features_per_s
 
@@ -24,18 +24,6 @@ CONFIRMED = 3
 LESS, TRIES = 0.95, 6
 """Where that does not hold: how much less is tried next, and how often."""
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """Some seconds of requests at one rate. Latencies are from arrival to answer."""
-
-    per_s: float
-    requests: int
-    p50_s: float
-    p90_s: float
-    p99_s: float
-    mean_batch: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +49,28 @@ def poisson(rate: float, seconds: float, rng: np.random.Generator) -> Array:
     """Times of arrival of a Poisson process, in seconds from the start; at least one."""
     gaps = rng.exponential(1 / rate, size=max(1, round(rate * seconds)))
     return np.cumsum(gaps)
+
+
+def requests_at(
+    rate: float, seconds: float, features: int, rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """Requests for random ones of `features` rows, and when they arrive."""
+    arrivals = poisson(rate, seconds, rng)
+    rows = rng.integers(features, size=len(arrivals))
+    return [int(row) for row in rows], [round(float(one), 6) for one in arrivals]
+
+
+def answered(rate: float, latency_s: Sequence[float], batches: Sequence[int]) -> Answered:
+    """What requests at `rate` came to."""
+    p50, p90, p99 = np.percentile(latency_s, [50, 90, 99])
+    return Answered(
+        per_s=float(rate),
+        requests=len(latency_s),
+        p50_s=float(p50),
+        p90_s=float(p90),
+        p99_s=float(p99),
+        mean_batch=float(np.mean(batches)),
+    )
 
 
 class Server:
@@ -89,12 +99,18 @@ class Server:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
         capacity = features_per_s(outcome.measurement)
-        self._serve(WARM_UP_SHARE * capacity, WARM_UP_S)
+        try:
+            self.serve(WARM_UP_SHARE * capacity, WARM_UP_S)
+        except WorkerFailed as failed:
+            raise SearchError(str(failed)) from failed
         return capacity
 
     def at(self, rate: float, seconds: float) -> Answered:
         """Serve Poisson arrivals at `rate` for about `seconds`. Raises SearchError."""
-        served = self._serve(rate, seconds)
+        try:
+            served = self.serve(rate, seconds)
+        except WorkerFailed as failed:
+            raise SearchError(str(failed)) from failed
         self.tried.append(served)
         self._announce(
             f"{served.per_s:.1f} requests/s: p50 {1000 * served.p50_s:.1f} ms, "
@@ -102,24 +118,11 @@ class Server:
         )
         return served
 
-    def _serve(self, rate: float, seconds: float) -> Answered:
-        arrivals = poisson(rate, seconds, self._rng)
-        rows = self._rng.integers(self._features, size=len(arrivals))
-        try:
-            latency, batches = self._runner.serve(
-                self._config, [int(row) for row in rows], [float(a) for a in arrivals]
-            )
-        except WorkerFailed as failed:
-            raise SearchError(str(failed)) from failed
-        p50, p90, p99 = np.percentile(latency, [50, 90, 99])
-        return Answered(
-            per_s=float(rate),
-            requests=len(arrivals),
-            p50_s=float(p50),
-            p90_s=float(p90),
-            p99_s=float(p99),
-            mean_batch=float(np.mean(batches)),
-        )
+    def serve(self, rate: float, seconds: float) -> Answered:
+        """As `at`, and nobody is told. Raises WorkerFailed."""
+        rows, arrivals_s = requests_at(rate, seconds, self._features, self._rng)
+        latency, batches = self._runner.serve(self._config, rows, arrivals_s)
+        return answered(rate, latency, batches)
 
 
 def find_rate(server: Server, capacity: float, limit_s: float, seconds: float) -> Answered | None:

@@ -33,6 +33,7 @@ from autotune.journal import Journal
 from autotune.manifest import check_same, describe_run, space_digest
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerProcess
+from autotune.rates import for_objective
 from autotune.records import DEFAULT_STACK, Config, StackFacts
 from autotune.runner import Outcome, ProcessRunner, read_outputs
 from autotune.search.loop import Listener, Search
@@ -205,7 +206,7 @@ class Tuning:
             bounds = self._bounds(worker, host, found, workload)
         parents.preload(modules_of(workload.facts.model_type))
         surroundings = stacks.surroundings(
-            host, found, attentions=workload.facts.attentions, objective=self._objective.name
+            host, found, attentions=workload.facts.attentions, objective=self._objective.kind
         )
         seeds = self._seeds(folder, workload, host, fresh)
         space = compile_space(
@@ -287,7 +288,7 @@ class Tuning:
             learned.recall(host),
             workload.facts,
             task=self._task.name,
-            objective=self._objective.name,
+            objective=self._objective.kind,
         )
 
     def _learn(self, result: Result, workload: Workload, host: Host, created: str) -> None:
@@ -309,7 +310,7 @@ class Tuning:
                 model_type=workload.facts.model_type,
                 parameters=workload.facts.parameters,
                 task=self._task.name,
-                objective=self._objective.name,
+                objective=self._objective.kind,
                 configs=tuple(chosen),
                 speedups=tuple(speedups),
             ),
@@ -380,6 +381,19 @@ class Tuning:
                 raise ResumeError(f"the reference of this run: {error}; start a new run") from error
             return gate.reference(outputs)
 
+        runner = ProcessRunner(
+            host=host,
+            stacks=found,
+            inputs=replace(
+                inputs_of(folder, workload.source, host),
+                reference=str(folder.reference.resolve()),
+            ),
+            expected=workload.expected,
+            workdir=folder.work / "trial",
+            timeout_s=settings.trial_timeout_s,
+            parents=parents,
+            most_bytes=settings.max_memory_bytes,
+        )
         search = Search(
             run_name=str(folder.path.resolve()),
             space=space,
@@ -391,19 +405,7 @@ class Tuning:
                 seed=settings.seed + len(journal.trials),
                 maximize=self._objective.maximize,
             ),
-            runner=ProcessRunner(
-                host=host,
-                stacks=found,
-                inputs=replace(
-                    inputs_of(folder, workload.source, host),
-                    reference=str(folder.reference.resolve()),
-                ),
-                expected=workload.expected,
-                workdir=folder.work / "trial",
-                timeout_s=settings.trial_timeout_s,
-                parents=parents,
-                most_bytes=settings.max_memory_bytes,
-            ),
+            runner=for_objective(self._objective, runner, workload.expected.features),
             gate=gate,
             journal=journal,
             objective=self._objective,

@@ -15,11 +15,11 @@ from autotune.folder import folder_of
 from autotune.host import Host, detect
 from autotune.parents import Parents, modules_of
 from autotune.process import WorkerFailed
+from autotune.rates import for_objective
 from autotune.records import ONE_PASS, Config, StackFacts, to_jsonable
 from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
 from autotune.runner import OutputArrays, Runner
 from autotune.search.finals import VISIT_RULE
-from autotune.search.objective import objective_named
 from autotune.stats import Interval, median_interval, ratio_interval
 from autotune.workload import start_worker
 
@@ -75,7 +75,8 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
             return _without_measuring(run, host, found, minimum, cause)
         with Parents(work / "parents", memory_bytes=host.memory_bytes) as parents:
             parents.preload(modules_of(run.manifest["model"]["model_type"]))
-            runner = run.runner(host, found, work, parents)
+            inner = run.runner(host, found, work, parents)
+            runner = for_objective(run.objective, inner, run.expected.features)
             return measure_again(
                 run, runner, apart(run, host, found), minimum=minimum, rounds=rounds
             )
@@ -120,7 +121,7 @@ def measure_again(
 ) -> Verified:
     """The two in turn, judged against the promise."""
     promise = run.best["promise"]
-    objective = objective_named(str(promise["objective"]))
+    objective = run.objective
     base, best = run.baseline, run.chosen
     verified = Verified(
         causes=(),
@@ -148,7 +149,8 @@ def measure_again(
         causes.append(f"{knobs.describe(best)} is no longer right: {inaccurate.detail}")
     if speedup.median < minimum:
         causes.append(
-            f"{knobs.describe(best)} is {speedup.median:.2f}x as fast as the baseline "
+            f"{knobs.describe(best)} {objective.verb} {speedup.median:.2f}x {objective.compared} "
+            "the baseline "
             f"({speedup.low:.2f} to {speedup.high:.2f}), at least {minimum:.2f}x is asked for"
         )
     then = promise.get("baseline")

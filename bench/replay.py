@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import random
 import statistics
 import tempfile
@@ -238,7 +239,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="an SVG of the geometric mean of the gaps")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Curve]]] = {}
-    with multiprocessing.Pool(options.processes) as pool:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of those that are started now: a CPU each
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for path in options.tables:
             problem = Problem.read(path, priors=False)
             exhaustive = problem.exhaustive_s

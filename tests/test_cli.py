@@ -147,6 +147,8 @@ def test_more_threads_than_cores(refused):
         (("--max-memory", "lots"), "a size is written 512m or 4g, got 'lots'"),
         (("--task", "poetry"), "--task must be one of qa"),
         (("--objective", "joy"), "'joy' is not one of"),
+        (("--objective", "server"), "pass --max-latency-ms"),
+        (("--max-latency-ms", "50"), "is the limit of --objective server"),
         (("--trials", "0"), "0 is not in the range"),
         (("--doc-stride", "500"), "--doc-stride must be below --max-seq-length 384"),
         (("--resume",), "holds no run"),

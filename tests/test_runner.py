@@ -288,3 +288,39 @@ def test_a_peak_between_two_looks_counts_too(sessions):
     runner._most_bytes = 2**31
     replies.append(to_jsonable(replace(measurement(2.0), peak_rss_bytes=2**32)))
     assert runner.run(session_config(), Measure()).failure.detail.startswith("4.0 GiB in use")
+
+
+def served_of(count):
+    return {"latency_s": [0.1] * count, "batches": [1] * count}
+
+
+def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(sessions):
+    runner, started, replies = sessions
+    replies += [to_jsonable(instance(i, 2.0, released_s=1.0)) for i in (0, 1)]
+    config = session_config(instances=2)
+    runner.run(config, Measure())
+    started[0].reply = {"latency_s": [0.1, 0.3], "batches": [2]}
+    started[1].reply = {"latency_s": [0.2], "batches": [1]}
+    latency, batches = runner.serve(config, [7, 8, 9], [0.0, 1.0, 2.0])
+    assert latency == [0.1, 0.2, 0.3]
+    assert batches == [2, 1]
+    assert [worker.asked[-1][1]["rows"] for worker in started] == [[7, 9], [8]]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (served_of(2), "protocol"),
+        ({}, "protocol"),
+        (Failure(kind="timeout", detail="slow"), "timeout"),
+    ],
+)
+def test_a_worker_that_does_not_answer_every_request_ends_the_session(sessions, reply, kind):
+    runner, started, _ = sessions
+    config = session_config()
+    runner.run(config, Measure())
+    started[0].reply = reply
+    with pytest.raises(WorkerFailed) as failed:
+        runner.serve(config, [1, 2, 3], [0.0, 1.0, 2.0])
+    assert failed.value.failure.kind == kind
+    assert started[0].closed

@@ -61,3 +61,16 @@ def test_a_damaged_run_is_an_error(run):
     folder.best.write_text("promise: [")
     with pytest.raises(ResumeError, match="holds no finished run"):
         score(folder, work)
+
+
+@pytest.mark.parametrize(("late_s", "ratio"), [(0.05, 1.0), (0.2, 0.5)])
+def test_requests_at_the_promised_rate_are_judged_by_their_latency(tmp_path, run, late_s, ratio):
+    _, work = run
+    folder = leave_run(tmp_path / "served", objective="server-100ms", median=40.0)
+    replies = work / "0" / "replies.jsonl"
+    served = {"latency_s": [late_s] * 50, "batches": [1] * 50}
+    replies.write_text(replies.read_text() + json.dumps({"id": 3, "ok": served}) + "\n")
+    found = score(folder, work)
+    assert found.objective == "server-100ms"
+    assert found.measured.median == pytest.approx(40.0 * ratio)
+    assert found.ratio == pytest.approx(ratio)

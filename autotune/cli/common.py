@@ -22,10 +22,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 objective_option = click.option(
     "--objective",
-    type=click.Choice(["throughput", "latency"]),
+    type=click.Choice(["throughput", "latency", "server"]),
     default="throughput",
     show_default=True,
-    help="Examples a second, or p90 of one example at a time.",
+    help="Examples a second, p90 of one example at a time, or the highest rate of requests "
+    "served in time.",
 )
 set_option = click.option(
     "--set",

@@ -54,6 +54,11 @@ from autotune.errors import InputError
 )
 @objective_option
 @click.option(
+    "--max-latency-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What p99 of the requests must stay under, with --objective server.",
+)
+@click.option(
     "--max-accuracy-drop",
     type=Share(),
     default="1%",
@@ -169,6 +174,11 @@ def _settings(options: dict[str, Any]) -> Any:
             f"--doc-stride must be below --max-seq-length {options['max_seq_length']}, "
             f"got {options['doc_stride']}"
         )
+    limit_ms = options.pop("max_latency_ms")
+    if limit_ms is not None:
+        if options["objective"].partition("-")[0] != "server":
+            raise InputError("--max-latency-ms is the limit of --objective server; add that")
+        options["objective"] = f"server-{limit_ms:.4g}ms"
     return Settings(
         time_budget_s=options.pop("time_budget"),
         trial_timeout_s=options.pop("trial_timeout"),

@@ -6,15 +6,20 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from autotune.emit.huggingface import ScriptLine
 from autotune.launch import PASSED_ON, Command
 from autotune.records import Config, Measure, dumps
-from autotune.runner import Inputs, measure_request, open_request
+from autotune.runner import POINT_KNOBS, Inputs, measure_request, open_request
+from autotune.serving import requests_at
 
 WORKLOAD = "workload"
 CALIBRATION = "workload/calibration"
 LAUNCH_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
 """How long launch.sh measures: about as long as each finalist was in all its visits."""
+LAUNCH_SERVING_S = 15.0
+"""And serves, where the objective is a rate of requests."""
 
 
 def quote(text: str) -> str:
@@ -27,19 +32,37 @@ def comment(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def requests(config: Config, inputs: Inputs, cache: str | None = None) -> str:
+def requests(
+    config: Config,
+    inputs: Inputs,
+    cache: str | None = None,
+    *,
+    rate: float | None = None,
+    features: int = 0,
+) -> str:
     """The requests of one measurement, as the search sent them, for a worker started in the
-    run's folder; `cache` is where in it the prepared engine was kept."""
+    run's folder; `cache` is where in it the prepared engine was kept.
+
+    With `rate` those of one second for `features` rows follow, each instance's share of them:
+    all are asked the same.
+    """
     here = replace(
         inputs,
         features=WORKLOAD,
         calibration=CALIBRATION if inputs.calibration else None,
         cache=cache,
     )
-    lines: Sequence[dict[str, object]] = (
+    lines: list[dict[str, object]] = [
         {"id": 1, "op": "open", "args": open_request(config, here)},
         {"id": 2, "op": "measure", "args": measure_request(config, LAUNCH_RULE)},
-    )
+    ]
+    if rate is not None:
+        rows, arrivals_s = requests_at(
+            rate / int(config["instances"]), LAUNCH_SERVING_S, features, np.random.default_rng(0)
+        )
+        point = config.only(POINT_KNOBS).as_dict()
+        arguments = {"point": point, "rows": rows, "arrivals_s": arrivals_s}
+        lines.append({"id": 3, "op": "serve", "args": arguments})
     return "".join(dumps(line) + "\n" for line in lines)
 
 

@@ -59,6 +59,7 @@ def entry(
         "objective": to_jsonable(own),
         "speedup": to_jsonable(gain or objective.speedup(own, objective.interval(base))),
         "throughput": to_jsonable(throughput(measurement)),
+        "answered": to_jsonable(measurement.answered),
         "batch_s": batch_percentiles(measurement),
         "padded_tokens": measurement.padded_tokens,
         "tokens": measurement.tokens,
@@ -118,6 +119,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             "name": objective.name,
             "unit": objective.unit,
             "maximize": objective.maximize,
+            "compared": objective.compared,
         },
         "metrics": list(context.metrics),
         "max_accuracy_drop": context.manifest["max_accuracy_drop"],
@@ -236,9 +238,14 @@ def verdict(result: Result, context: Context) -> str:
         )
     own, other = objective.interval(best.measurement), objective.interval(base.measurement)
     gain = result.gain
+    late = objective.caveat(best.measurement)
+    if late is not None:
+        return f"Nothing measured keeps the limit: the best, {knobs.describe(best.config)}, {late}."
+    short = objective.caveat(base.measurement)
+    at_least = "" if short is None else f" The baseline {short}; the gain is at least this."
     return (
-        f"{knobs.describe(best.config)} is {gain.median:.1f}x as fast as the baseline "
-        f"({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "
+        f"{knobs.describe(best.config)} {objective.verb} {gain.median:.1f}x {objective.compared} "
+        f"the baseline ({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "
         f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
-        f"{base.accuracy.metrics[main]:.2f}."
+        f"{base.accuracy.metrics[main]:.2f}.{at_least}"
     )

@@ -103,8 +103,8 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
         return {"number": "1.0x", "words": "no significant gain: keep the baseline"}
     return {
         "number": f"{gain['median']:.1f}x",
-        "words": f"as fast as the baseline ({gain['low']:.1f} to {gain['high']:.1f}, "
-        f"{gain['coverage']:.0%} interval)",
+        "words": f"{report['objective']['compared']} the baseline ({gain['low']:.1f} to "
+        f"{gain['high']:.1f}, {gain['coverage']:.0%} interval)",
     }
 
 
@@ -122,6 +122,13 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     def batch(name: str) -> Any:
         return lambda entry: f"{1000 * entry['batch_s'][name]:.1f} ms"
 
+    def requests(entry: Mapping[str, Any]) -> str:
+        one = entry["answered"][-1]
+        return (
+            f"{one['per_s']:.1f}/s: p50 {1000 * one['p50_s']:.1f} ms, p99 "
+            f"{1000 * one['p99_s']:.1f} ms, {one['mean_batch']:.1f} rows a batch"
+        )
+
     def start_up(entry: Mapping[str, Any]) -> str:
         phases = entry["phases_s"]
         return ", ".join(
@@ -136,6 +143,7 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         both("configuration", lambda entry: str(entry["description"])),
         both("throughput", speed),
+        *([both("requests in time", requests)] if report["best"]["answered"] else []),
         both("time of a batch, p50", batch("p50")),
         both("time of a batch, p99", batch("p99")),
         *(both(name.replace("_", " "), metric(name)) for name in report["metrics"]),
@@ -152,7 +160,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each with `title`, `about`, `height` in pixels and the plotly `figure`."""
     objective = report["objective"]
     scale = 1.0 if objective["maximize"] else 1000.0
-    unit = "examples/s" if objective["maximize"] else "ms (p90 of one example)"
+    unit = objective["unit"] if objective["maximize"] else "ms (p90 of one example)"
     metric = report["metrics"][0].replace("_", " ")
     found = [
         {

@@ -48,6 +48,18 @@ class Percentiles(TypedDict):
 
 
 @strict
+class AnsweredOf(TypedDict):
+    """Some seconds of requests at one rate, seconds from arrival to answer."""
+
+    per_s: float
+    requests: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    mean_batch: float
+
+
+@strict
 class Entry(TypedDict):
     trial: int
     origin: Literal["baseline", "prior", "search", "final"]
@@ -57,6 +69,7 @@ class Entry(TypedDict):
     objective: IntervalOf
     speedup: IntervalOf
     throughput: IntervalOf
+    answered: list[AnsweredOf]
     batch_s: Percentiles
     padded_tokens: int
     tokens: int
@@ -194,6 +207,7 @@ class Objective(TypedDict):
     name: str
     unit: str
     maximize: bool
+    compared: str
 
 
 @strict

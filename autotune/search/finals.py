@@ -53,10 +53,11 @@ def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
 
 
 def merged(trials: Sequence[Trial]) -> Trial:
-    """Visits of one configuration as one trial: the last one, with the passes of all."""
+    """Visits of one configuration as one trial: the last one, with what all measured."""
     last = trials[-1]
     passes = tuple(p for trial in trials for p in measured(trial).passes)
-    return replace(last, measurement=replace(measured(last), passes=passes))
+    answered = tuple(a for trial in trials for a in measured(trial).answered)
+    return replace(last, measurement=replace(measured(last), passes=passes, answered=answered))
 
 
 def finals(trials: Sequence[Trial]) -> list[Trial]:
@@ -113,7 +114,7 @@ class Finals:
         """About how many seconds the finals will take."""
         known = {t.config: t.measurement for t in trials if t.measurement}
         finalists = [known[config] for config in self.finalists(trials) if config in known]
-        one = sum(map(_visit_s, finalists))
+        one = sum(_visit_s(m) + self.objective.serving_s for m in finalists)
         rounds = max(MIN_ROUNDS * one, min(self._rounds_s + one / 2, MAX_ROUNDS * one))
         return sum(map(_preparing_s, finalists)) + rounds
 

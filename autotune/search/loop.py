@@ -22,7 +22,7 @@ from autotune.journal import Journal
 from autotune.records import Accuracy, Config, Failure, Measure, Trial
 from autotune.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
-from autotune.search.objective import Objective, workload_s
+from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
     BASELINE,
@@ -312,9 +312,10 @@ class Search:
         batch_s = self._bounds.batch_s(config) if self._bounds else None
         if batch_s is None:
             return None
-        examples = measured(self._baseline).examples
         limit = self._objective.of_batches(
-            [seconds / MARGIN for seconds in batch_s], examples, int(config["instances"])
+            [seconds / MARGIN for seconds in batch_s],
+            measured(self._baseline),
+            int(config["instances"]),
         )
         if not self._objective.better(self._leading_value(), limit):
             return None
@@ -394,7 +395,7 @@ class Search:
 
     def _leader_s(self) -> float | None:
         best = leaders(self._searched, self._objective, SEARCHED)
-        return workload_s(measured(best[0])) if best else None
+        return self._objective.pace_s(measured(best[0])) if best else None
 
     def _value(self, trial: Trial) -> float | None:
         """The objective, as far as it is known."""

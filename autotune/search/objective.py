@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,22 +12,33 @@ from autotune.records import Measurement, Pass, Trial
 from autotune.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
+SERVING_S = 12.0
+"""About what finding a rate again takes."""
 
 
 class Objective(ABC):
     """A number to make better, with its interval over the passes of a measurement."""
 
-    name: ClassVar[str]
-    unit: ClassVar[str]  # for people
+    kind: ClassVar[str]  # what search spaces call it
     maximize: ClassVar[bool]
+    unit: str  # for people
+    verb, compared = "is", "as fast as"  # as in: is 2.0x as fast as the baseline
+    limit_s: float | None = None  # of the p99 of requests, where there are any
+    serving_s: float = 0.0  # what a visit of the finals takes besides its passes
+
+    @property
+    def name(self) -> str:
+        """What `objective_named` makes the same objective of."""
+        return self.kind
 
     @abstractmethod
     def interval(self, measurement: Measurement) -> Interval:
         """The objective's median over passes and its interval, in seconds or examples/s."""
 
     @abstractmethod
-    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
-        """The objective where every pass had these batches, on each of `instances`."""
+    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+        """The objective, at best, where every pass over the workload of `like` had these
+        batches, on each of `instances`."""
 
     @abstractmethod
     def shown(self, value: float) -> str:
@@ -45,6 +57,15 @@ class Objective(ABC):
         """`estimate` for a trial that was screened out."""
         assert trial.screen is not None
         return self.estimate(trial.screen.pass_s, like, int(trial.config["instances"]))
+
+    def pace_s(self, measurement: Measurement) -> float:
+        """The time in which the instances together must do the workload once to be as good as
+        `measurement`, in seconds."""
+        return workload_s(measurement)
+
+    def caveat(self, measurement: Measurement) -> str | None:
+        """Why its value is not what it seems, for people."""
+        return None
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.maximize else one < other
@@ -69,8 +90,8 @@ class Objective(ABC):
 class Throughput(Objective):
     """Examples a second over the whole workload, any batch; instances are added."""
 
-    name: ClassVar[str] = "throughput"
-    unit: ClassVar[str] = "examples/s"
+    kind: ClassVar[str] = "throughput"
+    unit = "examples/s"
     maximize: ClassVar[bool] = True
 
     def interval(self, measurement: Measurement) -> Interval:
@@ -86,8 +107,8 @@ class Throughput(Objective):
             samples=min(rate.samples for rate in rates),
         )
 
-    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
-        return instances * examples / sum(batch_s)
+    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+        return instances * like.examples / sum(batch_s)
 
     def shown(self, value: float) -> str:
         return f"{value:.1f}/s"
@@ -99,8 +120,8 @@ class Latency(Objective):
     Of several instances, the slowest's.
     """
 
-    name: ClassVar[str] = "latency"
-    unit: ClassVar[str] = "s (p90)"
+    kind: ClassVar[str] = "latency"
+    unit = "s (p90)"
     maximize: ClassVar[bool] = False
 
     def interval(self, measurement: Measurement) -> Interval:
@@ -112,20 +133,80 @@ class Latency(Objective):
             key=lambda interval: interval.median,
         )
 
-    def of_batches(self, batch_s: Sequence[float], examples: int, instances: int) -> float:
+    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
         return percentile(batch_s, 90)
 
     def shown(self, value: float) -> str:
         return f"{value * 1000:.2f} ms"
 
 
+class Server(Objective):
+    """The highest rate of requests whose p99 stays under a limit, MLPerf's server scenario.
+
+    Where none does, the lowest rate tried counts in proportion to how far its p99 is over the
+    limit: it serves less than that in time.
+    """
+
+    kind: ClassVar[str] = "server"
+    maximize: ClassVar[bool] = True
+    verb, compared = "serves", "the rate of"
+    serving_s = SERVING_S
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s: float = limit_s
+        self.unit = f"requests/s with p99 under {_milliseconds(limit_s)}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{_milliseconds(self.limit_s).replace(' ', '')}"
+
+    def interval(self, measurement: Measurement) -> Interval:
+        return median_interval(
+            [one.per_s * min(1.0, self.limit_s / one.p99_s) for one in measurement.answered]
+        )
+
+    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+        return instances * like.features / sum(batch_s)
+
+    def estimate(self, pass_s: float, like: Measurement, instances: int) -> float:
+        """What it would serve did it never have to wait: more than it does."""
+        return instances * like.features / pass_s
+
+    def pace_s(self, measurement: Measurement) -> float:
+        return measurement.features / self.value(measurement)
+
+    def shown(self, value: float) -> str:
+        return f"{value:.1f} requests/s"
+
+    def caveat(self, measurement: Measurement) -> str | None:
+        late = [one for one in measurement.answered if one.p99_s > self.limit_s]
+        if 2 * len(late) <= len(measurement.answered):
+            return None
+        one = min(late, key=lambda one: one.p99_s)
+        return (
+            f"does not keep p99 under {_milliseconds(self.limit_s)}: at {one.per_s:.1f} requests/s "
+            f"it is {_milliseconds(one.p99_s)}"
+        )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.4g} ms"
+
+
 OBJECTIVES: dict[str, type[Objective]] = {"throughput": Throughput, "latency": Latency}
+SERVER = re.compile(r"server-(\d+(?:\.\d+)?(?:e[+-]\d+)?)ms")
 
 
 def objective_named(name: str) -> Objective:
-    """The objective registered as `name`. Raises InputError for an unknown one."""
+    """The objective with this `name`. Raises InputError for an unknown one."""
+    served = SERVER.fullmatch(name)
+    if served:
+        return Server(float(served[1]) / 1000)
+    if name == Server.kind:
+        raise InputError("--objective server needs the limit of its p99: pass --max-latency-ms")
     if name not in OBJECTIVES:
-        raise InputError(f"--objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+        known = ", ".join([*OBJECTIVES, Server.kind])
+        raise InputError(f"--objective must be one of {known}; got {name!r}")
     return OBJECTIVES[name]()
 
 

@@ -32,6 +32,10 @@ ADDITIVE_DECAY = 2.0
 FIRST_STEPS, STEPS = 150, 25
 """Of the random walk: when there are no scales yet, and from those of the last fit."""
 STEP = 0.4
+GROWN = 1.05
+"""They are looked for again when so many times the configurations are known."""
+BORDER = 1e100
+"""More than any targets' square in the covariance's metric."""
 JITTER = 1e-8
 RELEVANCE_SPREAD = 1.5
 """Standard deviation of the log of how much a knob matters."""
@@ -40,34 +44,48 @@ MINOR = -3.0
 
 
 class Encoder:
-    """Configurations of a space as rows of numbers, one column a searched knob."""
+    """Configurations of a space as states: of each searched knob its choices, one more for a
+    value that is none of them (the baseline's), and one for where the knob is not active.
+
+    The states of all knobs are numbered through, so that a sum over knobs of what two states
+    have to do with each other is a product of matrices: indicators, a matrix of states by
+    states, indicators.
+    """
 
     def __init__(self, space: Space) -> None:
         self._dimensions = [d for d in space.dimensions if len(d.choices) > 1]
-        self.numeric = np.array([type(d.choices[0]) is int for d in self._dimensions])
-        self.relevance = np.array([MINOR if KNOBS[d.name].minor else 0.0 for d in self._dimensions])
-        self._places: list[dict[Scalar, int]] = [
-            {choice: place for place, choice in enumerate(d.choices)} for d in self._dimensions
+        sizes = [len(d.choices) + 2 for d in self._dimensions]
+        self._first = np.cumsum([0, *sizes])
+        self._states: list[dict[Scalar, int]] = [
+            {choice: first + place for place, choice in enumerate(d.choices)}
+            for d, first in zip(self._dimensions, self._first, strict=False)
         ]
+        self.relevance = np.array([MINOR if KNOBS[d.name].minor else 0.0 for d in self._dimensions])
+        self.knob = np.repeat(np.arange(len(sizes)), sizes)
+        """The knob of each state."""
+        self.same = self.knob[:, None] == self.knob[None, :]
+        self.distances = np.zeros(self.same.shape)
+        """D of two states of the same knob, 0 of different knobs."""
+        for dimension, first, size in zip(self._dimensions, self._first, sizes, strict=False):
+            block = 1.0 - np.eye(size)
+            if type(dimension.choices[0]) is int:
+                places = np.arange(size - 1) / (size - 3)
+                block[:-1, :-1] = np.abs(places[:, None] - places[None, :])
+            self.distances[first : first + size, first : first + size] = block
 
     def encode(self, configs: Sequence[Config]) -> Array:
-        """Shape (configs, knobs): a choice's place, over the last one's for numeric knobs; one
-        more for a value that is none of them (the baseline's), -1 where the knob is not active."""
-        rows = np.full((len(configs), len(self._dimensions)), -1.0)
-        for i, config in enumerate(configs):
+        """Shape (configs, states): 1 at the states of each configuration, else 0."""
+        found = np.zeros((len(configs), len(self.knob)))
+        for row, config in zip(found, configs, strict=True):
             values = config.as_dict()
-            for j, dimension in enumerate(self._dimensions):
+            for dimension, states, end in zip(
+                self._dimensions, self._states, self._first[1:], strict=True
+            ):
                 if dimension.name in values:
-                    place = self._places[j].get(values[dimension.name], len(dimension.choices))
-                    rows[i, j] = place / (len(dimension.choices) - 1 if self.numeric[j] else 1)
-        return rows
-
-    def distances(self, one: Array, other: Array) -> Array:
-        """D of every pair: shape (len(one), len(other), knobs)."""
-        a, b = one[:, None, :], other[None, :, :]
-        differs = (a != b).astype(float)
-        both = (a >= 0) & (b >= 0) & self.numeric
-        return np.where(both, np.abs(a - b), differs)
+                    row[states.get(values[dimension.name], end - 2)] = 1.0
+                else:
+                    row[end - 1] = 1.0
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,61 +134,71 @@ class Surrogate:
         self._fixed_mean = mean
         self._rng = np.random.default_rng(seed)
         self._scales = Scales(encoder.relevance, -1.5, -1.0, 0.0, -5.0)
-        self._fitted = False
+        self._walked = 0  # configurations known when the scales were looked for last
 
     def fit(self, rows: Array, values: Array) -> None:
         """`rows` as `Encoder.encode` gives them; `values` of shape (len(rows),)."""
         self._rows = rows
         self._mean = float(values.mean()) if self._fixed_mean is None else self._fixed_mean
         self._unit = max(float(values.std()), 1e-3)
-        self._targets = (values - self._mean) / self._unit
-        distances = self._encoder.distances(rows, rows)
-        near = np.exp(-ADDITIVE_DECAY * distances)
-        best = self._density(self._scales, distances, near)
-        for _ in range(STEPS if self._fitted else FIRST_STEPS):
+        targets = (values - self._mean) / self._unit
+        if len(rows) >= GROWN * self._walked:
+            self._walk(rows, targets, STEPS if self._walked else FIRST_STEPS)
+            self._walked = len(rows)
+        factor, half = _factorized(self._noisy(self._scales, rows), targets)
+        self._whitening = np.linalg.inv(factor)
+        self._weights = self._whitening.T @ half
+
+    def _walk(self, rows: Array, targets: Array, steps: int) -> None:
+        best = self._density(self._scales, rows, targets)
+        for _ in range(steps):
             moved = self._scales.moved(self._rng)
-            density = self._density(moved, distances, near)
+            density = self._density(moved, rows, targets)
             if density > best:
                 best, self._scales = density, moved
-        self._fitted = True
-        covariance = self._covariance(self._scales, distances, near)
-        covariance[np.diag_indices_from(covariance)] += np.exp(self._scales.noise) + JITTER
-        self._factor = np.asarray(np.linalg.cholesky(covariance), np.float64)
-        self._weights = _solve(self._factor, self._targets)
 
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the values at `rows`, noise not included."""
-        distances = self._encoder.distances(rows, self._rows)
-        near = np.exp(-ADDITIVE_DECAY * distances)
-        cross = self._covariance(self._scales, distances, near)
+        scales = self._scales
+        cross = self._covariance(scales, rows, self._rows)
         mean = cross @ self._weights
-        solved = np.linalg.solve(self._factor, cross.T)
-        own = float(np.exp(self._scales.joint) + np.exp(self._additive(self._scales)).sum())
-        variance = np.maximum(own - (solved**2).sum(axis=0), 1e-12)
+        own = float(np.exp(scales.joint) + np.exp(scales.additive + scales.relevance).sum())
+        explained = np.square(cross @ self._whitening.T).sum(axis=1)
+        variance = np.maximum(own - explained, 1e-12)
         return self._mean + self._unit * mean, self._unit * np.sqrt(variance)
 
-    @staticmethod
-    def _additive(scales: Scales) -> Array:
-        return scales.additive + scales.relevance
-
-    def _covariance(self, scales: Scales, distances: Array, near: Array) -> Array:
-        joint = np.exp(scales.joint - distances @ np.exp(scales.decay + scales.relevance))
-        found: Array = near @ np.exp(self._additive(scales)) + joint
+    def _covariance(self, scales: Scales, one: Array, other: Array) -> Array:
+        """k of every pair: shape (len(one), len(other))."""
+        encoder = self._encoder
+        worth = np.exp(scales.additive + scales.relevance)[encoder.knob]
+        decay = np.exp(scales.decay + scales.relevance)[encoder.knob]
+        additive = worth * np.where(encoder.same, np.exp(-ADDITIVE_DECAY * encoder.distances), 0.0)
+        found: Array = np.exp(scales.joint - one @ ((decay * encoder.distances) @ other.T))
+        found += one @ (additive @ other.T)
         return found
 
-    def _density(self, scales: Scales, distances: Array, near: Array) -> float:
-        """Log posterior density of the scales, up to a constant."""
-        covariance = self._covariance(scales, distances, near)
+    def _noisy(self, scales: Scales, rows: Array) -> Array:
+        covariance = self._covariance(scales, rows, rows)
         covariance[np.diag_indices_from(covariance)] += np.exp(scales.noise) + JITTER
+        return covariance
+
+    def _density(self, scales: Scales, rows: Array, targets: Array) -> float:
+        """Log posterior density of the scales, up to a constant."""
         try:
-            factor = np.linalg.cholesky(covariance)
+            factor, half = _factorized(self._noisy(scales, rows), targets)
         except np.linalg.LinAlgError:
             return -np.inf
-        half = np.linalg.solve(factor, self._targets)
         fit = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
         return fit + scales.prior(self._encoder.relevance)
 
 
-def _solve(factor: Array, values: Array) -> Array:
-    found: Array = np.linalg.solve(factor.T, np.linalg.solve(factor, values))
-    return found
+def _factorized(covariance: Array, targets: Array) -> tuple[Array, Array]:
+    """The Cholesky factor L of `covariance`, and L^-1 targets: what L's next row would be, were
+    the targets the covariances of one more with these."""
+    count = len(targets)
+    bordered = np.empty((count + 1, count + 1))
+    bordered[:count, :count] = covariance
+    bordered[count, :count] = bordered[:count, count] = targets
+    bordered[count, count] = BORDER
+    factor = np.asarray(np.linalg.cholesky(bordered), np.float64)
+    return factor[:count, :count], factor[count, :count]

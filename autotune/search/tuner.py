@@ -65,7 +65,9 @@ class Tuner:
         self._encoder = Encoder(space)
         self._speeds = Surrogate(self._encoder, mean=None, seed=seed)
         self._excesses = Surrogate(self._encoder, mean=UNKNOWN_EXCESS, seed=seed + 1)
+        self._near: dict[Config, list[Config]] = {}
         self._everything = space.whole(WHOLE_SPACE)
+        self._rows = self._encoder.encode(self._everything or [])
 
     def propose(
         self,
@@ -81,23 +83,23 @@ class Tuner:
         and engine knobs of the session that is open, whose points cost no preparation.
         """
         seen = {o.config for o in observations}
-        candidates = [c for c in self._candidates(observations) if c not in seen and usable(c)]
+        found, rows = self._candidates(observations)
+        left = [i for i, c in enumerate(found) if c not in seen and usable(c)]
+        candidates, wanted = [found[i] for i in left], rows[left]
         if not candidates:
             return None
         measured = [o for o in observations if o.speed is not None]
         allowed = [o for o in measured if o.allowed]
         if len(measured) < 2 or not allowed:
             return self._rng.choice(candidates)
-        rows = self._encoder.encode([o.config for o in measured])
-        speeds = np.array([o.speed for o in measured], float)
-        self._speeds.fit(rows, speeds)
+        known_rows = self._encoder.encode([o.config for o in measured])
+        self._speeds.fit(known_rows, np.array([o.speed for o in measured], float))
         judged = {o.config: FAILED if o.speed is None else o.excess for o in observations}
         known = {config: excess for config, excess in judged.items() if excess is not None}
         excesses = np.clip(np.array(list(known.values()), float), -1.0, FAILED)
         self._excesses.fit(self._encoder.encode(list(known)), excesses)
-        wanted = self._encoder.encode(candidates)
         mean, deviation = self._speeds.predict(wanted)
-        best_rows = self._encoder.encode([o.config for o in allowed])
+        best_rows = known_rows[[o.allowed for o in measured]]
         best = float(self._speeds.predict(best_rows)[0].max())
         gain = expected_improvement(mean, deviation, best)
         excess, spread = self._excesses.predict(wanted)
@@ -108,9 +110,10 @@ class Tuner:
             score[cost > remaining_s] -= 1e6
         return candidates[int(score.argmax())]
 
-    def _candidates(self, observations: Sequence[Observation]) -> list[Config]:
+    def _candidates(self, observations: Sequence[Observation]) -> tuple[list[Config], Array]:
+        """Configurations to choose among, and their rows."""
         if self._everything is not None:
-            return self._everything
+            return self._everything, self._rows
         ranked = sorted(
             (o for o in observations if o.allowed and self._space.contains(o.config)),
             key=lambda o: o.speed or 0.0,
@@ -118,13 +121,19 @@ class Tuner:
         )
         found: dict[Config, None] = {}
         for leader in ranked[:LEADERS]:
-            found.update(dict.fromkeys(self._space.neighbours(leader.config, ALL_KNOBS)))
+            found.update(dict.fromkeys(self._neighbours(leader.config)))
         for leader in ranked[:2]:
-            for near in self._space.neighbours(leader.config, ALL_KNOBS):
-                others = self._space.neighbours(near, ALL_KNOBS)
+            for near in self._neighbours(leader.config):
+                others = self._neighbours(near)
                 found.update(dict.fromkeys(self._rng.sample(others, min(6, len(others)))))
         found.update(dict.fromkeys(self._space.sample(self._rng) for _ in range(SAMPLE)))
-        return list(found)
+        return list(found), self._encoder.encode(list(found))
+
+    def _neighbours(self, config: Config) -> list[Config]:
+        """Remembered: the leaders of one choice are mostly those of the last."""
+        if config not in self._near:
+            self._near[config] = self._space.neighbours(config, ALL_KNOBS)
+        return self._near[config]
 
     def _costs(
         self,

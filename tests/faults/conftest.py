@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,13 @@ class Searches:
     def trials(self) -> list[dict]:
         return [json.loads(line) for line in self.lines()]
 
-    def wait_for_trials(self, count: int, timeout_s: float = 120) -> None:
+    def wait_for_trials(self, count: int) -> None:
+        self.wait_for(lambda: len(self.lines()) >= count)
+
+    def wait_for(self, happened: Callable[[], bool], timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
-        while len(self.lines()) < count:
-            assert time.monotonic() < deadline, "no such trial"
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen"
             time.sleep(0.05)
 
     def processes(self) -> list[str]:

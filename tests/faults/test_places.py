@@ -29,18 +29,26 @@ def small_disk(searches):
     subprocess.run(["umount", "--lazy", str(search.run)], check=False)
 
 
-@pytest.mark.parametrize("trials", [1, 3])
-def test_a_disk_that_fills_ends_the_search_with_one_line_and_loses_nothing(small_disk, trials):
-    search = small_disk
-    process = search.start(*TWO)
-    search.wait_for_trials(trials)
-    filler = search.run / "filler"
+def fill(disk):
+    """Leave no byte free; the file that takes them."""
+    filler = disk / "filler"
     with open(filler, "wb") as file:
         try:
             while True:
                 os.write(file.fileno(), b"x" * 4096)
         except OSError:
-            pass
+            return filler
+
+
+@pytest.mark.parametrize("moment", ["after 1 trial", "after 3 trials", "during the report"])
+def test_a_disk_that_fills_ends_the_search_with_one_line_and_loses_nothing(small_disk, moment):
+    search = small_disk
+    process = search.start(*TWO)
+    if moment == "during the report":
+        search.wait_for(lambda: (search.run / "best.yaml").exists())
+    else:
+        search.wait_for_trials(int(moment.split()[1]))
+    filler = fill(search.run)
     code, errors = search.ended(process)
     assert code == 2, errors
     assert errors.count("autotune: ") == 1

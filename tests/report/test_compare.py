@@ -16,6 +16,7 @@ from autotune.errors import ResumeError
 from autotune.export import export
 from autotune.finish import write_report
 from autotune.folder import RunFolder
+from autotune.records import Config
 from autotune.report.build import Context, build
 from autotune.search.objective import objective_named
 
@@ -51,9 +52,9 @@ def run(tmp_path):
 def test_runs_are_set_side_by_side_with_what_differs(run):
     found = compare([run("one"), run("two", torch="2.13.0", times=0.5)])
     one, two = found["runs"]
-    assert two["best"]["objective"]["median"] == pytest.approx(
-        2 * one["best"]["objective"]["median"]
-    )
+    for entry, times in ((one, 1.0), (two, 0.5)):
+        seconds = times * pass_seconds(Config.of(entry["best"]["config"]))
+        assert entry["best"]["objective"]["median"] == pytest.approx(10 / seconds)
     assert found["differs"] == {"default: torch": ["2.8.0", "2.13.0"]}
     for values in found["engines"].values():
         assert len(values) == 2

@@ -4,9 +4,10 @@ import pytest
 from fakes import measurement
 
 from autotune.errors import InputError
-from autotune.records import Pass
+from autotune.records import Answered, Pass
 from autotune.search.objective import (
     Latency,
+    Server,
     Throughput,
     features_per_s,
     objective_named,
@@ -47,8 +48,45 @@ def test_throughput_can_be_read_under_any_objective():
 
 
 def test_unknown_objectives_are_refused():
-    with pytest.raises(InputError, match="throughput, latency"):
+    with pytest.raises(InputError, match="throughput, latency, server"):
         objective_named("energy")
+    with pytest.raises(InputError, match="--max-latency-ms"):
+        objective_named("server")
+    with pytest.raises(InputError, match="must be one of"):
+        objective_named("server-nanms")
+
+
+def served(*rates_and_p99):
+    from dataclasses import replace
+
+    answers = tuple(
+        Answered(per_s=rate, requests=100, p50_s=p99 / 2, p90_s=p99, p99_s=p99, mean_batch=1.0)
+        for rate, p99 in rates_and_p99
+    )
+    return replace(measurement(2.0), answered=answers)
+
+
+@pytest.mark.parametrize("limit_s", [0.05, 0.0123, 2.5, 100.0])
+def test_an_objective_of_requests_is_known_by_its_name(limit_s):
+    named = objective_named(Server(limit_s).name)
+    assert named.name == Server(limit_s).name
+    assert named.limit_s == pytest.approx(limit_s)
+    assert named.kind == "server"
+
+
+def test_requests_served_late_count_in_proportion():
+    objective = Server(0.1)
+    assert objective.value(served((40, 0.09), (50, 0.1), (60, 0.05))) == 50
+    assert objective.value(served((40, 0.2))) == 20
+    assert objective.caveat(served((40, 0.09), (50, 0.1), (60, 0.2))) is None
+    assert "at 40.0 requests/s it is 200 ms" in objective.caveat(served((40, 0.2)))
+
+
+def test_no_rate_is_more_than_what_is_done_without_waiting():
+    one = measurement(2.0)  # ten rows in two seconds
+    assert Server(0.1).of_batches([0.5, 0.5], one, 2) == 20
+    assert Server(0.1).estimate(0.5, one, 2) == 40
+    assert Server(0.1).pace_s(served((40, 0.05))) == pytest.approx(10 / 40)
 
 
 def test_parts_of_passes_count_as_the_whole_they_stand_for():
