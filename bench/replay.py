@@ -66,10 +66,9 @@ class Problem:
             objective=header["objective"],
         )
         file = load_space(ROOT / "bench" / "tables" / header["space"])
-        if priors:
-            shipped = load_space(ROOT / "search_spaces" / "qa.yaml")
-            file = file.model_copy(update={"priors": shipped.priors})
-        return cls(table, compile_space(file, where), where, objective_named(header["objective"]))
+        shipped = compile_space(load_space(ROOT / "search_spaces" / "qa.yaml"), where)
+        space = compile_space(file, where, first=shipped.priors if priors else ())
+        return cls(table, space, where, objective_named(header["objective"]))
 
     def speed(self, config: Config) -> float | None:
         """Logarithm of how good it is; None where it failed or is not allowed."""

@@ -47,17 +47,21 @@ class Bench:
                 **{"max_seq_length": 384, "doc_stride": 128, **options},
             )
 
-    def runner(self, workdir, host=HOST, found=None, fresh=False, parents=None):
+    @property
+    def inputs(self):
+        return Inputs(
+            source=self.workload.source,
+            features=str(self.folder.workload.resolve()),
+            calibration=str(self.folder.calibration.resolve()),
+            instruction_sets=HOST.instruction_sets,
+            cache=str(self.folder.cache.resolve()),
+        )
+
+    def runner(self, workdir, host=HOST, found=None, fresh=False, parents=None, inputs=None):
         return ProcessRunner(
             host=host,
             stacks=found or self.stacks,
-            inputs=Inputs(
-                source=self.workload.source,
-                features=str(self.folder.workload.resolve()),
-                calibration=str(self.folder.calibration.resolve()),
-                instruction_sets=HOST.instruction_sets,
-                cache=str(self.folder.cache.resolve()),
-            ),
+            inputs=inputs or self.inputs,
             expected=self.workload.expected,
             workdir=workdir,
             timeout_s=600,

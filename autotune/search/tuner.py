@@ -6,6 +6,7 @@ Pure: it sees observations and proposes configurations. `search.loop` feeds it o
 
 from __future__ import annotations
 
+import collections
 import math
 import random
 import statistics
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autotune.records import Config
-from autotune.runner import POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
+from autotune.records import Config, Scalar
+from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.space import Space
 
@@ -25,8 +26,11 @@ WHOLE_SPACE = 5000
 """Of up to so many combinations all are candidates, else LEADERS' neighbours and a sample."""
 LEADERS = 6
 SAMPLE = 600
-FAILED = 3.0
+FAILED = 20.0
 """In units of the limit: how far beyond it a configuration that failed is counted."""
+CHANCE = 0.2
+"""That a configuration is allowed whatever the others of its precision lost, over the square of
+how many lost too much."""
 UNKNOWN_EXCESS = -0.5
 PREPARING_S = {"inductor": 45.0, "zentorch": 30.0}
 TYPICAL_S = 5.0
@@ -96,14 +100,18 @@ class Tuner:
         self._speeds.fit(known_rows, np.array([o.speed for o in measured], float))
         judged = {o.config: FAILED if o.speed is None else o.excess for o in observations}
         known = {config: excess for config, excess in judged.items() if excess is not None}
-        excesses = np.clip(np.array(list(known.values()), float), -1.0, FAILED)
+        excesses = squashed(np.clip(np.array(list(known.values()), float), -1.0, FAILED))
         self._excesses.fit(self._encoder.encode(list(known)), excesses)
         mean, deviation = self._speeds.predict(wanted)
         best_rows = known_rows[[o.allowed for o in measured]]
         best = float(self._speeds.predict(best_rows)[0].max())
         gain = expected_improvement(mean, deviation, best)
         excess, spread = self._excesses.predict(wanted)
-        likely = normal_cdf(-excess / spread)
+        apart, lost = within(list(known), excesses), losses(list(known), excesses)
+        seen_apart = np.array([apart.get(c.only(ENGINE_KNOBS), 0.0) for c in candidates])
+        tried = np.array([lost.get(config["precision"], 0) for config in candidates])
+        likely = allowed_probability(excess, spread, seen_apart)
+        likely = np.maximum(likely, CHANCE / (1 + tried) ** 2)
         cost = self._costs(candidates, observations, mean, open_session)
         score = np.log(gain * likely + 1e-300) - np.log(cost)
         if remaining_s is not None:
@@ -206,6 +214,44 @@ def preparing(observations: Sequence[Observation]) -> Callable[[Config], float]:
 
 def _engine(config: Config) -> tuple[object, ...]:
     return config["mode"], config["precision"], config.get("attention")
+
+
+def squashed(excess: Array) -> Array:
+    """How far beyond the limit, on a scale where what is far beyond differs little."""
+    return np.asarray(np.sign(excess) * np.log1p(np.abs(excess)), np.float64)
+
+
+def within(configs: Sequence[Config], excesses: Array) -> dict[Config, float]:
+    """For each engine the standard deviation of its configurations' losses."""
+    by_engine: dict[Config, list[float]] = {}
+    for config, excess in zip(configs, excesses, strict=True):
+        by_engine.setdefault(config.only(ENGINE_KNOBS), []).append(float(excess))
+    return {engine: statistics.pstdev(some) for engine, some in by_engine.items()}
+
+
+def losses(configs: Sequence[Config], excesses: Array) -> collections.Counter[Scalar]:
+    """Of each precision how many configurations lost too much."""
+    pairs = zip(configs, excesses, strict=True)
+    return collections.Counter(config["precision"] for config, excess in pairs if excess > 0)
+
+
+def allowed_probability(excess: Array, spread: Array, apart: Array) -> Array:
+    """That a loss is within the limit, which is expected to be `excess` with the deviation
+    `spread`, for an engine whose losses are `apart` from each other.
+
+    Where its rounding depends on what is in a batch there may be batches that keep all answers,
+    however few: the more of the deviation that is, the heavier the tails.
+    """
+    whole = np.hypot(spread, apart)
+    z, heavy = -excess / whole, apart / whole
+    return np.asarray(heavy * student_cdf(z) + (1 - heavy) * normal_cdf(z), np.float64)
+
+
+def student_cdf(x: Array) -> Array:
+    """Student's t distribution function with three degrees of freedom: the tails of a normal
+    whose variance few samples tell."""
+    y = x / math.sqrt(3)
+    return np.asarray(0.5 + (np.arctan(y) + y / (1 + y**2)) / math.pi, np.float64)
 
 
 def normal_cdf(x: Array) -> Array:

@@ -18,9 +18,14 @@ from autotune.search.tuner import (
     TYPICAL_S,
     Observation,
     Tuner,
+    allowed_probability,
     expected_improvement,
+    losses,
     preparing,
+    squashed,
     starting,
+    student_cdf,
+    within,
 )
 from autotune.space import compile_space, load_space
 
@@ -176,3 +181,29 @@ def test_distances_are_by_place_for_numbers_and_by_difference_for_words(space):
 def test_expected_improvement_of_a_sure_loss_is_nothing_and_of_a_sure_gain_the_gain():
     gains = expected_improvement(np.array([-1.0, 1.0]), np.array([1e-3, 1e-3]), 0.0)
     assert gains == pytest.approx([0.0, 1.0])
+
+
+def test_losses_on_their_scale_keep_order_and_sign():
+    found = squashed(np.array([-1.0, 0.0, 1.0, 20.0]))
+    assert found[1] == 0
+    assert (np.diff(found) > 0).all()
+    assert found[3] < 4
+
+
+def test_students_tails_are_those_of_three_degrees_of_freedom():
+    assert student_cdf(np.array([0.0, 3.182446])) == pytest.approx([0.5, 0.975])
+
+
+def test_an_engine_that_always_loses_the_same_is_given_up_and_one_that_varies_is_not():
+    one, other = Config.of({"mode": "jit"}), Config.of({"mode": "ipex"})
+    apart = within([one, one, other, other], np.array([2.0, 2.0, 1.0, 3.0]))
+    assert apart == {one: 0.0, other: 1.0}
+    excess, spread = np.array([2.0, 2.0]), np.array([0.1, 0.1])
+    same, varies = allowed_probability(excess, spread, np.array([0.0, 1.0]))
+    assert same < 1e-6
+    assert varies > 1e-2
+
+
+def test_losses_are_counted_by_precision():
+    configs = [Config.of({"mode": "jit", "precision": p}) for p in ("bf16", "int8", "int8")]
+    assert losses(configs, np.array([-1.0, 2.0, 3.0])) == {"int8": 2}

@@ -15,10 +15,12 @@ from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 
 from autotune import demo
 from autotune.errors import ModelError
+from autotune.folder import RunFolder
 from autotune.knobs import EXPORTING_MODES
 from autotune.launch import worker_commands
 from autotune.parents import Parents, modules_of
 from autotune.records import Measure
+from autotune.saved import held, save_engine
 
 pytestmark = pytest.mark.model
 
@@ -128,6 +130,34 @@ def test_inductor_keeps_its_cache_in_the_run(bench, runner):
     outcome = runner.run(config(mode="inductor", precision="fp32"), ONE_PASS)
     assert outcome.failure is None, outcome.log
     assert any((bench.folder.cache / "default" / "inductor").rglob("*.so"))
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"precision": "bf16", "bf16_method": "full"}, {"precision": "int8_static"}],
+)
+def test_inductor_keeps_a_package_that_answers_as_what_it_compiles(knobs, bench, runner, tmp_path):
+    knobs = {"mode": "inductor", **knobs}
+    skip_unless_available(bench, knobs)
+    compiled = runner.run(config(**knobs), ONE_PASS)
+    assert compiled.failure is None, compiled.log
+    folder = RunFolder(tmp_path)
+    kept = save_engine(
+        config(**knobs),
+        folder=folder,
+        host=HOST,
+        found=bench.stacks,
+        inputs=bench.inputs,
+        expected=bench.workload.expected,
+        timeout_s=600,
+    )
+    assert kept["kept"], kept
+    assert kept["prepare_from_kept_s"] < kept["prepare_s"]
+    assert [path.suffix for path in held(folder)] == [".pt2"]
+    inputs = replace(bench.inputs, cache=str(folder.engine))
+    packaged = bench.runner(tmp_path / "again", inputs=inputs).run(config(**knobs), ONE_PASS)
+    assert packaged.measurement.effective["ahead_of_time"]
+    assert packaged.measurement.outputs_digest == compiled.measurement.outputs_digest
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,6 @@ def quantized(material: Material, attention: str) -> Runnable:
     quantize_pt2e, x86 = tools()
     model, _ = torch_model.load(material.source, attention)
     inputs, outputs = tuple(material.samples[0]), tuple(material.source.outputs)
-    widest = max(rows["attention_mask"].shape[1] for rows in material.samples)
-    batch = torch.export.Dim("batch", min=1)
-    width = torch.export.Dim("width", min=2, max=widest)
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(
         x86.get_default_x86_inductor_quantization_config(reduce_range=not material.vnni)
@@ -85,7 +82,7 @@ def quantized(material: Material, attention: str) -> Runnable:
             exported = torch.export.export(
                 Positional(model, inputs, outputs),
                 tuple(torch.from_numpy(array) for array in material.samples[0].values()),
-                dynamic_shapes={"tensors": tuple({0: batch, 1: width} for _ in inputs)},
+                dynamic_shapes=torch_model.dynamic(material.samples),
                 strict=True,  # the quantiser reads where nodes come from, which only this notes
             )
             prepared = quantize_pt2e.prepare_pt2e(exported.module(), quantizer)

@@ -83,6 +83,14 @@ def autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
+def dynamic(samples: Sequence[Batch]) -> dict[str, Any]:
+    """What `torch.export` is told of the shapes of `Positional`'s tensors: any number of rows,
+    any width up to that of the widest sample."""
+    widest = max(rows["attention_mask"].shape[1] for rows in samples)
+    shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("width", min=2, max=widest)}
+    return {"tensors": tuple(shape for _ in samples[0])}
+
+
 class Positional(torch.nn.Module):
     """A model with tensors in a fixed order in and a tuple out, for exporters."""
 
