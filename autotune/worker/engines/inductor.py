@@ -47,8 +47,9 @@ from autotune.worker.engines.torch_model import SIMULATED, Positional, Runnable,
 RECOMPILES = 64
 COMPILERS = ("g++", "clang++", "c++")
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-PACKAGED = ("fp32", "bf16", "int8_static")
-"""What a package runs at: bf16_matmul is a setting of the process, which it does not hold."""
+PACKAGED = ("fp32", "bf16")
+"""What a package can hold: bf16_matmul is a setting of the process, and int8's quantised graph
+is not exported again."""
 
 
 def compiled(runnable: Runnable, *, backend: str, dynamic: bool) -> Runnable:
