@@ -99,24 +99,24 @@ class Server:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
         capacity = features_per_s(outcome.measurement)
-        try:
-            self.serve(WARM_UP_SHARE * capacity, WARM_UP_S)
-        except WorkerFailed as failed:
-            raise SearchError(str(failed)) from failed
+        self._checked(WARM_UP_SHARE * capacity, WARM_UP_S)
         return capacity
 
     def at(self, rate: float, seconds: float) -> Answered:
         """Serve Poisson arrivals at `rate` for about `seconds`. Raises SearchError."""
-        try:
-            served = self.serve(rate, seconds)
-        except WorkerFailed as failed:
-            raise SearchError(str(failed)) from failed
+        served = self._checked(rate, seconds)
         self.tried.append(served)
         self._announce(
             f"{served.per_s:.1f} requests/s: p50 {1000 * served.p50_s:.1f} ms, "
             f"p99 {1000 * served.p99_s:.1f} ms"
         )
         return served
+
+    def _checked(self, rate: float, seconds: float) -> Answered:
+        try:
+            return self.serve(rate, seconds)
+        except WorkerFailed as failed:
+            raise SearchError(str(failed)) from failed
 
     def serve(self, rate: float, seconds: float) -> Answered:
         """As `at`, and nobody is told. Raises WorkerFailed."""

@@ -150,8 +150,8 @@ def measure_again(
     if speedup.median < minimum:
         causes.append(
             f"{knobs.describe(best)} {objective.verb} {speedup.median:.2f}x {objective.compared} "
-            "the baseline "
-            f"({speedup.low:.2f} to {speedup.high:.2f}), at least {minimum:.2f}x is asked for"
+            f"the baseline ({speedup.low:.2f} to {speedup.high:.2f}), "
+            f"at least {minimum:.2f}x is asked for"
         )
     then = promise.get("baseline")
     if then is not None:

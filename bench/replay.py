@@ -66,8 +66,10 @@ class Problem:
             objective=header["objective"],
         )
         file = load_space(ROOT / "bench" / "tables" / header["space"])
-        shipped = compile_space(load_space(ROOT / "search_spaces" / "qa.yaml"), where)
-        space = compile_space(file, where, first=shipped.priors if priors else ())
+        first: tuple[Config, ...] = ()
+        if priors:  # those that the shipped space has for this objective
+            first = compile_space(load_space(ROOT / "search_spaces" / "qa.yaml"), where).priors
+        space = compile_space(file, where, first=first)
         return cls(table, space, where, objective_named(header["objective"]))
 
     def speed(self, config: Config) -> float | None:

@@ -157,6 +157,7 @@ def search(
 
 
 def _settings(options: dict[str, Any]) -> Any:
+    from autotune.search.objective import Server
     from autotune.settings import Settings
     from autotune.tasks import task_named
 
@@ -176,9 +177,9 @@ def _settings(options: dict[str, Any]) -> Any:
         )
     limit_ms = options.pop("max_latency_ms")
     if limit_ms is not None:
-        if options["objective"].partition("-")[0] != "server":
+        if options["objective"].partition("-")[0] != Server.kind:
             raise InputError("--max-latency-ms is the limit of --objective server; add that")
-        options["objective"] = f"server-{limit_ms:.4g}ms"
+        options["objective"] = Server(limit_ms / 1000).name
     return Settings(
         time_budget_s=options.pop("time_budget"),
         trial_timeout_s=options.pop("trial_timeout"),

@@ -101,17 +101,18 @@ class Tuner:
         judged = {o.config: FAILED if o.speed is None else o.excess for o in observations}
         known = {config: excess for config, excess in judged.items() if excess is not None}
         excesses = squashed(np.clip(np.array(list(known.values()), float), -1.0, FAILED))
-        self._excesses.fit(self._encoder.encode(list(known)), excesses)
+        judged_configs = list(known)
+        self._excesses.fit(self._encoder.encode(judged_configs), excesses)
         mean, deviation = self._speeds.predict(wanted)
         best_rows = known_rows[[o.allowed for o in measured]]
         best = float(self._speeds.predict(best_rows)[0].max())
         gain = expected_improvement(mean, deviation, best)
         excess, spread = self._excesses.predict(wanted)
-        apart, lost = within(list(known), excesses), losses(list(known), excesses)
-        seen_apart = np.array([apart.get(c.only(ENGINE_KNOBS), 0.0) for c in candidates])
-        tried = np.array([lost.get(config["precision"], 0) for config in candidates])
-        likely = allowed_probability(excess, spread, seen_apart)
-        likely = np.maximum(likely, CHANCE / (1 + tried) ** 2)
+        apart, lost = within(judged_configs, excesses), losses(judged_configs, excesses)
+        own = np.array([apart.get(config.only(ENGINE_KNOBS), 0.0) for config in candidates])
+        beyond = np.array([lost[config["precision"]] for config in candidates])
+        likely = allowed_probability(excess, spread, own)
+        likely = np.maximum(likely, CHANCE / (1 + beyond) ** 2)
         cost = self._costs(candidates, observations, mean, open_session)
         score = np.log(gain * likely + 1e-300) - np.log(cost)
         if remaining_s is not None:
