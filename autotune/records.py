@@ -143,9 +143,14 @@ class Pass:
         return self.total_s / self.share
 
     @property
+    def taken_s(self) -> float:
+        """CPU seconds that others had when this could have used them."""
+        return self.waited_s + self.stolen_s
+
+    @property
     def disturbed(self) -> bool:
         """Whether others took a noticeable share of the CPUs meanwhile."""
-        return self.waited_s + self.stolen_s > DISTURBED * self.total_s
+        return self.taken_s > DISTURBED * self.total_s
 
 
 def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -216,6 +221,12 @@ class Screen:
     pass_s: float  # what a pass would take, by the tokens of these batches
     phases_s: dict[str, float]  # as of a measurement
     settled: bool = True  # two rounds agreed; else it was still getting faster
+    taken_s: float = 0.0  # CPU seconds that others had meanwhile, as of a pass
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others took a noticeable share of the CPUs meanwhile."""
+        return self.taken_s > DISTURBED * sum(self.batch_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +281,7 @@ class Trial:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     number: int
-    origin: str  # baseline, prior, search or final
+    origin: str  # baseline, prior, search, again or final
     config: Config
     started: str  # ISO 8601, UTC
     duration_s: float

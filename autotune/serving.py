@@ -74,7 +74,10 @@ def answered(rate: float, latency_s: Sequence[float], batches: Sequence[int]) ->
 
 
 class Server:
-    """One configuration that answers requests for random rows of its workload."""
+    """One configuration that answers requests for random rows of its workload.
+
+    Which rows and when follows from `seed` alone, whatever the capacity is found to be.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Server:
         self._config = config
         self._features = features
         self._rng = np.random.default_rng(seed)
+        self._warming = self._rng.spawn(1)[0]
         self._announce = announce
         self.tried: list[Answered] = []
 
@@ -99,12 +103,12 @@ class Server:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
         capacity = features_per_s(outcome.measurement)
-        self._checked(WARM_UP_SHARE * capacity, WARM_UP_S)
+        self._checked(WARM_UP_SHARE * capacity, WARM_UP_S, self._warming)
         return capacity
 
     def at(self, rate: float, seconds: float) -> Answered:
         """Serve Poisson arrivals at `rate` for about `seconds`. Raises SearchError."""
-        served = self._checked(rate, seconds)
+        served = self._checked(rate, seconds, self._rng)
         self.tried.append(served)
         self._announce(
             f"{served.per_s:.1f} requests/s: p50 {1000 * served.p50_s:.1f} ms, "
@@ -112,15 +116,18 @@ class Server:
         )
         return served
 
-    def _checked(self, rate: float, seconds: float) -> Answered:
+    def _checked(self, rate: float, seconds: float, rng: np.random.Generator) -> Answered:
         try:
-            return self.serve(rate, seconds)
+            return self._serve(rate, seconds, rng)
         except WorkerFailed as failed:
             raise SearchError(str(failed)) from failed
 
     def serve(self, rate: float, seconds: float) -> Answered:
         """As `at`, and nobody is told. Raises WorkerFailed."""
-        rows, arrivals_s = requests_at(rate, seconds, self._features, self._rng)
+        return self._serve(rate, seconds, self._rng)
+
+    def _serve(self, rate: float, seconds: float, rng: np.random.Generator) -> Answered:
+        rows, arrivals_s = requests_at(rate, seconds, self._features, rng)
         latency, batches = self._runner.serve(self._config, rows, arrivals_s)
         return answered(rate, latency, batches)
 

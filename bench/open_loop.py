@@ -2,10 +2,10 @@
 
     python bench/open_loop.py reports/RUN --rate 60 [--seconds 30] [--rounds 5]
 
-In turn, at the same rate: serve-test; and a client of its own over the same engine. The client
-is a thread that issues requests when they are due and a thread that answers them, with a queue
-between: another program than the worker's, where one thread does both. Prints the ratio of the
-two p99 of each round, and its median.
+In turn, for the same rows at the same times (others in each round): serve-test; and a client of
+its own over the same engine. The client is a thread that issues requests when they are due and a
+thread that answers them, with a queue between: another program than the worker's, where one
+thread does both. Prints the ratio of the two p99 of each round, and its median.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from autotune.host import detect
 from autotune.launch import environment, worker_commands
 from autotune.padding import batch_width, fits
 from autotune.reopen import reopen
+from autotune.serving import requests_at
 
 WARM_UP_S = 5.0
 
@@ -41,16 +42,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round's arrivals")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        print(json.dumps(client(options.run, options.rate, options.seconds)))
+        print(json.dumps(client(options.run, options.rate, options.seconds, options.seed)))
         return
     ratios = []
     for number in range(options.rounds):
-        found = {}
+        seed, found = options.seed + number, {}
         for side in ("served", "client") if number % 2 == 0 else ("client", "served"):
-            found[side] = (served if side == "served" else apart)(options)
+            found[side] = (served if side == "served" else apart)(options, seed)
         ratios.append(found["served"] / found["client"])
         print(
             f"p99 {1000 * found['served']:.1f} ms by serve-test, {1000 * found['client']:.1f} ms "
@@ -60,26 +62,30 @@ def main() -> None:
     print(f"median of {options.rounds} ratios: {statistics.median(ratios):.3f}")
 
 
-def served(options: Any) -> float:
+def served(options: Any, seed: int) -> float:
     command = [sys.executable, "-m", "autotune", "serve-test", str(options.run), "--json"]
-    command += ["--rate", str(options.rate), "--seconds", str(options.seconds)]
+    command += arrivals(options, seed)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["best"]["p99_s"])
 
 
-def apart(options: Any) -> float:
+def arrivals(options: Any, seed: int) -> list[str]:
+    wanted = {"--rate": options.rate, "--seconds": options.seconds, "--seed": seed}
+    return [part for option, value in wanted.items() for part in (option, str(value))]
+
+
+def apart(options: Any, seed: int) -> float:
     """The client, in the environment and on the CPUs of the run's configuration."""
     run, host = reopen(RunFolder(options.run)), detect()
     (command,) = worker_commands(run.chosen, host, str(run.best["stack"]["python"]))
     root = Path(__file__).parent.parent
-    argv = [command.argv[0], __file__, str(options.run), "--rate", str(options.rate)]
-    argv += ["--seconds", str(options.seconds), "--client"]
+    argv = [command.argv[0], __file__, str(options.run), *arrivals(options, seed), "--client"]
     settings = {**environment(command, os.environ), "PYTHONPATH": str(root)}
     done = subprocess.run(argv, env=settings, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def client(folder: Path, rate: float, seconds: float) -> float:
+def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
     """p99 of the latencies, in seconds."""
     from autotune.records import to_jsonable
     from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
@@ -103,24 +109,27 @@ def client(folder: Path, rate: float, seconds: float) -> float:
         opened = session._opened
         assert opened is not None
         point: dict[str, Any] = run.chosen.only(POINT_KNOBS).as_dict()
-        rng = np.random.default_rng()
-        drive(opened.prepared.call, opened.features, point, rate, WARM_UP_S, rng)
-        latencies = drive(opened.prepared.call, opened.features, point, rate, seconds, rng)
+        count = len(opened.features)
+        latencies: list[float] = []
+        for lasting, number in ((WARM_UP_S, seed + 1_000_000), (seconds, seed)):
+            wanted = requests_at(rate, lasting, count, np.random.default_rng(number))
+            latencies = drive(opened.prepared.call, opened.features, point, *wanted)
     return float(np.percentile(latencies, 99))
 
 
 def drive(
-    call: Any, features: Any, point: dict[str, Any], rate: float, seconds: float, rng: Any
+    call: Any, features: Any, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
 ) -> list[float]:
     """Latencies of requests that one thread issues and another answers."""
     requests: queue.Queue[tuple[float, int] | None] = queue.Queue()
     latencies: list[float] = []
 
     def issue() -> None:
-        due, end = time.monotonic(), time.monotonic() + seconds
-        while (due := due + rng.exponential(1 / rate)) < end:
+        start = time.monotonic()
+        for row, arrival_s in zip(rows, arrivals_s, strict=True):
+            due = start + arrival_s
             time.sleep(max(0.0, due - time.monotonic()))
-            requests.put((due, int(rng.integers(len(features)))))
+            requests.put((due, row))
         requests.put(None)
 
     def answer() -> None:
@@ -141,14 +150,14 @@ def drive(
                 batch.append(waiting.popleft())
             if not batch:
                 continue
-            rows = [row for _, row in batch]
+            taken = [row for _, row in batch]
             width = batch_width(
-                max(int(features.lengths[row]) for row in rows),
+                max(int(features.lengths[row]) for row in taken),
                 padding=point["padding"],
                 max_seq_length=features.max_seq_length,
                 bucket_step=int(point.get("bucket_step", 0)),
             )
-            call(features.batch(rows, width))
+            call(features.batch(taken, width))
             now = time.monotonic()
             latencies.extend(now - due for due, _ in batch)
 

@@ -55,6 +55,20 @@ def test_the_highest_rate_under_the_limit_is_found_and_confirmed():
     assert "requests/s" in lines(found)[0]
 
 
+def test_the_same_seed_asks_for_the_same_whatever_the_capacity():
+    asked = []
+    for examples_s in (2.0, 0.5):
+        machine = Machine()
+        machine.run = lambda config, rule, s=examples_s: Outcome(measurement=measurement(s))
+        machine.serve = lambda config, rows, arrivals: (
+            asked.append((rows, arrivals)) or ([0.1] * len(rows), [1])
+        )
+        check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
+    warming, first, _, second = asked
+    assert first == second
+    assert first[0][: len(warming[0])] != warming[0]
+
+
 def test_a_limit_that_nothing_keeps():
     found = check_serving(server(Machine()), rate=None, limit_s=0.05, seconds=100)
     assert not found.holds

@@ -18,7 +18,7 @@ from autotune.cli.common import printable, say
 from autotune.cli.result import show_result
 from autotune.records import Config, Trial
 from autotune.search.objective import Objective
-from autotune.search.ranking import BASELINE
+from autotune.search.ranking import AGAIN, BASELINE
 from autotune.stats import Interval
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Lines(Quiet):
             outcome = f"FAILED {trial.failure.kind}: {short(trial.failure.detail)}"
         gain = self._gain(progress)
         so_far = f" | best {gain.median:.2f}x" if gain else ""
-        say(f"{head} {knobs.describe(trial.config)}: {outcome}{so_far}")
+        say(f"{head} {_named(trial)}: {outcome}{so_far}")
 
 
 class Events(Quiet):
@@ -244,7 +244,7 @@ class Drawn(Quiet):
     def _line(self, trial: Trial) -> Text:
         from rich.text import Text
 
-        words = Text(f"{knobs.describe(trial.config)}: ")
+        words = Text(f"{_named(trial)}: ")
         if trial.failure is None:
             return words.append(self._speed(trial), style="bold")
         if trial.failure.kind == "slow":
@@ -263,6 +263,11 @@ def chosen(objective: Objective, *, as_json: bool, quiet: bool) -> Quiet:
         return Quiet(objective)
     drawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return (Drawn if drawn else Lines)(objective)
+
+
+def _named(trial: Trial) -> str:
+    again = "again: " if trial.origin == AGAIN else ""
+    return again + knobs.describe(trial.config)
 
 
 def clock(seconds: float) -> str:

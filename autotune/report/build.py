@@ -17,7 +17,7 @@ from autotune.records import Trial, to_jsonable
 from autotune.report.analysis import analysis
 from autotune.search.finals import finals
 from autotune.search.objective import Objective, batch_percentiles, throughput
-from autotune.search.ranking import FINAL, SEARCHED, leaders, measured
+from autotune.search.ranking import AGAIN, FINAL, SEARCHED, leaders, measured
 from autotune.search.result import Result
 from autotune.stats import Interval, percentile
 
@@ -208,8 +208,9 @@ def limit(best: Trial, bounds: Bounds | None) -> dict[str, Any] | None:
 
 
 def noise(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How quiet the host was: passes that others disturbed, and how the reference computation
-    beside them spread (its 90th percentile over its 10th)."""
+    """How quiet the host was: passes that others disturbed, configurations tried again for it,
+    and how the reference computation beside the passes spread (its 90th percentile over its
+    10th)."""
     passes = [p for t in trials if t.measurement for p in t.measurement.passes]
     reference = [p.reference_s for p in passes if p.reference_s]
     disturbed = sum(p.disturbed for p in passes)
@@ -217,6 +218,7 @@ def noise(trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "passes": len(passes),
         "disturbed": disturbed,
+        "tried_again": sum(t.origin == AGAIN for t in trials),
         "reference_spread": spread,
         "quiet": disturbed <= NOISY_SHARE * len(passes) and (spread or 1.0) <= NOISY_SPREAD,
     }

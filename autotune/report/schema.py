@@ -62,7 +62,7 @@ class AnsweredOf(TypedDict):
 @strict
 class Entry(TypedDict):
     trial: int
-    origin: Literal["baseline", "prior", "search", "final"]
+    origin: Literal["baseline", "prior", "search", "again", "final"]
     id: str
     config: dict[str, Value]
     description: str
@@ -164,6 +164,7 @@ class Limit(TypedDict):
 class Noise(TypedDict):
     passes: int
     disturbed: int
+    tried_again: int
     reference_spread: float | None
     quiet: bool
 

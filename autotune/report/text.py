@@ -109,9 +109,16 @@ NOT_QUIET = "The host was not quiet"
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """How quiet the host was, and what to do where it was not."""
     parts = [f"{noise['disturbed']} of {noise['passes']} passes were disturbed by other work"]
+    again = noise["tried_again"]
+    if again:
+        parts.append(
+            f"{again} {'configuration was' if again == 1 else 'configurations were'} "
+            "tried again for it"
+        )
     if noise["reference_spread"] is not None:
         parts.append(f"a fixed computation beside them spread {noise['reference_spread']:.2f}x")
-    words = ", and ".join(parts) + "."
+    words = ", ".join(parts[:-1]) + ", and " + parts[-1] if len(parts) > 1 else parts[0]
+    words += "."
     if noise["quiet"]:
         return words
     return (

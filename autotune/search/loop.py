@@ -21,10 +21,12 @@ from autotune.errors import ResumeError, SearchError
 from autotune.journal import Journal
 from autotune.records import Accuracy, Config, Failure, Measure, Trial
 from autotune.runner import SESSION_KNOBS, Outcome, Runner
+from autotune.search.again import worth_another_try
 from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
+    AGAIN,
     BASELINE,
     FINAL,
     PRIOR,
@@ -201,7 +203,10 @@ class Search:
                 queue.extend(rest)
                 rest.clear()
                 continue
-            if queue:
+            again = self._again()
+            if again is not None:
+                config = again
+            elif queue:
                 config = queue.popleft()
                 if not self._affordable(config, late=config in self._space.priors[FIRST:]):
                     continue
@@ -218,12 +223,20 @@ class Search:
             refusal = self._refusal(config)
             if refusal is not None:
                 self._study.forbid(proposal, refusal)
-            elif config in seen:
+            elif config in seen and config != again:
                 self._study.repeat(proposal)
             else:
                 seen.add(config)
-                trial = self._try(config, PRIOR if config in priors else SEARCH)
+                origin = AGAIN if config == again else PRIOR if config in priors else SEARCH
+                trial = self._try(config, origin)
                 self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
+
+    def _again(self) -> Config | None:
+        """One that was measured while others disturbed it, and is worth it now."""
+        found = worth_another_try(
+            self._searched, self._objective, self._value, self._leading_value()
+        )
+        return next((c for c in found if self._usable(c) and self._affordable(c, late=False)), None)
 
     def _best_elsewhere(self) -> list[Config]:
         """The leaders of those who share the study: what is reported is measured here."""
@@ -384,7 +397,7 @@ class Search:
         if outcome.measurement is None:
             return None, outcome.failure
         if not outcome.measurement.whole:  # a visit of the finals: it was judged in the search
-            known = next(t for t in self._searched if t.config == config)
+            known = next(t for t in self._searched if t.config == config and t.succeeded)
             return known.accuracy, None
         if origin == BASELINE:
             self._keep_reference(outcome)

@@ -25,6 +25,7 @@ def observed(
     """What others measured (`told`), then the searched trials of this run, in their order.
 
     `value` is the objective of a trial as far as it is known; `max_drop` the accuracy limit.
+    Of a configuration that was tried again the first trial tells only what it cost.
     """
 
     def speed(known: float) -> float:
@@ -42,8 +43,10 @@ def observed(
         for one in told
     ]
     before: Trial | None = None
+    latest = {trial.config: trial for trial in trials}
     for trial in trials:
-        known = value(trial)
+        counts = trial is latest[trial.config]
+        known = value(trial) if counts else None
         measuring, preparing, starting = trial.duration_s, None, 0.0
         if before is None or not phases(before) or not share_session(before, trial):
             own = phases(trial)
@@ -53,7 +56,7 @@ def observed(
             if not own:  # it failed on the way, nobody knows where
                 preparing, starting = starting, 0.0
         excess = None
-        if trial.accuracy is not None:
+        if counts and trial.accuracy is not None:
             excess = (trial.accuracy.relative_drop - max_drop) / limit
         found.append(
             Observation(

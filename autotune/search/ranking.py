@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from autotune.records import Config, Measurement, Trial
 from autotune.search.objective import Objective
 
-BASELINE, FINAL, PRIOR, SEARCH = "baseline", "final", "prior", "search"
-SEARCHED = (BASELINE, PRIOR, SEARCH)
+BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
+SEARCHED = (BASELINE, PRIOR, SEARCH, AGAIN)
 
 
 def measured(trial: Trial) -> Measurement:

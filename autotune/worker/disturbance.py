@@ -45,6 +45,11 @@ def stolen_s(stat: Path = STAT) -> float:
     return int(fields[8]) * TICK_S if len(fields) > 8 else 0.0
 
 
+def taken_s() -> float:
+    """CPU seconds that others have had so far when this process could have used them."""
+    return waited_s() + stolen_s()
+
+
 def reference_s() -> float:
     """Seconds of a small fixed computation on one thread: how fast the machine is just now.
 

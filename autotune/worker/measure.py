@@ -16,7 +16,7 @@ from autotune.padding import PlannedBatch
 from autotune.records import HOPELESS, Measure, Pass, Screen
 from autotune.stats import median_interval
 from autotune.worker.batches import Batch, Features
-from autotune.worker.disturbance import Moment
+from autotune.worker.disturbance import Moment, taken_s
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
@@ -71,6 +71,7 @@ def warm_up(
     known: bool = False,
     hopeless_s: float = math.inf,
     look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
+    taken_s: Callable[[], float] = taken_s,
 ) -> tuple[Screen, bool]:
     """Run a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
     fewer where the point is `known` to have been warm before. Where the engine specialises
@@ -92,6 +93,7 @@ def warm_up(
             call(batches[index])
     before, deadline = math.inf, math.inf
     for number in range(1 if known else WARM_UP_ROUNDS):
+        taken_before_s = taken_s()
         times, outputs = run_pass(call, [batches[index] for index in indices], clock)
         now = sum(times)
         if number == 0:
@@ -104,6 +106,7 @@ def warm_up(
             pass_s=now / share,
             phases_s={},
             settled=settled,
+            taken_s=taken_s() - taken_before_s,
         )
         margin = 1.0 if settled else FIRST_COLD if number == 0 else COLD
         hopeless = screen.pass_s > hopeless_s * margin

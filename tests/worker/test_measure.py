@@ -158,6 +158,20 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     assert (screen.batches, sum(screen.batch_s)) == ((0, 1), pytest.approx(last))
 
 
+def test_a_screen_says_what_others_took_during_its_last_round():
+    machine = Machine([0.8, 0.78])
+    taken = iter([0.0, 0.5, 0.5, 0.6])
+    screen, _ = warm_up(
+        machine,
+        [FEATURES.batch(p.rows, p.width) for p in PLANNED],
+        by_shape=False,
+        clock=lambda: machine.now,
+        taken_s=lambda: next(taken),
+    )
+    assert screen.taken_s == pytest.approx(0.1)
+    assert screen.disturbed
+
+
 @pytest.mark.parametrize(
     ("pass_s", "most_s", "expected"),
     [(3.0, None, range(10)), (3.0, 4.0, range(10)), (12.0, 4.0, [1, 4, 7]), (99.0, 1.0, [4])],

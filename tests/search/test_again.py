@@ -1,0 +1,152 @@
+"""What others disturbed is tried again once they are gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from bench_search import SMALL, Bench
+from fakes import FakeRunner, measurement, pass_seconds, surroundings
+
+from autotune.journal import read_trials
+from autotune.records import Config, Failure, Pass, Screen, Trial
+from autotune.runner import Outcome
+from autotune.search.again import disturbed, worth_another_try
+from autotune.search.objective import objective_named
+from autotune.search.observe import observed
+from autotune.search.ranking import AGAIN
+from autotune.space import compile_space, load_space
+
+THROUGHPUT = objective_named("throughput")
+
+
+def waiting(found, share):
+    """A measurement during whose passes others had CPUs for a `share` of the time."""
+    passes = tuple(replace(p, waited_s=share * p.total_s) for p in found.passes)
+    return replace(found, passes=passes)
+
+
+def trial(number, batch_size, pass_s, share=0.0, **rest):
+    found = waiting(measurement(pass_s), share)
+    config = Config.of({"batch_size": batch_size, "instances": 1})
+    given = {"origin": "search", "started": "", "duration_s": 1.0, "measurement": found, **rest}
+    return Trial(number=number, config=config, **given)
+
+
+def speed(one):
+    return THROUGHPUT.value(one.measurement) if one.measurement else 1.0
+
+
+def asked(*trials, leading):
+    found = worth_another_try(list(trials), THROUGHPUT, speed, leading)
+    return [config["batch_size"] for config in found]
+
+
+def test_what_might_lead_had_nobody_taken_its_cpus_is_tried_again():
+    trials = [
+        trial(0, 1, pass_s=1.0),
+        trial(1, 2, pass_s=1.2, share=0.5),  # at best in 0.6 s
+        trial(2, 4, pass_s=3.0, share=0.5),  # at best in 1.5 s
+        trial(3, 8, pass_s=2.0, share=0.9),  # 0.25 of it at least: 0.5 s
+        trial(4, 16, pass_s=1.2, share=0.05),
+    ]
+    assert asked(*trials, leading=10 / 1.0) == [8, 2]
+    assert asked(*trials, leading=10 / 0.55) == [8]
+
+
+def test_while_the_host_is_disturbed_nothing_is_tried_again():
+    trials = [trial(0, 1, pass_s=1.0), trial(1, 2, pass_s=1.0, share=0.5)]
+    assert asked(*trials, leading=5.0) == []
+    assert asked(*trials, trial(2, 4, pass_s=1.0), leading=5.0) == [2]
+
+
+def test_nothing_is_tried_a_third_time():
+    trials = [
+        trial(0, 2, pass_s=1.0, share=0.5),
+        trial(1, 2, pass_s=1.0, share=0.5, origin=AGAIN),
+        trial(2, 4, pass_s=1.0),
+    ]
+    assert asked(*trials, leading=5.0) == []
+
+
+def test_what_failed_for_other_reasons_is_not_tried_again():
+    inaccurate = Failure(kind="inaccurate", detail="")
+    last = trial(1, 4, pass_s=1.0)
+    assert asked(trial(0, 2, pass_s=1.0, share=0.5, failure=inaccurate), last, leading=5.0) == []
+
+
+@pytest.mark.parametrize(("taken_s", "expected"), [(0.0, []), (0.15, [2])])
+def test_what_was_screened_out_is_judged_by_the_batches_that_said_so(taken_s, expected):
+    screen = Screen(batches=(0,), batch_s=(0.2,), pass_s=10.0, phases_s={}, taken_s=taken_s)
+    slow = Failure(kind="slow", detail="")
+    screened = trial(0, 2, pass_s=1.0, measurement=None, screen=screen, failure=slow)
+    assert disturbed(screened) is bool(expected)
+    assert asked(screened, trial(1, 4, pass_s=1.0), leading=3.0) == expected
+
+
+def test_passes_that_were_left_alone_are_enough():
+    some = trial(0, 2, pass_s=1.0)
+    quiet: Pass = some.measurement.passes[0]
+    busy = replace(quiet, waited_s=0.5)
+    passes = {2: (quiet, busy), 1: (quiet, busy, busy)}
+    found = {
+        count: disturbed(replace(some, measurement=replace(some.measurement, passes=mixed)))
+        for count, mixed in passes.items()
+    }
+    assert found == {2: False, 1: True}
+
+
+def test_the_tuner_believes_the_second_try_and_knows_the_cost_of_both():
+    config = {"mode": "eager", "precision": "fp32", "batch_size": 2}
+    first, second = (
+        replace(trial(n, 2, pass_s=s), config=Config.of(config)) for n, s in ((0, 4.0), (1, 1.0))
+    )
+    seen = observed([first, second], [], value=speed, maximize=True, max_drop=0.01)
+    assert [o.speed for o in seen] == [None, pytest.approx(2.302585)]
+    assert [o.excess for o in seen] == [None, None]
+    assert seen[0].preparing_s is not None
+
+
+class Neighbour(FakeRunner):
+    """While the first configurations run, a process beside them halves their speed."""
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+
+    def run(self, config, rule):
+        outcome = super().run(config, rule)
+        if not 1 < len(self.ran) <= self.until:
+            return outcome
+        slower = measurement(2 * pass_seconds(config))
+        return Outcome(measurement=waiting(slower, 0.5), outputs=outcome.outputs)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_search_finds_what_a_neighbour_had_hidden(bench):
+    result = bench.search(Neighbour(until=16), trials=40)
+    space = compile_space(load_space(SMALL), surroundings())
+    allowed = [c for c in space.configs() if c["precision"] != "int8_dynamic"]
+    assert pass_seconds(result.best.config) <= 1.05 * min(map(pass_seconds, allowed))
+    again = [t for t in result.trials if t.origin == AGAIN]
+    assert again
+    assert all(t.number > 15 for t in again)
+    first = [t for t in result.trials if t.origin in ("prior", "search")]
+    assert {t.config for t in again} <= {t.config for t in first[:15]}
+    assert len({t.config for t in again}) == len(again)
+    assert all(t.accuracy for t in result.trials if t.succeeded)
+
+
+def test_a_resumed_search_tries_nothing_again_that_it_has(bench):
+    bench.search(Neighbour(until=16), trials=25)
+    bench.journal.close()
+    result = bench.search(Neighbour(until=0), trials=40)
+    kept = read_trials(bench.folder / "trials.jsonl")
+    assert [t.number for t in kept] == list(range(len(kept)))
+    again = [t.config for t in result.trials if t.origin == AGAIN]
+    assert again
+    assert len(set(again)) == len(again)
