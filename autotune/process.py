@@ -32,11 +32,13 @@ WATCH_S = 0.25
 
 
 class WorkerFailed(Exception):
-    """A request that got no usable answer, and why."""
+    """A request that got no usable answer, and why; `log` is what the worker had written, where
+    it is gone."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, log: str = "") -> None:
         super().__init__(f"{failure.kind}: {failure.detail}")
         self.failure = failure
+        self.log = log
 
 
 def exit_failure(code: int) -> Failure:

@@ -64,7 +64,7 @@ class ServingRunner:
                 leader=leader,
             )
         except WorkerFailed as failed:
-            return Outcome(failure=failed.failure)
+            return Outcome(failure=failed.failure, log=failed.log)
         self._known[config] = found
         return replace(outcome, measurement=replace(measurement, answered=(found,)))
 

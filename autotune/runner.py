@@ -370,13 +370,14 @@ class ProcessRunner:
                 latency[index::count] = served.latency_s
                 batches += served.batches
         except WorkerFailed as failed:
-            self._failed(key, failed.failure)
-            raise
+            raise self._serving_failed(key, failed.failure) from failed
         except WireError as error:
             failure = Failure(kind="protocol", detail=str(error))
-            self._failed(key, failure)
-            raise WorkerFailed(failure) from error
+            raise self._serving_failed(key, failure) from error
         return latency, batches
+
+    def _serving_failed(self, key: Config, failure: Failure) -> WorkerFailed:
+        return WorkerFailed(failure, log=self._failed(key, failure).log)
 
     def _measured(self, session: Session, config: Config, rule: Measure) -> Measurement | Screen:
         replies = session.ask("measure", measure_request(config, rule))

@@ -20,6 +20,7 @@ from autotune.records import ONE_PASS, Config, StackFacts, to_jsonable
 from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
 from autotune.runner import OutputArrays, Runner
 from autotune.search.finals import VISIT_RULE
+from autotune.search.objective import objective_named
 from autotune.stats import Interval, median_interval, ratio_interval
 from autotune.workload import start_worker
 
@@ -34,8 +35,9 @@ DIGEST_TIMEOUT_S = 300.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """What was found. The promise holds where `causes` is empty; `differences` are of the host
-    and the stack, and harmless where it holds nevertheless."""
+    and the stack, and harmless where it holds nevertheless. `objective` is the run's, by name."""
 
+    objective: str
     causes: tuple[str, ...]
     differences: tuple[str, ...]
     minimum: float
@@ -86,6 +88,7 @@ def _without_measuring(
     run: Reopened, host: Host, found: Mapping[str, StackFacts], minimum: float, cause: str
 ) -> Verified:
     return Verified(
+        objective=run.objective.name,
         causes=(cause,),
         differences=tuple(apart(run, host, found)),
         minimum=minimum,
@@ -124,6 +127,7 @@ def measure_again(
     objective = run.objective
     base, best = run.baseline, run.chosen
     verified = Verified(
+        objective=objective.name,
         causes=(),
         differences=tuple(changes),
         minimum=minimum,
@@ -185,8 +189,9 @@ def lines(found: Verified) -> list[str]:
     if found.speedup is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
         text.append(
-            f"{found.speedup.median:.2f}x as fast as the baseline ({found.speedup.low:.2f} to "
-            f"{found.speedup.high:.2f}), promised {found.promised_speedup:.2f}x; {metrics}"
+            f"{found.speedup.median:.2f}x {objective_named(found.objective).compared} the baseline "
+            f"({found.speedup.low:.2f} to {found.speedup.high:.2f}), promised "
+            f"{found.promised_speedup:.2f}x; {metrics}"
         )
     text += [f"BROKEN: {cause}" for cause in found.causes]
     text.append("the promise holds" if found.holds else "the promise does not hold")

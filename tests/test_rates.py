@@ -93,7 +93,7 @@ class Runner:
 
     def serve(self, config, rows, arrivals):
         if self.failing:
-            raise WorkerFailed(Failure(kind="timeout", detail="no answer"))
+            raise WorkerFailed(Failure(kind="timeout", detail="no answer"), log="Traceback")
         return [self.machine(len(rows) / arrivals[-1]).p99_s] * len(rows), [1] * len(rows)
 
     def keep(self, configs):
@@ -118,7 +118,8 @@ def test_a_runner_adds_the_rate_to_one_pass():
 
 def test_a_worker_that_fails_while_serving_fails_the_trial():
     runner = ServingRunner(Runner(failing=True), limit_s=LIMIT_S, features=10)
-    assert runner.run(CONFIG, Measure()).failure.kind == "timeout"
+    outcome = runner.run(CONFIG, Measure())
+    assert (outcome.failure.kind, outcome.log) == ("timeout", "Traceback")
 
 
 def test_only_an_objective_with_a_limit_serves():

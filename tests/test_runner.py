@@ -323,4 +323,5 @@ def test_a_worker_that_does_not_answer_every_request_ends_the_session(sessions, 
     with pytest.raises(WorkerFailed) as failed:
         runner.serve(config, [1, 2, 3], [0.0, 1.0, 2.0])
     assert failed.value.failure.kind == kind
+    assert failed.value.log == started[0].log
     assert started[0].closed

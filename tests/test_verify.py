@@ -53,7 +53,10 @@ def test_a_promise_that_holds(run):
     assert found.holds
     assert found.speedup.median == pytest.approx(4.0)
     assert found.metrics == {"f1": 100.0, "exact_match": 100.0}
+    assert lines(found)[0].startswith("4.00x as fast as the baseline (4.00 to 4.00), promised")
     assert lines(found)[-1] == "the promise holds"
+    rate = replace(found, objective="server-50ms")
+    assert lines(rate)[0].startswith("4.00x the rate of the baseline")
     assert json.loads(json.dumps(found.as_json()))["holds"] is True
 
 
