@@ -173,6 +173,7 @@ class Answered:
     p90_s: float
     p99_s: float
     mean_batch: float
+    unmet: float = 0.0  # share of the batches whose shape the engine had to specialise for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,13 +232,14 @@ class Screen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """Requests that one instance answered: from arrival to answer, in order, and the number of
-    rows of each batch it ran."""
+    """Requests that were answered: from arrival to answer, in order, and the number of rows of
+    each batch."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     latency_s: tuple[float, ...]
     batches: tuple[int, ...]
+    unmet: int = 0  # batches whose shape the engine had to specialise for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,26 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
     )
 
 
+def served_together(parts: Sequence[Served], requests: int) -> Served:
+    """What instances answered of so many requests that were dealt to them in turn.
+
+    Raises WireError where one answered more or fewer than it was dealt, or ran other batches.
+    """
+    latency_s = [0.0] * requests
+    for index, part in enumerate(parts):
+        if len(part.latency_s) != len(latency_s[index :: len(parts)]):
+            raise WireError(f"{len(part.latency_s)} answers of an instance")
+        latency_s[index :: len(parts)] = part.latency_s
+    batches = tuple(batch for part in parts for batch in part.batches)
+    if sum(batches) != requests:
+        raise WireError(f"batches of {sum(batches)} requests, {requests} were asked for")
+    return Served(
+        latency_s=tuple(latency_s),
+        batches=batches,
+        unmet=sum(part.unmet for part in parts),
+    )
+
+
 def of_each(rule: Measure, instances: int) -> Measure:
     """What each of several instances is asked: together they run `min_passes`, and a pass of one
     takes as many times longer as there are."""
@@ -340,11 +360,9 @@ class ProcessRunner:
         self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
-    def serve(
-        self, config: Config, rows: Sequence[int], arrivals_s: Sequence[float]
-    ) -> tuple[list[float], list[int]]:
+    def serve(self, config: Config, rows: Sequence[int], arrivals_s: Sequence[float]) -> Served:
         """Answer requests for `rows` that arrive at `arrivals_s`, dealt to the instances in
-        turn: seconds from arrival to answer, in order, and the rows of each batch.
+        turn.
 
         `run` of the configuration has gone before. Raises WorkerFailed.
         """
@@ -359,22 +377,14 @@ class ProcessRunner:
             }
             for index in range(count)
         ]
-        latency = [0.0] * len(rows)
-        batches: list[int] = []
         try:
             replies = session.ask_each("serve", dealt, more_s=max(arrivals_s))
-            for index, reply in enumerate(replies):
-                served = parse(Served, reply)
-                if len(served.latency_s) != len(latency[index::count]):
-                    raise WireError(f"{len(served.latency_s)} answers of an instance")
-                latency[index::count] = served.latency_s
-                batches += served.batches
+            return served_together([parse(Served, reply) for reply in replies], len(rows))
         except WorkerFailed as failed:
             raise self._serving_failed(key, failed.failure) from failed
         except WireError as error:
             failure = Failure(kind="protocol", detail=str(error))
             raise self._serving_failed(key, failure) from error
-        return latency, batches
 
     def _serving_failed(self, key: Config, failure: Failure) -> WorkerFailed:
         return WorkerFailed(failure, log=self._failed(key, failure).log)

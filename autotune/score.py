@@ -14,7 +14,14 @@ from autotune.folder import RunFolder
 from autotune.host import Host
 from autotune.records import Measurement, Served, StackFacts, to_jsonable
 from autotune.reopen import Reopened, reopen
-from autotune.runner import OUTPUTS_FILE, OutputArrays, ProcessRunner, read_outputs, together
+from autotune.runner import (
+    OUTPUTS_FILE,
+    OutputArrays,
+    ProcessRunner,
+    read_outputs,
+    served_together,
+    together,
+)
 from autotune.search.objective import objective_named
 from autotune.serving import Server, answered
 from autotune.stats import Interval
@@ -116,11 +123,8 @@ def score(folder: RunFolder, work: Path) -> Score:
         measurement = together([measured for measured, _ in replies])
         served = [one for _, one in replies if one is not None]
         if served:
-            found = answered(
-                run.promised.median,
-                [latency for one in served for latency in one.latency_s],
-                [batch for one in served for batch in one.batches],
-            )
+            requests = sum(len(one.latency_s) for one in served)
+            found = answered(run.promised.median, served_together(served, requests))
             measurement = replace(measurement, answered=(found,))
         outputs = read_outputs(work / "0" / OUTPUTS_FILE, run.task.outputs, run.expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy.typing as npt
 
 from autotune.errors import InputError, SearchError
 from autotune.process import WorkerFailed
-from autotune.records import ONE_PASS, Answered, Config, to_jsonable
+from autotune.records import ONE_PASS, Answered, Config, Served, to_jsonable
 from autotune.runner import ProcessRunner
 from autotune.search.objective import features_per_s
 
 WARM_UP_S, WARM_UP_SHARE = 5.0, 0.5
-"""Requests at this share of the capacity, not counted: batches of shapes not met yet."""
+"""Requests for some seconds at this share of the capacity, not counted."""
+UNMET, WARM_UPS = 0.01, 12
+"""Again, up to so often, while more than this share of the batches has a shape that the engine
+has to specialise for: a service of some minutes' age has met them."""
 STEPS = 7
 """Of the search for the rate: to within a hundredth of the capacity."""
 CONFIRMED = 3
@@ -60,16 +63,17 @@ def requests_at(
     return [int(row) for row in rows], [round(float(one), 6) for one in arrivals]
 
 
-def answered(rate: float, latency_s: Sequence[float], batches: Sequence[int]) -> Answered:
+def answered(rate: float, served: Served) -> Answered:
     """What requests at `rate` came to."""
-    p50, p90, p99 = np.percentile(latency_s, [50, 90, 99])
+    p50, p90, p99 = np.percentile(served.latency_s, [50, 90, 99])
     return Answered(
         per_s=float(rate),
-        requests=len(latency_s),
+        requests=len(served.latency_s),
         p50_s=float(p50),
         p90_s=float(p90),
         p99_s=float(p99),
-        mean_batch=float(np.mean(batches)),
+        mean_batch=float(np.mean(served.batches)),
+        unmet=served.unmet / len(served.batches),
     )
 
 
@@ -97,13 +101,18 @@ class Server:
         self.tried: list[Answered] = []
 
     def warm_up(self) -> float:
-        """Prepare and run everything once; rows a second. Raises SearchError."""
+        """Prepare, run everything once, and answer requests until nearly all batches have shapes
+        that were met before; rows a second. Raises SearchError."""
         outcome = self._runner.run(self._config, ONE_PASS)
         if outcome.measurement is None:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
         capacity = features_per_s(outcome.measurement)
-        self._checked(WARM_UP_SHARE * capacity, WARM_UP_S, self._warming)
+        for _ in range(WARM_UPS):
+            unmet = self._checked(WARM_UP_SHARE * capacity, WARM_UP_S, self._warming).unmet
+            if unmet <= UNMET:
+                break
+            self._announce(f"warming up: {unmet:.0%} of the batches had a shape not met before")
         return capacity
 
     def at(self, rate: float, seconds: float) -> Answered:
@@ -128,8 +137,7 @@ class Server:
 
     def _serve(self, rate: float, seconds: float, rng: np.random.Generator) -> Answered:
         rows, arrivals_s = requests_at(rate, seconds, self._features, rng)
-        latency, batches = self._runner.serve(self._config, rows, arrivals_s)
-        return answered(rate, latency, batches)
+        return answered(rate, self._runner.serve(self._config, rows, arrivals_s))
 
 
 def find_rate(server: Server, capacity: float, limit_s: float, seconds: float) -> Answered | None:
@@ -185,9 +193,15 @@ def lines(found: Capacity) -> list[str]:
             f"requests/s it is {1000 * nearest.p99_s:.1f} ms"
         ]
     limit = "" if found.limit_s is None else f", under {1000 * found.limit_s:.1f} ms"
-    return [
+    told = [
         f"{served.per_s:.1f} requests/s ({served.per_s / found.features_per_s:.0%} of the "
         f"{found.features_per_s:.1f}/s without waiting): p50 {1000 * served.p50_s:.1f} ms, p90 "
         f"{1000 * served.p90_s:.1f} ms, p99 {1000 * served.p99_s:.1f} ms{limit}, over "
         f"{served.requests} requests; {served.mean_batch:.1f} rows a batch"
     ]
+    if served.unmet > UNMET:
+        told.append(
+            f"{served.unmet:.0%} of the batches had a shape that the engine had not met and had to "
+            "specialise for: the longer it serves, the fewer; with padding to buckets there are few"
+        )
+    return told

@@ -33,8 +33,8 @@ from autotune.padding import batch_width, fits, plan
 from autotune.reopen import reopen
 from autotune.serving import requests_at
 
-WARM_UP_S = 5.0
-"""After a pass, at half of what it did: engines compile for shapes that they have not met."""
+WARM_UP_S, WARM_UPS, UNMET = 5.0, 12, 0.01
+"""After a pass, at half of what it did, until so few batches have a shape not met before."""
 
 
 def main() -> None:
@@ -115,19 +115,27 @@ def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
         for planned in plan(features.lengths, max_seq_length=features.max_seq_length, **point):
             call(features.batch(planned.rows, planned.width))
         half = 0.5 * len(features) / (time.monotonic() - start)
-        rng = np.random.default_rng(seed)
-        drive(call, features, point, *requests_at(half, WARM_UP_S, len(features), rng.spawn(1)[0]))
+        rng, warming = np.random.default_rng(seed), np.random.default_rng(seed + 1_000_000)
+        met: set[tuple[int, int]] = set()
+        for _ in range(WARM_UPS):
+            wanted = requests_at(half, WARM_UP_S, len(features), warming)
+            shapes = collections.Counter(drive(call, features, point, *wanted)[1])
+            unmet = len(shapes.keys() - met)
+            met |= shapes.keys()
+            if unmet <= UNMET * shapes.total():
+                break
         wanted = requests_at(rate, seconds, len(features), rng)
-        latencies = drive(call, features, point, *wanted)
+        latencies, _ = drive(call, features, point, *wanted)
     return float(np.percentile(latencies, 99))
 
 
 def drive(
     call: Any, features: Any, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
-) -> list[float]:
-    """Latencies of requests that one thread issues and another answers."""
+) -> tuple[list[float], list[tuple[int, int]]]:
+    """Latencies of requests that one thread issues and another answers, and batches' shapes."""
     requests: queue.Queue[tuple[float, int] | None] = queue.Queue()
     latencies: list[float] = []
+    shapes: list[tuple[int, int]] = []
 
     def issue() -> None:
         start = time.monotonic()
@@ -163,6 +171,7 @@ def drive(
                 bucket_step=int(point.get("bucket_step", 0)),
             )
             call(features.batch(taken, width))
+            shapes.append((len(taken), width))
             now = time.monotonic()
             latencies.extend(now - due for due, _ in batch)
 
@@ -170,7 +179,7 @@ def drive(
     issuing.start()
     answer()
     issuing.join()
-    return latencies
+    return latencies, shapes
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from fakes import measurement
 
 from autotune.process import WorkerFailed
 from autotune.rates import APART, APART_BEHIND, STEPS, ServingRunner, for_objective, highest
-from autotune.records import Answered, Config, Failure, Measure
+from autotune.records import Answered, Config, Failure, Measure, Served
 from autotune.runner import Outcome
 from autotune.search.objective import objective_named
 
@@ -94,7 +94,8 @@ class Runner:
     def serve(self, config, rows, arrivals):
         if self.failing:
             raise WorkerFailed(Failure(kind="timeout", detail="no answer"), log="Traceback")
-        return [self.machine(len(rows) / arrivals[-1]).p99_s] * len(rows), [1] * len(rows)
+        p99_s = self.machine(len(rows) / arrivals[-1]).p99_s
+        return Served(latency_s=(p99_s,) * len(rows), batches=(1,) * len(rows))
 
     def keep(self, configs):
         self.kept.append(configs)

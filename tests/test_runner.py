@@ -15,6 +15,7 @@ from autotune.records import (
     Measure,
     ModelSource,
     Pass,
+    Served,
     StackFacts,
     to_jsonable,
 )
@@ -299,11 +300,10 @@ def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(se
     replies += [to_jsonable(instance(i, 2.0, released_s=1.0)) for i in (0, 1)]
     config = session_config(instances=2)
     runner.run(config, Measure())
-    started[0].reply = {"latency_s": [0.1, 0.3], "batches": [2]}
-    started[1].reply = {"latency_s": [0.2], "batches": [1]}
-    latency, batches = runner.serve(config, [7, 8, 9], [0.0, 1.0, 2.0])
-    assert latency == [0.1, 0.2, 0.3]
-    assert batches == [2, 1]
+    started[0].reply = {"latency_s": [0.1, 0.3], "batches": [2], "unmet": 1}
+    started[1].reply = {"latency_s": [0.2], "batches": [1], "unmet": 1}
+    served = runner.serve(config, [7, 8, 9], [0.0, 1.0, 2.0])
+    assert served == Served(latency_s=(0.1, 0.2, 0.3), batches=(2, 1), unmet=2)
     assert [worker.asked[-1][1]["rows"] for worker in started] == [[7, 9], [8]]
 
 
@@ -311,6 +311,7 @@ def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(se
     ("reply", "kind"),
     [
         (served_of(2), "protocol"),
+        (served_of(3) | {"batches": [2]}, "protocol"),
         ({}, "protocol"),
         (Failure(kind="timeout", detail="slow"), "timeout"),
     ],

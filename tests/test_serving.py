@@ -8,9 +8,9 @@ from fakes import measurement
 
 from autotune.errors import InputError, SearchError
 from autotune.process import WorkerFailed
-from autotune.records import Config, Failure
+from autotune.records import Config, Failure, Served
 from autotune.runner import Outcome
-from autotune.serving import Server, check_serving, lines, poisson
+from autotune.serving import WARM_UPS, Server, check_serving, lines, poisson
 
 CONFIG = Config.of({"mode": "jit"})
 
@@ -29,7 +29,8 @@ class Machine:
     def serve(self, config, rows, arrivals):
         rate = len(arrivals) / arrivals[-1]
         self.rates.append(rate)
-        return [0.1 / max(1 - rate / 5, 0.001)] * len(rows), [1] * len(rows)
+        latency_s = 0.1 / max(1 - rate / 5, 0.001)
+        return Served(latency_s=(latency_s,) * len(rows), batches=(1,) * len(rows))
 
 
 def server(machine):
@@ -61,12 +62,39 @@ def test_the_same_seed_asks_for_the_same_whatever_the_capacity():
         machine = Machine()
         machine.run = lambda config, rule, s=examples_s: Outcome(measurement=measurement(s))
         machine.serve = lambda config, rows, arrivals: (
-            asked.append((rows, arrivals)) or ([0.1] * len(rows), [1])
+            asked.append((rows, arrivals)) or Served(latency_s=(0.1,) * len(rows), batches=(1,))
         )
         check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
     warming, first, _, second = asked
     assert first == second
     assert first[0][: len(warming[0])] != warming[0]
+
+
+class Compiling(Machine):
+    """Of a hundred batches `unmet` have shapes that are new, half as many each time."""
+
+    unmet = 16
+
+    def serve(self, config, rows, arrivals):
+        super().serve(config, rows, arrivals)
+        self.unmet //= 2
+        return Served(latency_s=(0.1,) * len(rows), batches=(1,) * 100, unmet=self.unmet)
+
+
+def test_it_warms_up_until_nearly_all_shapes_were_met():
+    machine = Compiling()
+    found = check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
+    assert len(machine.rates) == 5  # 8%, 4%, 2% and 1%, then the rate that was asked for
+    assert found.best.unmet == 0
+    assert len(lines(found)) == 1
+
+
+def test_one_that_goes_on_meeting_shapes_says_so():
+    machine = Compiling()
+    machine.unmet = 2**20
+    found = check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
+    assert len(machine.rates) == WARM_UPS + 1
+    assert "had a shape that the engine had not met" in lines(found)[1]
 
 
 def test_a_limit_that_nothing_keeps():

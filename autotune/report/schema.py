@@ -57,6 +57,7 @@ class AnsweredOf(TypedDict):
     p90_s: float
     p99_s: float
     mean_batch: float
+    unmet: float
 
 
 @strict

@@ -25,15 +25,17 @@ def serve(
     arrivals_s: Sequence[float],
     *,
     point: dict[str, Any],
+    met: set[tuple[int, int]] | None = None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Served:
     """Answer `rows[i]`, which arrives `arrivals_s[i]` after the start, in order of arrival.
 
     Whatever waits when the engine is free goes together, as many as a batch of `point` holds,
-    padded as `point` pads.
+    padded as `point` pads. `met` are the shapes (rows, width) that the engine has run before,
+    where that matters to it; those of the batches are added.
     """
-    latency, batches = [0.0] * len(rows), []
+    latency, batches, unmet = [0.0] * len(rows), [], 0
     waiting: collections.deque[int] = collections.deque()
     come, start = 0, clock()
     while come < len(rows) or waiting:
@@ -63,4 +65,7 @@ def serve(
         for index in together:
             latency[index] = done - arrivals_s[index]
         batches.append(len(together))
-    return Served(latency_s=tuple(latency), batches=tuple(batches))
+        if met is not None and (len(together), width) not in met:
+            met.add((len(together), width))
+            unmet += 1
+    return Served(latency_s=tuple(latency), batches=tuple(batches), unmet=unmet)

@@ -93,6 +93,7 @@ class Session:
         self._measured = 0
         self._served = 0
         self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
+        self._met: set[tuple[int, int]] = set()  # shapes of the batches that were measured
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -224,6 +225,7 @@ class Session:
             if opened.engine.specialises_by_shape:
                 meet_shapes(call, batches, screen.batches)
             self._warm.append(point)
+        self._met.update((len(p.rows), p.width) for p in planned)
         ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
         timed = planned[ran]
         padded, padded_timed = (
@@ -278,7 +280,12 @@ class Session:
         self._served += 1
         self._group.wait(f"serve-{self._served}")
         return serve(
-            self._opened.prepared.call, self._opened.features, rows, arrivals_s, point=point
+            self._opened.prepared.call,
+            self._opened.features,
+            rows,
+            arrivals_s,
+            point=point,
+            met=self._met if self._opened.engine.specialises_by_shape else None,
         )
 
 

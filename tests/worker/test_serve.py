@@ -47,6 +47,24 @@ def test_what_waits_goes_together_as_far_as_it_fits():
     assert served.latency_s == pytest.approx((1.0, 1.9, 1.8, 2.7))
 
 
+def test_shapes_that_the_engine_has_not_met_are_counted_once():
+    met = {(1, 3)}
+    engine = Engine()
+    served = serve(
+        engine,
+        FEATURES,
+        [0, 1, 0, 1],
+        [0.0, 5.0, 10.0, 15.0],
+        point=BATCHES_OF_TWO,
+        met=met,
+        clock=lambda: engine.now,
+        sleep=engine.sleep,
+    )
+    assert served.unmet == 1
+    assert met == {(1, 3), (1, 5)}
+    assert answered([0, 1], [0.0, 5.0])[0].unmet == 0  # an engine to which shapes are alike
+
+
 @pytest.mark.parametrize(
     ("point", "shapes"),
     [
