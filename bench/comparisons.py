@@ -4,9 +4,11 @@
     python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 12]
 
 `record` opens the run's best configuration twice, in two processes, and visits them in turn as
-the finals do. `draw` takes comparisons of some successive rounds from these real samples, at
-places drawn by chance, and judges them as the finals do: once as they are, once with every
-sample of one side 5% longer.
+the finals do, but for a pass only. `draw` makes visits as long as the finals' of some successive
+ones (--passes, the median of their speeds), takes comparisons of some rounds from these, and
+judges them as the finals do: once as they are, once with every sample of one side 5% longer. The
+rounds are successive ones, from a place drawn by chance, and then any of them: the former keep
+how the host drifts, the latter are more different comparisons.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -38,12 +41,13 @@ def main() -> None:
     other.add_argument("samples", type=Path)
     other.add_argument("--comparisons", type=int, default=200)
     other.add_argument("--rounds", type=int, default=12)
+    other.add_argument("--passes", type=int, default=3, help="a visit")
     other.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "record":
         record(RunFolder(options.run), options.output, options.visits)
     else:
-        draw(options.samples, options.comparisons, options.rounds, options.seed)
+        draw(options)
 
 
 def record(folder: RunFolder, output: Path, visits: int) -> None:
@@ -64,20 +68,39 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
             side.runner.close()
 
 
-def draw(samples: Path, comparisons: int, rounds: int, seed: int) -> None:
-    found = json.loads(samples.read_text())
-    ratios = [a / b for a, b in zip(found["a"], found["b"], strict=True)]
-    rng = random.Random(seed)
-    different = slower = 0
-    for _ in range(comparisons):
-        start = rng.randrange(len(ratios) - rounds + 1)
-        some = ratios[start : start + rounds]
-        itself = ratio_interval(some)
-        different += itself.low > 1 or itself.high < 1
-        slower += ratio_interval([ratio * SLOWED for ratio in some]).low > 1
-    print(f"{comparisons} comparisons of {rounds} rounds each, from {len(ratios)} real ones:")
-    print(f"a configuration is found different from itself in {different / comparisons:.1%}")
-    print(f"one slowed by {SLOWED - 1:.0%} is found slower in {slower / comparisons:.1%}")
+def draw(options: argparse.Namespace) -> None:
+    found = json.loads(options.samples.read_text())
+    one, other = (visits(found[side], options.passes) for side in ("a", "b"))
+    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    rng = random.Random(options.seed)
+
+    def successive() -> list[float]:
+        start = rng.randrange(len(ratios) - options.rounds + 1)
+        return ratios[start : start + options.rounds]
+
+    def any_of_them() -> list[float]:
+        return rng.sample(ratios, options.rounds)
+
+    for name, drawn in (("successive rounds", successive), ("any rounds", any_of_them)):
+        different = slower = 0
+        for _ in range(options.comparisons):
+            some = drawn()
+            if rng.random() < 0.5:  # either of the two may be the one that is slowed
+                some = [1 / ratio for ratio in some]
+            itself = ratio_interval(some)
+            different += itself.low > 1 or itself.high < 1
+            slower += ratio_interval([ratio * SLOWED for ratio in some]).low > 1
+        print(
+            f"{options.comparisons} comparisons of {options.rounds} {name} from {len(ratios)} real "
+            f"ones: different from itself {different / options.comparisons:.1%}, slowed by "
+            f"{SLOWED - 1:.0%} and found slower {slower / options.comparisons:.1%}"
+        )
+
+
+def visits(speeds: list[float], passes: int) -> list[float]:
+    """What visits of so many passes would have seen."""
+    starts = range(0, len(speeds) - passes + 1, passes)
+    return [statistics.median(speeds[start : start + passes]) for start in starts]
 
 
 if __name__ == "__main__":

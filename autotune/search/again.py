@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from autotune.records import Config, Trial
 from autotune.search.objective import Objective
+from autotune.search.ranking import BASELINE
 
 LEAST = 0.25
 """Of the seconds that it took, what a configuration needs at least: waiting is added over
@@ -33,15 +34,16 @@ def worth_another_try(
     leading: float,
 ) -> list[Config]:
     """Those of `trials` that might be better than `leading`, the likeliest first; none while the
-    host is still disturbed, and no configuration a third time. `value` is a trial's objective,
-    as far as it is known."""
+    host is still disturbed, and no configuration a third time. The finals measure the baseline
+    again anyway. `value` is a trial's objective, as far as it is known."""
     if disturbed(trials[-1]):
         return []
     times = collections.Counter(trial.config for trial in trials)
     found: list[tuple[float, Config]] = []
     for trial in trials:
         only_slow = trial.failure is None or trial.failure.kind == "slow"
-        if times[trial.config] > 1 or not only_slow or not disturbed(trial):
+        once = times[trial.config] == 1 and trial.origin != BASELINE
+        if not once or not only_slow or not disturbed(trial):
             continue
         known = value(trial)
         if known is None:

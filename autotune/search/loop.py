@@ -236,7 +236,16 @@ class Search:
         found = worth_another_try(
             self._searched, self._objective, self._value, self._leading_value()
         )
-        return next((c for c in found if self._usable(c) and self._affordable(c, late=False)), None)
+        return next(
+            (
+                config
+                for config in found
+                if self._space.contains(config)
+                and self._usable(config)
+                and self._affordable(config, late=False)
+            ),
+            None,
+        )
 
     def _best_elsewhere(self) -> list[Config]:
         """The leaders of those who share the study: what is reported is measured here."""

@@ -110,13 +110,13 @@ def test_the_tuner_believes_the_second_try_and_knows_the_cost_of_both():
 class Neighbour(FakeRunner):
     """While the first configurations run, a process beside them halves their speed."""
 
-    def __init__(self, until: int) -> None:
+    def __init__(self, until: int, since: int = 1) -> None:
         super().__init__()
-        self.until = until
+        self.since, self.until = since, until
 
     def run(self, config, rule):
         outcome = super().run(config, rule)
-        if not 1 < len(self.ran) <= self.until:
+        if not self.since < len(self.ran) <= self.until:
             return outcome
         slower = measurement(2 * pass_seconds(config))
         return Outcome(measurement=waiting(slower, 0.5), outputs=outcome.outputs)
@@ -139,6 +139,13 @@ def test_a_search_finds_what_a_neighbour_had_hidden(bench):
     assert {t.config for t in again} <= {t.config for t in first[:15]}
     assert len({t.config for t in again}) == len(again)
     assert all(t.accuracy for t in result.trials if t.succeeded)
+
+
+def test_a_baseline_that_was_disturbed_is_left_to_the_finals(bench):
+    result = bench.search(Neighbour(until=2, since=0), trials=12)
+    baseline = result.trials[0].config
+    assert [t.origin for t in result.trials if t.config == baseline][:2] == ["baseline", "final"]
+    assert len([t for t in result.trials if t.origin != "final"]) == 12
 
 
 def test_a_resumed_search_tries_nothing_again_that_it_has(bench):
