@@ -39,8 +39,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             one["name"],
             one["description"],
-            f"{_about(one, report['objective']['maximize'])} "
-            f"{shown(one['value'], report['objective'])}",
+            estimated(one, report["objective"]),
             f"{one['batches']} batches",
             f"{_about(one, True)} {one['speedup']:.1f}x",
             *("-" for _ in report["metrics"]),
@@ -50,6 +49,11 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
     rows.append(_row("best", report["best"], report))
     return header, rows
+
+
+def estimated(screened: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
+    """The objective of what a few batches screened out."""
+    return f"{_about(screened, objective['maximize'])} {shown(screened['value'], objective)}"
 
 
 def _about(screened: Mapping[str, Any], more: bool) -> str:

@@ -14,10 +14,11 @@ from fakes import FakeRunner, surroundings
 from test_report import manifest
 
 from autotune.knobs import KNOBS
-from autotune.records import Failure, Trial
+from autotune.records import Failure, Screen, Trial
 from autotune.report import html as page
 from autotune.report.analysis import front
 from autotune.report.build import Context, build
+from autotune.report.figures import COLOURS, bars
 from autotune.runner import Outcome
 from autotune.search.objective import objective_named
 from autotune.space import baseline
@@ -87,7 +88,25 @@ def test_every_picture_has_its_place_and_its_data(tmp_path):
 
 
 def test_every_mode_has_a_colour():
-    assert set(page.COLOURS) == set(KNOBS["mode"].allowed)
+    assert set(COLOURS) == set(KNOBS["mode"].allowed)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_what_was_screened_out_stands_hatched_among_the_speeds(tmp_path, objective):
+    class Screening(FakeRunner):
+        def run(self, config, rule):
+            if config["mode"] != "ipex":
+                return super().run(config, rule)
+            screen = Screen(batches=(0,), batch_s=(1.0,), pass_s=5.0, phases_s={})
+            return Outcome(failure=Failure(kind="slow", detail="screened out"), screen=screen)
+
+    report = report_of(tmp_path, Screening(), objective=objective)
+    found = bars(report)
+    assert {bar.name for bar in found if bar.hatched} == {one["name"] for one in report["screened"]}
+    assert any(bar.hatched for bar in found)
+    assert all(bar.words[0] in "~≥≤" for bar in found if bar.hatched)
+    values = [bar.value for bar in found]
+    assert values == sorted(values, reverse=objective == "latency")  # the best on top
 
 
 def test_names_and_words_are_escaped(tmp_path):

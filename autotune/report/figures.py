@@ -1,0 +1,358 @@
+"""The pictures of report.html, as plotly figures in plain dicts and lists.
+
+Names are escaped here, since plotly reads some tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from autotune.report import text
+
+COLOURS = {
+    "eager": "#7f7f7f",
+    "jit": "#1f77b4",
+    "ipex": "#17becf",
+    "ipex_jit": "#2ca02c",
+    "inductor": "#9467bd",
+    "zentorch": "#e377c2",
+    "onnxruntime": "#ff7f0e",
+    "openvino": "#d62728",
+}
+"""Of the modes; legible on white and on black."""
+ACCENT, PLAIN = "#d62728", "#7f7f7f"
+SHOWN_KNOBS = 10
+
+
+def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each with `title`, `about`, `height` in pixels and the plotly `figure`."""
+    objective = report["objective"]
+    scale = 1.0 if objective["maximize"] else 1000.0
+    unit = objective["unit"] if objective["maximize"] else "ms (p90 of one example)"
+    metric = report["metrics"][0].replace("_", " ")
+    found = [
+        {
+            "title": "Accuracy against speed",
+            "about": f"Each point is a configuration: {metric} over the dataset and {unit}. The "
+            "line joins those than which none is both better and as accurate; below the dashed "
+            "line the loss is over the limit.",
+            "height": 460,
+            "figure": scatter(report, scale, unit, metric),
+        },
+        {
+            "title": "Speed by engine and precision",
+            "about": "The best configuration of each that the accuracy limit allows, else the "
+            "best there is (hollow), with the interval of the median; hatched where a few batches "
+            "were enough to see that it is slower.",
+            "height": 120 + 26 * len(bars(report)),
+            "figure": by_mode(report, scale, unit),
+        },
+        {
+            "title": "Progress of the search",
+            "about": "The best allowed configuration so far; dots are the trials.",
+            "height": 320,
+            "figure": progress(report, scale, unit),
+        },
+        {
+            "title": "Time of a batch",
+            "about": "Share of batches done within a time, over all passes of the finals. A batch "
+            "is as large as its configuration says.",
+            "height": 320,
+            "figure": batches(report),
+        },
+    ]
+    if report["knobs"]:
+        shown = report["knobs"][:SHOWN_KNOBS]
+        found.append(
+            {
+                "title": "What each knob reached",
+                "about": f"For each value of a knob, the best allowed {unit} measured with it, "
+                "whatever the others were.",
+                "height": 90 + 20 * sum(len(one["values"]) for one in shown),
+                "figure": reached(shown, scale, unit),
+            }
+        )
+    if report["one_at_a_time"]:
+        found.append(
+            {
+                "title": "Around the best, one knob at a time",
+                "about": "How many times as good a configuration is that differs from the best in "
+                "this knob only; hollow where it loses too much accuracy.",
+                "height": 120 + 24 * len(report["one_at_a_time"]),
+                "figure": around(report["one_at_a_time"]),
+            }
+        )
+    return found
+
+
+def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> dict[str, Any]:
+    points = [p for p in report["points"] if p["metric"] is not None]
+    traces: list[dict[str, Any]] = []
+    for mode, colour in COLOURS.items():
+        some = [p for p in points if p["config"]["mode"] == mode]
+        if some:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": mode,
+                    "x": [scale * p["value"] for p in some],
+                    "y": [p["metric"] for p in some],
+                    "text": [escape(p["description"]) for p in some],
+                    "hovertemplate": "%{text}<br>%{x:.1f}, %{y:.2f}<extra></extra>",
+                    "marker": {
+                        "color": colour,
+                        "size": 9,
+                        "symbol": ["circle" if p["allowed"] else "circle-open" for p in some],
+                    },
+                }
+            )
+    by_trial = {p["trial"]: p for p in points}
+    line = [by_trial[number] for number in report["front"]]
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "front",
+            "x": [scale * p["value"] for p in line],
+            "y": [p["metric"] for p in line],
+            "line": {"color": PLAIN, "width": 1},
+            "hoverinfo": "skip",
+        }
+    )
+    reference = report["baseline"]["metrics"][report["metrics"][0]]
+    limit = reference * (1 - report["max_accuracy_drop"])
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": {"title": {"text": unit}},
+            "yaxis": {"title": {"text": f"{metric}, %"}},
+            "shapes": [
+                {
+                    "type": "line",
+                    "xref": "paper",
+                    "x0": 0,
+                    "x1": 1,
+                    "y0": limit,
+                    "y1": limit,
+                    "line": {"color": ACCENT, "width": 1, "dash": "dash"},
+                }
+            ],
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """An engine and precision in the picture of speeds; `value` and its bounds are as told."""
+
+    name: str
+    words: str
+    value: float
+    low: float
+    high: float
+    description: str
+    hollow: bool = False  # it loses too much accuracy
+    hatched: bool = False  # estimated
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[self.name.split()[0]]
+
+
+def bars(report: Mapping[str, Any]) -> list[Bar]:
+    """What was measured of each engine and precision, else what a few batches say; best last."""
+    objective = report["objective"]
+    found = [
+        Bar(
+            name=f"{entry['config']['mode']} {entry['config']['precision']}",
+            words=text.shown(entry["objective"]["median"], objective),
+            value=entry["objective"]["median"],
+            low=entry["objective"]["low"],
+            high=entry["objective"]["high"],
+            description=entry["description"],
+            hollow=entry["failure"] is not None,
+        )
+        for entry in report["best_by_mode"]
+    ]
+    found += [
+        Bar(
+            name=one["name"],
+            words=text.estimated(one, objective),
+            value=one["value"],
+            low=one["value"],
+            high=one["value"],
+            description=one["description"],
+            hatched=True,
+        )
+        for one in report["screened"]
+    ]
+    return sorted(found, key=lambda bar: bar.value, reverse=not objective["maximize"])
+
+
+def by_mode(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, Any]:
+    found = bars(report)
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [bar.name for bar in found],
+                "x": [scale * bar.value for bar in found],
+                "text": [bar.words for bar in found],
+                "textposition": [
+                    "outside" if bar.hollow or bar.hatched else "auto" for bar in found
+                ],
+                "customdata": [escape(bar.description) for bar in found],
+                "hovertemplate": "%{customdata}<br>%{x:.1f}<extra></extra>",
+                "marker": {
+                    "color": ["rgba(0,0,0,0)" if bar.hollow else bar.colour for bar in found],
+                    "opacity": [0.45 if bar.hatched else 1.0 for bar in found],
+                    "pattern": {"shape": ["/" if bar.hatched else "" for bar in found]},
+                    "line": {"color": [bar.colour for bar in found], "width": 1.5},
+                },
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [scale * (bar.high - bar.value) for bar in found],
+                    "arrayminus": [scale * (bar.value - bar.low) for bar in found],
+                    "color": PLAIN,
+                    "thickness": 1,
+                },
+            }
+        ],
+        "layout": named_rows(unit, rangemode="tozero"),
+    }
+
+
+def named_rows(unit: str, **axis: str) -> dict[str, Any]:
+    """The layout of a picture whose rows have names."""
+    return {
+        "xaxis": {"title": {"text": unit}, **axis},
+        "yaxis": {"automargin": True},
+        "showlegend": False,
+    }
+
+
+def progress(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, Any]:
+    steps = [one for one in report["progress"] if one["best"] is not None]
+    at = {one["trial"]: one["elapsed_s"] for one in report["progress"]}
+    points = report["points"]
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "best so far",
+                "x": [one["elapsed_s"] for one in steps],
+                "y": [scale * one["best"] for one in steps],
+                "line": {"shape": "hv", "color": ACCENT},
+            },
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "trials",
+                "x": [at[p["trial"]] for p in points],
+                "y": [scale * p["value"] for p in points],
+                "text": [escape(p["description"]) for p in points],
+                "hovertemplate": "%{text}<br>%{y:.1f}<extra></extra>",
+                "marker": {
+                    "color": PLAIN,
+                    "size": 7,
+                    "symbol": ["circle" if p["allowed"] else "circle-open" for p in points],
+                },
+            },
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": "seconds since the baseline began"}},
+            "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
+        },
+    }
+
+
+def batches(report: Mapping[str, Any]) -> dict[str, Any]:
+    traces = []
+    for name, colour in (("baseline", PLAIN), ("best", ACCENT)):
+        quantiles = report["batch_quantiles"][name]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": [1000 * seconds for seconds in quantiles],
+                "y": [100 * n / (len(quantiles) - 1) for n in range(len(quantiles))],
+                "line": {"color": colour},
+                "hovertemplate": "%{y:.0f}% within %{x:.2f} ms<extra>" + name + "</extra>",
+            }
+        )
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": {"title": {"text": "ms"}, "type": "log"},
+            "yaxis": {"title": {"text": "% of batches"}, "range": [0, 100]},
+        },
+    }
+
+
+def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict[str, Any]:
+    rows = [
+        (f"{one['knob']}: {plain(value['value'])}", value, ACCENT if number % 2 else PLAIN)
+        for number, one in enumerate(reversed(shown))
+        for value in reversed(one["values"])
+    ]
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "y": [name for name, _, _ in rows],
+                "x": [scale * value["best"] for _, value, _ in rows],
+                "customdata": [escape(value["description"]) for _, value, _ in rows],
+                "hovertemplate": "%{y}, %{x:.1f}<br>%{customdata}<extra></extra>",
+                "marker": {"color": [colour for _, _, colour in rows], "size": 9},
+            }
+        ],
+        "layout": named_rows(unit, rangemode="tozero"),
+    }
+
+
+def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = list(reversed(changes))
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "y": [f"{c['knob']}: {plain(c['from'])} → {plain(c['to'])}" for c in rows],
+                "x": [c["times"] for c in rows],
+                "hovertemplate": "%{y}: %{x:.2f}x<extra></extra>",
+                "marker": {
+                    "color": ACCENT,
+                    "size": 9,
+                    "symbol": ["circle" if c["allowed"] else "circle-open" for c in rows],
+                },
+            }
+        ],
+        "layout": {
+            **named_rows("times the best"),
+            "shapes": [
+                {
+                    "type": "line",
+                    "yref": "paper",
+                    "x0": 1,
+                    "x1": 1,
+                    "y0": 0,
+                    "y1": 1,
+                    "line": {"color": PLAIN, "width": 1, "dash": "dash"},
+                }
+            ],
+        },
+    }
+
+
+def plain(value: object) -> str:
+    """A knob's value as it is written on the command line, escaped."""
+    return escape(str(value).lower() if isinstance(value, bool) else str(value))
