@@ -22,9 +22,9 @@ LOST = 4.0
 """Nor is one looked at further that does not keep a rate so many times lower."""
 NEAR = 1.1
 """Steps from a rate that was found before."""
-REQUESTS, MOST_S = 60, 8.0
-"""A rate is tried for as many seconds as the rule has, for more where that is fewer requests,
-but not for more than so many seconds."""
+LEAST_S, REQUESTS, MOST_S = 4.0, 60, 8.0
+"""A rate is tried for the first of these, in seconds, for more where that is fewer requests, but
+not for more than the last."""
 
 
 class ServingRunner:
@@ -50,7 +50,7 @@ class ServingRunner:
             return outcome
 
         def at(rate: float) -> Answered:
-            seconds = min(max(rule.budget_s, REQUESTS / rate), MOST_S)
+            seconds = min(max(LEAST_S, REQUESTS / rate), MOST_S)
             server = Server(self._runner, config, self._features, seed=self._seed)
             return server.serve(rate, seconds)
 

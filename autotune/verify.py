@@ -24,7 +24,7 @@ from autotune.search.objective import objective_named
 from autotune.stats import Interval, median_interval, ratio_interval
 from autotune.workload import start_worker
 
-ROUNDS = 6
+ROUNDS = 12
 KEPT = 0.8
 """Of the promised speedup, what must be left where the user names no minimum."""
 BASELINE_APART = 1.5

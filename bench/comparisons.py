@@ -1,14 +1,13 @@
 """How often is a configuration found different from itself, and one slowed by 5% slower?
 
     python bench/comparisons.py record reports/RUN bench/tables/itself.json [--visits 120]
-    python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 12]
+    python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 24]
 
 `record` opens the run's best configuration twice, in two processes, and visits them in turn as
-the finals do, but for a pass only. `draw` makes visits as long as the finals' of some successive
-ones (--passes, the median of their speeds), takes comparisons of some rounds from these, and
-judges them as the finals do: once as they are, once with every sample of one side 5% longer. The
-rounds are successive ones, from a place drawn by chance, and then any of them: the former keep
-how the host drifts, the latter are more different comparisons.
+the finals do. `draw` takes comparisons of as many rounds as the finals hold at most from these
+real samples and judges them as the finals do: once as they are, once with every sample of one
+side 5% longer. The rounds are successive ones, from a place drawn by chance, and then any of
+them: the former keep how the host drifts, the latter are more different comparisons.
 """
 
 from __future__ import annotations
@@ -16,17 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import tempfile
 from pathlib import Path
 
 from opened import open_run, speeds
 
 from autotune.folder import RunFolder
-from autotune.records import Measure
+from autotune.search.finals import MAX_ROUNDS, VISIT_RULE
 from autotune.stats import ratio_interval
 
-VISIT = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=1.5)
 SLOWED = 1.05
 
 
@@ -40,8 +37,7 @@ def main() -> None:
     other = commands.add_parser("draw")
     other.add_argument("samples", type=Path)
     other.add_argument("--comparisons", type=int, default=200)
-    other.add_argument("--rounds", type=int, default=12)
-    other.add_argument("--passes", type=int, default=3, help="a visit")
+    other.add_argument("--rounds", type=int, default=MAX_ROUNDS)
     other.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "record":
@@ -59,7 +55,7 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
             side.runner.keep([config])
         for visit in range(visits):
             for index in (0, 1) if visit % 2 == 0 else (1, 0):
-                outcome = sides[index].runner.run(config, VISIT)
+                outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
             samples = {"config": config.as_dict(), "a": found[0], "b": found[1]}
@@ -70,8 +66,7 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
 
 def draw(options: argparse.Namespace) -> None:
     found = json.loads(options.samples.read_text())
-    one, other = (visits(found[side], options.passes) for side in ("a", "b"))
-    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    ratios = [a / b for a, b in zip(found["a"], found["b"], strict=True)]
     rng = random.Random(options.seed)
 
     def successive() -> list[float]:
@@ -95,12 +90,6 @@ def draw(options: argparse.Namespace) -> None:
             f"ones: different from itself {different / options.comparisons:.1%}, slowed by "
             f"{SLOWED - 1:.0%} and found slower {slower / options.comparisons:.1%}"
         )
-
-
-def visits(speeds: list[float], passes: int) -> list[float]:
-    """What visits of so many passes would have seen."""
-    starts = range(0, len(speeds) - passes + 1, passes)
-    return [statistics.median(speeds[start : start + passes]) for start in starts]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Over the baseline.  [default: 80% of what was promised]",
 )
-@click.option("--rounds", type=click.IntRange(min=3, max=50), default=6, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=3, max=50), default=12, show_default=True)
 @json_option
 @debug_option
 def verify(

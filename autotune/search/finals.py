@@ -21,10 +21,12 @@ FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 ALIKE = 0.02
 """Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
 VISIT_RULE = Measure(
-    min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=4.0, part_s=4.0
+    min_passes=1, max_passes=40, half_width=0.0, budget_s=1.5, patience_s=1.5, part_s=2.0
 )
-"""One visit: passes for some seconds, at least one; of the baseline's long passes a part."""
-MIN_ROUNDS, MAX_ROUNDS = 3, 12
+"""One visit: passes for a second or two, at least one; of the baseline's long passes a part.
+Short, since it is rounds that make an interval: six are the fewest that can give one of 95%, and
+in the same time twice as many of half the length tell apart what is nearer."""
+MIN_ROUNDS, MAX_ROUNDS = 3, 24
 ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
 """No new round begins after so many seconds of passes, or such a share of the time budget."""
 HALF_WIDTH = 0.02
