@@ -16,7 +16,7 @@ from autotune import demo, verify
 from autotune.records import Failure, StackFacts
 from autotune.reopen import reopen
 from autotune.runner import Outcome
-from autotune.verify import lines, measure_again
+from autotune.verify import ROUNDS, lines, measure_again
 
 ZEROS = np.zeros(10, np.float32)
 
@@ -119,7 +119,7 @@ def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
     kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
     found = json.loads(kept.stdout)
     assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
-    assert found["speedup"]["samples"] == 6
+    assert found["speedup"]["samples"] == ROUNDS
 
     written = json.loads((folder / "report.json").read_text())
     (folder / "report.html").unlink()
