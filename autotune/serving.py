@@ -127,16 +127,15 @@ class Server:
 
     def _checked(self, rate: float, seconds: float, rng: np.random.Generator) -> Answered:
         try:
-            return self._serve(rate, seconds, rng)
+            return self.serve(rate, seconds, rng)
         except WorkerFailed as failed:
             raise SearchError(str(failed)) from failed
 
-    def serve(self, rate: float, seconds: float) -> Answered:
-        """As `at`, and nobody is told. Raises WorkerFailed."""
-        return self._serve(rate, seconds, self._rng)
-
-    def _serve(self, rate: float, seconds: float, rng: np.random.Generator) -> Answered:
-        rows, arrivals_s = requests_at(rate, seconds, self._features, rng)
+    def serve(
+        self, rate: float, seconds: float, rng: np.random.Generator | None = None
+    ) -> Answered:
+        """As `at`, and nobody is told; `rng` draws the requests. Raises WorkerFailed."""
+        rows, arrivals_s = requests_at(rate, seconds, self._features, rng or self._rng)
         return answered(rate, self._runner.serve(self._config, rows, arrivals_s))
 
 

@@ -31,10 +31,7 @@ from autotune.host import detect
 from autotune.launch import environment, worker_commands
 from autotune.padding import batch_width, fits, plan
 from autotune.reopen import reopen
-from autotune.serving import requests_at
-
-WARM_UP_S, WARM_UPS, UNMET = 5.0, 12, 0.01
-"""After a pass, at half of what it did, until so few batches have a shape not met before."""
+from autotune.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, requests_at
 
 
 def main() -> None:
@@ -114,11 +111,11 @@ def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
         start = time.monotonic()
         for planned in plan(features.lengths, max_seq_length=features.max_seq_length, **point):
             call(features.batch(planned.rows, planned.width))
-        half = 0.5 * len(features) / (time.monotonic() - start)
+        rate_warming = WARM_UP_SHARE * len(features) / (time.monotonic() - start)
         rng, warming = np.random.default_rng(seed), np.random.default_rng(seed + 1_000_000)
         met: set[tuple[int, int]] = set()
         for _ in range(WARM_UPS):
-            wanted = requests_at(half, WARM_UP_S, len(features), warming)
+            wanted = requests_at(rate_warming, WARM_UP_S, len(features), warming)
             shapes = collections.Counter(drive(call, features, point, *wanted)[1])
             unmet = len(shapes.keys() - met)
             met |= shapes.keys()

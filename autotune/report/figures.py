@@ -33,6 +33,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     scale = 1.0 if objective["maximize"] else 1000.0
     unit = objective["unit"] if objective["maximize"] else "ms (p90 of one example)"
     metric = report["metrics"][0].replace("_", " ")
+    engines = bars(report)
     found = [
         {
             "title": "Accuracy against speed",
@@ -47,8 +48,8 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "about": "The best configuration of each that the accuracy limit allows, else the "
             "best there is (hollow), with the interval of the median; hatched where a few batches "
             "were enough to see that it is slower.",
-            "height": 120 + 26 * len(bars(report)),
-            "figure": by_mode(report, scale, unit),
+            "height": 120 + 26 * len(engines),
+            "figure": by_mode(engines, scale, unit),
         },
         {
             "title": "Progress of the search",
@@ -193,8 +194,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     return sorted(found, key=lambda bar: bar.value, reverse=not objective["maximize"])
 
 
-def by_mode(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, Any]:
-    found = bars(report)
+def by_mode(found: Sequence[Bar], scale: float, unit: str) -> dict[str, Any]:
     return {
         "data": [
             {
