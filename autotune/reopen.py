@@ -25,7 +25,7 @@ from autotune.records import (
 )
 from autotune.runner import Expected, Outcome, ProcessRunner, Runner, read_outputs
 from autotune.search.objective import Objective, objective_named
-from autotune.stats import Interval
+from autotune.stats import Interval, in_turn
 from autotune.tasks import task_named
 from autotune.tasks.base import Row, Task
 from autotune.wire import WireError, parse
@@ -130,15 +130,15 @@ def reopen(folder: RunFolder) -> Reopened:
 def visit_in_turn(
     runner: Runner, configs: Sequence[Config], rounds: int, rule: Measure
 ) -> dict[Config, list[Outcome]]:
-    """`rounds` visits to each, in processes kept side by side, every second round backwards.
+    """`rounds` visits to each, in processes kept side by side, each round in an order of its own.
 
     Raises VisitFailed with the first configuration that cannot be measured.
     """
     runner.keep(configs)
     visits: dict[Config, list[Outcome]] = {config: [] for config in configs}
     try:
-        for number in range(rounds):
-            for config in configs if number % 2 == 0 else reversed(configs):
+        for _ in range(rounds):
+            for config in in_turn(configs):
                 outcome = runner.run(config, rule)
                 if outcome.failure is not None:
                     raise VisitFailed(config, outcome.failure)

@@ -7,9 +7,13 @@ standard library only.
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 CONFIDENCE = 0.95
 
@@ -113,6 +117,19 @@ def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> I
         coverage=max(0.0, 1 - 2 * tail / 2**n),
         samples=n,
     )
+
+
+def in_turn(items: Sequence[Item]) -> list[Item]:
+    """An order in which to visit `items` in a round, drawn anew for each.
+
+    Two configurations that are the same are then as likely to stand in one order as in the
+    other, so the sign of each round's logarithm is a fair coin, whatever the host does in the
+    meantime: all that `ratio_interval` asks for. No fixed pattern has that. Every second round
+    backwards, the last of a round is the first of the next, and a few slow seconds fall on both
+    its visits. Source: Montgomery, Design and Analysis of Experiments, 8th ed., 4.1 (randomised
+    complete blocks).
+    """
+    return random.sample(items, len(items))
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -1,6 +1,6 @@
 """How often is a configuration found different from itself, and one slowed by 5% slower?
 
-    python bench/comparisons.py record reports/RUN bench/tables/itself.json [--visits 120]
+    python bench/comparisons.py record reports/RUN bench/tables/itself.json [--visits 300]
     python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 24]
 
 `record` opens the run's best configuration twice, in two processes, and visits them in turn as
@@ -22,7 +22,7 @@ from opened import open_run, speeds
 
 from autotune.folder import RunFolder
 from autotune.search.finals import MAX_ROUNDS, VISIT_RULE
-from autotune.stats import ratio_interval
+from autotune.stats import in_turn, ratio_interval
 
 SLOWED = 1.05
 
@@ -33,7 +33,7 @@ def main() -> None:
     one = commands.add_parser("record")
     one.add_argument("run", type=Path)
     one.add_argument("output", type=Path)
-    one.add_argument("--visits", type=int, default=120)
+    one.add_argument("--visits", type=int, default=300)
     other = commands.add_parser("draw")
     other.add_argument("samples", type=Path)
     other.add_argument("--comparisons", type=int, default=200)
@@ -53,8 +53,8 @@ def record(folder: RunFolder, output: Path, visits: int) -> None:
         found: list[list[float]] = [[], []]
         for side in sides:
             side.runner.keep([config])
-        for visit in range(visits):
-            for index in (0, 1) if visit % 2 == 0 else (1, 0):
+        for _ in range(visits):
+            for index in in_turn((0, 1)):
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])

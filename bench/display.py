@@ -29,7 +29,7 @@ from autotune.records import Trial
 from autotune.runner import Outcome
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
-from autotune.stats import ratio_interval
+from autotune.stats import in_turn, ratio_interval
 
 
 def main() -> None:
@@ -46,16 +46,13 @@ def main() -> None:
         run = open_run(RunFolder(options.run), Path(work))
         run.runner.keep([run.chosen])
         visit(run)
-        for number in range(options.rounds):
-            order: list[Callable[[], Outcome]] = [
-                lambda: with_display(run, trials, stderr),
-                lambda: visit(run),
-            ]
-            if number % 2 == 0:
-                drawn, plain = (one() for one in order)
-            else:
-                plain, drawn = (one() for one in reversed(order))
-            pairs.append(speeds([drawn])[0] / speeds([plain])[0])
+        for _ in range(options.rounds):
+            ways: dict[str, Callable[[], Outcome]] = {
+                "drawn": lambda: with_display(run, trials, stderr),
+                "plain": lambda: visit(run),
+            }
+            found = {way: speeds([ways[way]()])[0] for way in in_turn(list(ways))}
+            pairs.append(found["drawn"] / found["plain"])
             print(f"{pairs[-1]:.3f}", flush=True)
         run.runner.close()
     ratio = ratio_interval(pairs)

@@ -21,6 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from autotune.stats import in_turn
+
 NEAR = 0.05
 
 
@@ -39,14 +41,14 @@ def cases(models: Path | None, data: Path | None) -> Iterator[tuple[str, list[st
         yield f"demo {mode}", [*demo, "--set", f"mode={mode}"]
 
 
-def beside(run: Path, number: int) -> float:
+def beside(run: Path) -> float:
     """launch.sh over `autotune run`, one after the other."""
     ways = {
         "launch": ["bash", str(run / "launch.sh"), "--json"],
         "run": [sys.executable, "-m", "autotune", "run", str(run), "--json"],
     }
     found = {}
-    for way in sorted(ways, reverse=number % 2 == 1):
+    for way in in_turn(list(ways)):
         done = subprocess.run(ways[way], capture_output=True, text=True, check=True)
         found[way] = float(json.loads(done.stdout)["ratio"])
     return found["launch"] / found["run"]
@@ -68,7 +70,7 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True)
             report = json.loads((run / "report.json").read_text())
             ratio = float(report["launch_check"]["ratio"])
-            same_way = statistics.median(beside(run, n) for n in range(options.rounds))
+            same_way = statistics.median(beside(run) for _ in range(options.rounds))
         promised, alike = promised + near(ratio), alike + near(same_way)
         count += 1
         same = "same" if report["launch_check"]["same_metrics"] else "OTHER"

@@ -24,7 +24,7 @@ from autotune.parents import Parents, modules_of
 from autotune.records import ONE_PASS, Config, Measure
 from autotune.runner import ProcessRunner
 from autotune.space import complete
-from autotune.stats import ratio_interval
+from autotune.stats import in_turn, ratio_interval
 
 ENGINES: tuple[dict[str, Any], ...] = (
     {"mode": "openvino", "precision": "int8_static", "int8_rest": "bf16"},
@@ -83,8 +83,8 @@ def compare(
 ) -> bool:
     fresh.keep([config])
     pairs = []
-    for visit in range(visits):
-        order = (fresh, other) if visit % 2 == 0 else (other, fresh)
+    for _ in range(visits):
+        order = in_turn((fresh, other))
         found = {runner: runner.run(config, VISIT) for runner in order}
         for outcome in found.values():
             assert outcome.measurement is not None, outcome.failure

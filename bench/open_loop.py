@@ -32,6 +32,7 @@ from autotune.launch import environment, worker_commands
 from autotune.padding import batch_width, fits, plan
 from autotune.reopen import reopen
 from autotune.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, requests_at
+from autotune.stats import in_turn
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     ratios = []
     for number in range(options.rounds):
         seed, found = options.seed + number, {}
-        for side in ("served", "client") if number % 2 == 0 else ("client", "served"):
+        for side in in_turn(("served", "client")):
             found[side] = (served if side == "served" else apart)(options, seed)
         ratios.append(found["served"] / found["client"])
         print(

@@ -2,8 +2,9 @@
 
 The best of many noisy measurements is partly the luckiest; what is reported comes from these,
 which were not selected. In turn, so that a host that speeds up or slows down does so for all
-of them; every second round backwards, so that a steady drift cancels. Each visit is a trial on
-disk, and everything here is computed from those: a search killed in its finals goes on there.
+of them; each round in an order drawn at random, so that no drift can favour one. Each visit is
+a trial on disk, and everything here is computed from those: a search killed in its finals goes
+on there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from autotune.records import Config, Measure, Measurement, Trial
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
-from autotune.stats import CONFIDENCE, Interval, ratio_interval
+from autotune.stats import CONFIDENCE, Interval, in_turn, ratio_interval
 
 FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
@@ -100,9 +101,8 @@ class Finals:
         counts = {config: len(visited.get(config, [])) for config in finalists}
         done = min(counts.values())
         behind = [config for config in finalists if counts[config] == done]
-        order = behind if done % 2 == 0 else behind[::-1]
         if done < MIN_ROUNDS or len(set(counts.values())) > 1:
-            return order
+            return in_turn(behind)
         spent = sum(t.duration_s for config in finalists for t in visited[config])
         preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
         late = self.time_budget_s is not None and elapsed_s + spent / done > self.time_budget_s
@@ -110,7 +110,7 @@ class Finals:
             return None
         gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
         narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
-        return None if narrow else order
+        return None if narrow else in_turn(behind)
 
     def expected_s(self, trials: Sequence[Trial]) -> float:
         """About how many seconds the finals will take."""

@@ -59,11 +59,11 @@ def test_what_is_reported_was_measured_again_in_turn(bench):
     again = of_finals(result)
     assert runner.rules[-len(again) :] == [VISIT_RULE] * len(again)
     assert runner.closed >= 2  # no process of the search serves the finals
-    a, b, c = (trial.config for trial in again[:3])
-    assert a == result.baseline.config
-    assert runner.kept == [a, b, c]
-    rounds = [trial.config for trial in again]
-    assert rounds[:9] == [a, b, c, c, b, a, a, b, c]
+    assert len(runner.kept) == 3
+    assert runner.kept[0] == result.baseline.config
+    ran = [trial.config for trial in again]
+    rounds = [ran[n : n + 3] for n in range(0, len(ran), 3)]
+    assert all(set(one) == set(runner.kept) for one in rounds)
     assert result.best in finals(result.trials)
     assert result.baseline in finals(result.trials)
     assert len(result.best.measurement.passes) == 3 * len(again) // 3
@@ -106,7 +106,8 @@ def test_a_baseline_that_fails_in_the_finals_ends_them(bench):
             return super().run(config, rule)
 
     result = bench.search(Worn(), trials=12)
-    assert len(of_finals(result)) == MIN_ROUNDS
+    assert sum(not trial.succeeded for trial in of_finals(result)) == MIN_ROUNDS
+    assert len(of_finals(result)) <= MIN_ROUNDS + 2  # one visit at most to each of the others
     assert result.best.origin != "final"
 
 
@@ -261,6 +262,6 @@ def test_the_same_seed_proposes_the_same_configurations(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         runner = FakeRunner()
-        Bench(tmp_path / name).search(runner, trials=30, seed=7)
-        ran.append(runner.ran)
+        found = Bench(tmp_path / name).search(runner, trials=30, seed=7)
+        ran.append([trial.config for trial in found.trials if trial.origin != "final"])
     assert ran[0] == ran[1]
