@@ -85,3 +85,26 @@ def plan(
         )
         planned.append(PlannedBatch(rows=rows, width=width))
     return tuple(planned)
+
+
+def shapes(
+    lengths: Lengths,
+    *,
+    padding: str,
+    max_seq_length: int,
+    batch_size: int = 0,
+    bucket_step: int = 0,
+    batch_tokens: int = 0,
+) -> list[tuple[int, int]]:
+    """Every shape (rows, width) that a batch of some of these rows can have, fewest rows first."""
+    widths = {
+        batch_width(
+            int(length), padding=padding, max_seq_length=max_seq_length, bucket_step=bucket_step
+        )
+        for length in np.unique(lengths)
+    }
+    found = []
+    for width in widths:
+        most = max(1, batch_tokens // width) if padding == "token_budget" else batch_size
+        found += [(rows, width) for rows in range(1, most + 1)]
+    return sorted(found)

@@ -88,6 +88,7 @@ def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
     """p99 of the latencies, in seconds."""
     from autotune.records import to_jsonable
     from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
+    from autotune.worker.serve import meet
     from autotune.worker.session import Session
 
     run, host = reopen(RunFolder(folder)), detect()
@@ -115,6 +116,7 @@ def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
         rate_warming = WARM_UP_SHARE * len(features) / (time.monotonic() - start)
         rng, warming = np.random.default_rng(seed), np.random.default_rng(seed + 1_000_000)
         met: set[tuple[int, int]] = set()
+        meet(call, features, point=point, met=met)
         for _ in range(WARM_UPS):
             wanted = requests_at(rate_warming, WARM_UP_S, len(features), warming)
             shapes = collections.Counter(drive(call, features, point, *wanted)[1])

@@ -11,11 +11,34 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autotune.padding import batch_width, fits
+from autotune.padding import batch_width, fits, shapes
 from autotune.records import Served
 from autotune.worker.batches import Batch, Features
 
 Clock = Callable[[], float]
+Shape = tuple[int, int]  # rows, width
+MOST_SHAPES, MEET_S = 256, 20.0
+"""Up to so many shapes are all run before the first request, for so many seconds at most."""
+
+
+def meet(
+    call: Callable[[Batch], Any],
+    features: Features,
+    *,
+    point: dict[str, Any],
+    met: set[Shape],
+    clock: Clock = time.monotonic,
+) -> None:
+    """Run once each shape that requests can come in, where those are few, so that none waits
+    while the engine specialises. What is in `met` is left out; what was run is added."""
+    wanted = shapes(features.lengths, max_seq_length=features.max_seq_length, **point)
+    if len(wanted) > MOST_SHAPES:
+        return
+    shortest, start = int(features.lengths.argmin()), clock()
+    for rows, width in wanted:
+        if (rows, width) not in met and clock() - start < MEET_S:
+            call(features.batch([shortest] * rows, width))
+            met.add((rows, width))
 
 
 def serve(
@@ -25,7 +48,7 @@ def serve(
     arrivals_s: Sequence[float],
     *,
     point: dict[str, Any],
-    met: set[tuple[int, int]] | None = None,
+    met: set[Shape] | None = None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Served:

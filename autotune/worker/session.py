@@ -32,7 +32,7 @@ from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
 from autotune.worker.measure import Answers, Logits, measure, meet_shapes, part, warm_up
-from autotune.worker.serve import serve
+from autotune.worker.serve import meet, serve
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -275,18 +275,16 @@ class Session:
 
     def serve(self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]) -> Served:
         """Answer requests for `rows` as they arrive; `measure` of the point has warmed it up."""
-        if self._opened is None:
+        opened = self._opened
+        if opened is None:
             raise TrialFailure("protocol", "serve was asked before a successful open")
+        call, features = opened.prepared.call, opened.features
+        met = self._met if opened.engine.specialises_by_shape else None
+        if met is not None:
+            meet(call, features, point=point, met=met)
         self._served += 1
         self._group.wait(f"serve-{self._served}")
-        return serve(
-            self._opened.prepared.call,
-            self._opened.features,
-            rows,
-            arrivals_s,
-            point=point,
-            met=self._met if self._opened.engine.specialises_by_shape else None,
-        )
+        return serve(call, features, rows, arrivals_s, point=point, met=met)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.padding import plan
+from autotune.padding import batch_width, fits, plan, shapes
 from autotune.worker.batches import Features
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=50)
 PADDINGS = st.sampled_from(["max_length", "longest", "length_sorted", "buckets"])
+POINTS = st.one_of(
+    st.builds(
+        lambda padding, size: {"padding": padding, "batch_size": size, "bucket_step": 8},
+        PADDINGS,
+        st.integers(1, 9),
+    ),
+    st.builds(
+        lambda tokens: {"padding": "token_budget", "batch_tokens": tokens}, st.integers(1, 200)
+    ),
+)
 
 
 @given(LENGTHS, PADDINGS, st.integers(1, 9), st.sampled_from([8, 16]))
@@ -50,6 +60,23 @@ def features(lengths, side="right"):
         max_seq_length=16,
         examples=len(lengths),
     )
+
+
+@given(LENGTHS, POINTS, st.data())
+def test_every_batch_has_one_of_the_shapes(lengths, point, data):
+    known = shapes(np.array(lengths), max_seq_length=64, **point)
+    assert known == sorted(set(known))
+    together = data.draw(st.lists(st.sampled_from(lengths), min_size=1, max_size=9))
+    if fits(together, **point):
+        width = batch_width(
+            max(together),
+            padding=point["padding"],
+            max_seq_length=64,
+            bucket_step=point.get("bucket_step", 0),
+        )
+        assert (len(together), width) in known
+    for planned in plan(np.array(lengths), max_seq_length=64, **point):
+        assert (len(planned.rows), planned.width) in known
 
 
 @given(LENGTHS, st.sampled_from(["right", "left"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_batches import features
 
-from autotune.worker.serve import serve
+from autotune.worker.serve import MEET_S, MOST_SHAPES, meet, serve
 
 FEATURES = features([3, 5, 2, 4])
 BATCHES_OF_TWO = {"padding": "longest", "batch_size": 2}
@@ -63,6 +63,32 @@ def test_shapes_that_the_engine_has_not_met_are_counted_once():
     assert served.unmet == 1
     assert met == {(1, 3), (1, 5)}
     assert answered([0, 1], [0.0, 5.0])[0].unmet == 0  # an engine to which shapes are alike
+
+
+BUCKETS = {"padding": "buckets", "batch_size": 2, "bucket_step": 4}
+
+
+def test_few_shapes_are_all_met_before_the_first_request():
+    engine, met = Engine(), {(2, 4)}
+    meet(engine, FEATURES, point=BUCKETS, met=met, clock=lambda: engine.now)
+    assert engine.shapes == [(1, 4), (1, 8), (2, 8)]
+    assert met == {(1, 4), (1, 8), (2, 4), (2, 8)}
+    meet(engine, FEATURES, point=BUCKETS, met=met, clock=lambda: engine.now)
+    assert len(engine.shapes) == 3
+
+
+def test_many_shapes_are_left_to_the_requests():
+    engine, met = Engine(), set()
+    point = {**BUCKETS, "batch_size": MOST_SHAPES // 2 + 1}
+    meet(engine, FEATURES, point=point, met=met, clock=lambda: engine.now)
+    assert not engine.shapes
+
+
+def test_shapes_that_take_long_to_meet_end_it():
+    engine, met = Engine(), set()
+    point = {**BUCKETS, "batch_size": 40}
+    meet(engine, FEATURES, point=point, met=met, clock=lambda: engine.now)
+    assert len(engine.shapes) == len(met) == MEET_S  # a second each
 
 
 @pytest.mark.parametrize(
