@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,11 @@ from autotune.emit.script import launch_script, requests
 from autotune.folder import RunFolder, write
 from autotune.host import Host
 from autotune.launch import variables, worker_commands
-from autotune.records import StackFacts, Trial, to_jsonable
+from autotune.records import Config, Measure, StackFacts, Trial, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.html import failed, html
 from autotune.report.text import markdown
-from autotune.runner import Inputs
+from autotune.runner import Inputs, Runner
 from autotune.saved import save_engine
 from autotune.search.objective import Objective
 from autotune.search.result import Result
@@ -28,6 +29,8 @@ from autotune.settings import Settings
 from autotune.workload import Workload
 
 LAUNCH_TIMEOUT_S = 1800
+BESIDE_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=10.0)
+"""How long the search's own process measures the best once more before launch.sh, and after."""
 
 
 def finish(
@@ -43,9 +46,10 @@ def finish(
     objective: Objective,
     bounds: Bounds | None,
     elapsed_s: float,
+    runner: Runner,
     announce: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write it, run the script, and write what that gave. Returns the report."""
+    """Write it, run the script, beside `runner`, and write what that gave. Returns the report."""
     best = result.best.config
     stack = found[str(best["stack"])]
     line = None
@@ -93,7 +97,7 @@ def finish(
     write_report(folder, report)
     if not result.interrupted:
         announce("running the launch script once")
-        report["launch_check"] = launch_check(folder)
+        report["launch_check"] = launch_check(folder, runner, best, objective)
         write_report(folder, report)
     return report
 
@@ -158,7 +162,29 @@ def write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:
     write(folder.report_html, html(report))
 
 
-def launch_check(folder: RunFolder) -> dict[str, Any]:
+def launch_check(
+    folder: RunFolder, runner: Runner, best: Config, objective: Objective
+) -> dict[str, Any]:
+    """What launch.sh measured over what was promised, and `beside`, over what the search's own
+    process measured just before and just after: where they differ the host has changed."""
+
+    def own() -> float | None:
+        if objective.limit_s is not None:  # a rate takes long to find
+            return None
+        measurement = runner.run(best, BESIDE_RULE).measurement
+        return None if measurement is None else objective.value(measurement)
+
+    try:
+        before, check, after = own(), launch(folder), own()
+    finally:
+        runner.close()
+    if "error" not in check and before is not None and after is not None:
+        times = check["measured"]["median"] / math.sqrt(before * after)
+        check["beside"] = times if objective.maximize else 1 / times
+    return check
+
+
+def launch(folder: RunFolder) -> dict[str, Any]:
     """Run launch.sh as a user would, and what it measured."""
     try:
         done = subprocess.run(

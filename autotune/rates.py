@@ -3,6 +3,7 @@ highest rate of requests that is served in time."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,18 +21,22 @@ APART, APART_BEHIND = 0.05, 0.2
 """How near the rate is known; of a configuration that does not keep up with the leader."""
 LOST = 4.0
 """Nor is one looked at further that does not keep a rate so many times lower."""
-NEAR = 1.1
-"""Steps from a rate that was found before."""
 LEAST_S, REQUESTS, MOST_S = 4.0, 60, 8.0
 """A rate is tried for the first of these, in seconds, for more where that is fewer requests, but
 not for more than the last."""
+CONFIRMED_S, TRIES = 12.0, 3
+"""One that was found before for so long, and a lower one where it is not kept: in a few seconds
+there are few bursts, and the rate that keeps p99 through them looks higher than it is."""
+MORE, LEAST_LESS = 1.05, 0.5
+"""How much more than was found before is tried first, and how much less at most after that."""
 
 
 class ServingRunner:
     """Runs as `runner` does, one pass, and then serves requests for rows of the workload.
 
-    Each rate is tried with the same arrivals but for their scale, so that configurations differ
-    by what they are and not by their luck.
+    In one run each rate is tried with the same arrivals but for their scale, and every
+    configuration's first run with the same, its second with others, and so on: configurations
+    differ by what they are, and what the finals find is not the luck of one draw.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class ServingRunner:
         self._features = features
         self._seed = seed
         self._known: dict[Config, Answered] = {}
+        self._ran: collections.Counter[Config] = collections.Counter()
 
     def run(self, config: Config, rule: Measure) -> Outcome:
         outcome = self._runner.run(config, replace(rule, min_passes=1, max_passes=1))
@@ -49,23 +55,22 @@ class ServingRunner:
         if measurement is None:
             return outcome
 
-        def at(rate: float) -> Answered:
-            seconds = min(max(LEAST_S, REQUESTS / rate), MOST_S)
-            server = Server(self._runner, config, self._features, seed=self._seed)
-            return server.serve(rate, seconds)
+        def at(rate: float, seconds: float | None = None) -> Answered:
+            seconds = seconds or min(max(LEAST_S, REQUESTS / rate), MOST_S)
+            seed = self._seed + self._ran[config]
+            return Server(self._runner, config, self._features, seed=seed).serve(rate, seconds)
 
+        known, capacity = self._known.get(config), features_per_s(measurement)
         leader = None if rule.leader_s is None else measurement.features / rule.leader_s
         try:
-            found = highest(
-                at,
-                capacity=features_per_s(measurement),
-                limit_s=self._limit_s,
-                known=self._known.get(config),
-                leader=leader,
-            )
+            if known is None:
+                found = highest(at, capacity=capacity, limit_s=self._limit_s, leader=leader)
+            else:
+                found = confirmed(lambda rate: at(rate, CONFIRMED_S), known, limit_s=self._limit_s)
         except WorkerFailed as failed:
             return Outcome(failure=failed.failure, log=failed.log)
         self._known[config] = found
+        self._ran[config] += 1
         return replace(outcome, measurement=replace(measurement, answered=(found,)))
 
     def keep(self, configs: Sequence[Config]) -> None:
@@ -80,17 +85,15 @@ def highest(
     *,
     capacity: float,
     limit_s: float,
-    known: Answered | None = None,
     leader: float | None = None,
 ) -> Answered:
     """The highest of the rates tried whose p99 stayed under `limit_s`, else the lowest tried.
 
-    `capacity` are the rows a second when nothing waits for arrivals, `known` what was found of
-    the configuration before, `leader` the rate that it has to beat.
+    `capacity` are the rows a second when nothing waits for arrivals, `leader` the rate to beat.
     """
     low, high = 0.0, capacity
     kept: Answered | None = None
-    rate = min(known.per_s if known else leader or START * capacity, capacity)
+    rate = min(leader or START * capacity, capacity)
     for _ in range(STEPS):
         one = at(rate)
         if one.p99_s <= limit_s:
@@ -100,15 +103,24 @@ def highest(
         behind = leader is not None and high <= leader
         if high - low <= (APART_BEHIND if behind else APART) * high:
             break
-        if kept is None and (
-            (known is not None and known.p99_s > limit_s)
-            or (leader is not None and LOST * high <= leader)
-        ):
+        if kept is None and leader is not None and LOST * high <= leader:
             break
         rate = (low + high) / 2
-        if known is not None:
-            rate = min(max(rate, one.per_s / NEAR), one.per_s * NEAR)
     return late if kept is None else kept
+
+
+def confirmed(at: Callable[[float], Answered], known: Answered, *, limit_s: float) -> Answered:
+    """A rate near the `known` one of the configuration whose p99 stays under `limit_s`: a little
+    more than it, else less by as much as p99 was over. The last tried where none is kept."""
+    if known.p99_s > limit_s:
+        return at(known.per_s)
+    rate = MORE * known.per_s
+    for _ in range(TRIES):
+        one = at(rate)
+        if one.p99_s <= limit_s:
+            break
+        rate *= max(limit_s / one.p99_s, LEAST_LESS)
+    return one
 
 
 def for_objective(objective: Objective, runner: ProcessRunner, features: int) -> Runner:

@@ -57,9 +57,10 @@ def poisson(rate: float, seconds: float, rng: np.random.Generator) -> Array:
 def requests_at(
     rate: float, seconds: float, features: int, rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
-    """Requests for random ones of `features` rows, and when they arrive."""
+    """Requests for random ones of `features` rows, and when they arrive: those of a higher rate
+    begin with the same rows, at times as much shorter."""
     arrivals = poisson(rate, seconds, rng)
-    rows = rng.integers(features, size=len(arrivals))
+    rows = rng.spawn(1)[0].integers(features, size=len(arrivals))
     return [int(row) for row in rows], [round(float(one), 6) for one in arrivals]
 
 

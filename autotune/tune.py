@@ -238,18 +238,10 @@ class Tuning:
         if settings.unlimited:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
+        runner = self._runner(folder, workload, host, found, parents)
         try:
             result, elapsed_s = self._search(
-                folder,
-                journal,
-                workload,
-                host,
-                found,
-                space,
-                surroundings,
-                storage,
-                parents,
-                bounds,
+                folder, journal, workload, host, space, surroundings, storage, runner, bounds
             )
         except SearchError as error:
             write_failure(folder, manifest, journal.trials, str(error))
@@ -258,7 +250,6 @@ class Tuning:
             self._announce(
                 "interrupted: writing the report of what there is; again to stop at once"
             )
-        parents.close()
         self._learn(result, workload, host, manifest["created"])
         report = finish(
             result,
@@ -272,6 +263,7 @@ class Tuning:
             objective=self._objective,
             bounds=bounds,
             elapsed_s=elapsed_s,
+            runner=runner,
             announce=self._announce,
         )
         return Finished(folder=folder, report=report)
@@ -346,17 +338,38 @@ class Tuning:
             if reasons and all(reason is not None for reason in reasons):
                 raise SpaceError(f"--set mode={mode}: {reasons[0]}")
 
+    def _runner(
+        self,
+        folder: RunFolder,
+        workload: Workload,
+        host: Host,
+        found: Mapping[str, StackFacts],
+        parents: Parents,
+    ) -> ProcessRunner:
+        return ProcessRunner(
+            host=host,
+            stacks=found,
+            inputs=replace(
+                inputs_of(folder, workload.source, host),
+                reference=str(folder.reference.resolve()),
+            ),
+            expected=workload.expected,
+            workdir=folder.work / "trial",
+            timeout_s=self._settings.trial_timeout_s,
+            parents=parents,
+            most_bytes=self._settings.max_memory_bytes,
+        )
+
     def _search(
         self,
         folder: RunFolder,
         journal: Journal,
         workload: Workload,
         host: Host,
-        found: Mapping[str, StackFacts],
         space: Space,
         surroundings: Surroundings,
         storage: Any,
-        parents: Parents,
+        runner: ProcessRunner,
         bounds: Bounds | None,
     ) -> tuple[Result, float]:
         settings = self._settings
@@ -381,19 +394,6 @@ class Tuning:
                 raise ResumeError(f"the reference of this run: {error}; start a new run") from error
             return gate.reference(outputs)
 
-        runner = ProcessRunner(
-            host=host,
-            stacks=found,
-            inputs=replace(
-                inputs_of(folder, workload.source, host),
-                reference=str(folder.reference.resolve()),
-            ),
-            expected=workload.expected,
-            workdir=folder.work / "trial",
-            timeout_s=settings.trial_timeout_s,
-            parents=parents,
-            most_bytes=settings.max_memory_bytes,
-        )
         search = Search(
             run_name=str(folder.path.resolve()),
             space=space,

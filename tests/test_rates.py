@@ -9,7 +9,17 @@ from events import reported
 from fakes import measurement
 
 from autotune.process import WorkerFailed
-from autotune.rates import APART, APART_BEHIND, STEPS, ServingRunner, for_objective, highest
+from autotune.rates import (
+    APART,
+    APART_BEHIND,
+    MORE,
+    STEPS,
+    TRIES,
+    ServingRunner,
+    confirmed,
+    for_objective,
+    highest,
+)
 from autotune.records import Answered, Config, Failure, Measure, Served
 from autotune.runner import Outcome
 from autotune.search.objective import objective_named
@@ -48,14 +58,23 @@ def test_the_highest_rate_in_time_is_found_in_few_steps():
     assert len(machine.rates) <= STEPS
 
 
-def test_a_rate_that_is_known_is_looked_for_nearby():
+def test_a_rate_that_is_known_is_confirmed_or_a_lower_one_found():
     machine = Machine()
     known = machine.find()
-    machine.rates.clear()
-    found = machine.find(known=known)
-    assert machine.rates[0] == known.per_s
-    assert all(0.8 * known.per_s <= rate <= 1.2 * known.per_s for rate in machine.rates)
-    assert found.per_s == pytest.approx(machine.highest, rel=APART)
+    slower = Machine(capacity=0.8 * machine.capacity)
+    kept = confirmed(slower, known, limit_s=LIMIT_S)
+    assert slower.rates[0] == MORE * known.per_s
+    assert len(slower.rates) <= TRIES
+    assert kept.p99_s <= LIMIT_S
+    assert kept.per_s >= 0.6 * slower.highest
+
+
+def test_a_rate_that_was_too_low_rises_from_time_to_time():
+    machine = Machine()
+    found = machine(0.8 * machine.highest)
+    for _ in range(5):
+        found = confirmed(machine, found, limit_s=LIMIT_S)
+    assert found.per_s == pytest.approx(machine.highest, rel=MORE - 1)
 
 
 def test_what_is_behind_the_leader_is_known_less_well_and_sooner():
@@ -73,7 +92,7 @@ def test_what_keeps_no_rate_is_given_up_and_its_lowest_returned():
     assert found.p99_s > LIMIT_S
     assert found.per_s == min(machine.rates)
     machine.rates.clear()
-    assert machine.find(known=found).per_s == found.per_s
+    assert confirmed(machine, found, limit_s=LIMIT_S).per_s == found.per_s
     assert len(machine.rates) == 1
     machine.rates.clear()
     machine.find(leader=90.0)
@@ -85,7 +104,7 @@ class Runner:
 
     def __init__(self, failing=False):
         self.machine, self.failing = Machine(capacity=5.0), failing
-        self.rules, self.kept, self.closed = [], [], 0
+        self.rules, self.kept, self.closed, self.first = [], [], 0, []
 
     def run(self, config, rule):
         self.rules.append(rule)
@@ -94,6 +113,7 @@ class Runner:
     def serve(self, config, rows, arrivals):
         if self.failing:
             raise WorkerFailed(Failure(kind="timeout", detail="no answer"), log="Traceback")
+        self.first.append(rows[:5])
         p99_s = self.machine(len(rows) / arrivals[-1]).p99_s
         return Served(latency_s=(p99_s,) * len(rows), batches=(1,) * len(rows))
 
@@ -115,6 +135,20 @@ def test_a_runner_adds_the_rate_to_one_pass():
     runner.close()
     assert inner.kept == [[CONFIG]]
     assert inner.closed == 1
+
+
+def test_requests_are_those_of_the_run_whatever_the_configuration():
+    inner = Runner()
+    runner = ServingRunner(inner, limit_s=LIMIT_S, features=10)
+    drawn = []
+    for config in (CONFIG, Config.of({"mode": "ipex"})):
+        for _ in range(2):
+            inner.first.clear()
+            runner.run(config, Measure())
+            (rows,) = set(map(tuple, inner.first))  # whatever the rate
+            drawn.append(rows)
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_worker_that_fails_while_serving_fails_the_trial():

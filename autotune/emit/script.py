@@ -16,7 +16,7 @@ from autotune.serving import requests_at
 
 WORKLOAD = "workload"
 CALIBRATION = "workload/calibration"
-LAUNCH_RULE = Measure(min_passes=3, max_passes=40, budget_s=15.0, patience_s=25.0)
+LAUNCH_RULE = Measure(min_passes=3, max_passes=40, half_width=0.0, budget_s=10.0, patience_s=25.0)
 """How long launch.sh measures: about as long as each finalist was in all its visits."""
 LAUNCH_SERVING_S = 15.0
 """And serves, where the objective is a rate of requests."""

@@ -12,7 +12,7 @@ from autotune.records import Measurement, Pass, Trial
 from autotune.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
-SERVING_S = 12.0
+SERVING_S = 20.0
 """About what finding a rate again takes."""
 
 
