@@ -4,6 +4,7 @@ highest rate of requests that is served in time."""
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -24,10 +25,10 @@ LOST = 4.0
 LEAST_S, REQUESTS, MOST_S = 4.0, 60, 8.0
 """A rate is tried for the first of these, in seconds, for more where that is fewer requests, but
 not for more than the last."""
-CONFIRMED_S, TRIES = 12.0, 3
+CONFIRMED_S, TRIES = 12.0, 4
 """One that was found before for so long, and a lower one where it is not kept: in a few seconds
 there are few bursts, and the rate that keeps p99 through them looks higher than it is."""
-MORE, LEAST_LESS = 1.05, 0.5
+MORE, LEAST_LESS = 1.1, 0.5
 """How much more than was found before is tried first, and how much less at most after that."""
 
 
@@ -111,7 +112,8 @@ def highest(
 
 def confirmed(at: Callable[[float], Answered], known: Answered, *, limit_s: float) -> Answered:
     """A rate near the `known` one of the configuration whose p99 stays under `limit_s`: a little
-    more than it, else less by as much as p99 was over. The last tried where none is kept."""
+    more than it, else less, the more so the further p99 was over: by the root of it, since most
+    of p99 at moderate rates is not waiting. The last tried where none is kept."""
     if known.p99_s > limit_s:
         return at(known.per_s)
     rate = MORE * known.per_s
@@ -119,7 +121,7 @@ def confirmed(at: Callable[[float], Answered], known: Answered, *, limit_s: floa
         one = at(rate)
         if one.p99_s <= limit_s:
             break
-        rate *= max(limit_s / one.p99_s, LEAST_LESS)
+        rate *= max(math.sqrt(limit_s / one.p99_s), LEAST_LESS)
     return one
 
 
