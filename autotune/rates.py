@@ -25,11 +25,12 @@ LOST = 4.0
 LEAST_S, REQUESTS, MOST_S = 4.0, 60, 8.0
 """A rate is tried for the first of these, in seconds, for more where that is fewer requests, but
 not for more than the last."""
-CONFIRMED_S, TRIES = 12.0, 4
+CONFIRMED_S, TRIES = 12.0, 3
 """One that was found before for so long, and a lower one where it is not kept: in a few seconds
 there are few bursts, and the rate that keeps p99 through them looks higher than it is."""
-MORE, LEAST_LESS = 1.1, 0.5
-"""How much more than was found before is tried first, and how much less at most after that."""
+MORE, LESS, LEAST = 1.1, 0.95, 0.5
+"""How much more than was found before is tried first; after that how much less than would do, and
+how much less at most."""
 
 
 class ServingRunner:
@@ -121,7 +122,7 @@ def confirmed(at: Callable[[float], Answered], known: Answered, *, limit_s: floa
         one = at(rate)
         if one.p99_s <= limit_s:
             break
-        rate *= max(math.sqrt(limit_s / one.p99_s), LEAST_LESS)
+        rate *= max(LESS * math.sqrt(limit_s / one.p99_s), LEAST)
     return one
 
 
