@@ -19,7 +19,7 @@ CHECK = {
     "objective": "throughput",
     "measured": {"median": 9.0},
     "ratio": 0.5,
-    "consistent": True,
+    "consistent": False,
     "same_metrics": True,
 }
 SCRIPT = f"echo '{json.dumps(CHECK)}'"
@@ -52,7 +52,11 @@ def test_a_host_that_has_slowed_is_told_from_a_script_that_is_slower(tmp_path):
     found = checked(tmp_path, Own(1.25, 0.8))  # 8 and 12.5 examples a second, 10 between them
     assert found["beside"] == pytest.approx(0.9)
     sentence = launch_sentence({"launch_check": found, "metrics": ["f1"]})
-    assert "reached 0.50 of the reported speed, 0.90 of what the search's own" in sentence
+    assert "reached 0.50 of the reported speed with the same f1; the search's own" in sentence
+    assert sentence.endswith("reached 0.56.")
+    found["consistent"] = True
+    sentence = launch_sentence({"launch_check": found, "metrics": ["f1"]})
+    assert sentence.endswith("reached 0.50 of the reported speed with the same f1.")
 
 
 def test_of_latencies_the_lower_is_the_better(tmp_path):
@@ -68,7 +72,7 @@ def test_of_latencies_the_lower_is_the_better(tmp_path):
 def test_without_a_measurement_of_its_own_nothing_is_said_of_it(tmp_path, own, objective):
     found = checked(tmp_path, own, objective)
     assert found == CHECK
-    assert "own process" not in launch_sentence({"launch_check": found, "metrics": ["f1"]})
+    assert "the host has changed" in launch_sentence({"launch_check": found, "metrics": ["f1"]})
 
 
 def test_of_a_rate_it_says_whether_the_limit_was_kept():

@@ -106,9 +106,10 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     limit_s, apart = objective_named(check["objective"]).limit_s, ""
     if limit_s is None:
         reached = f"reached {check['ratio']:.2f} of the reported speed"
-        if "beside" in check:
-            reached += f", {check['beside']:.2f} of what the search's own process did beside it,"
-        if not check["consistent"]:
+        if not check["consistent"] and "beside" in check:
+            own = check["ratio"] / check["beside"]
+            apart = f"; the search's own process, just before and after, reached {own:.2f}"
+        elif not check["consistent"]:
             apart = "; the intervals do not overlap, the host has changed"
     elif check["ratio"] >= 1:
         reached = "kept the limit at the reported rate"
