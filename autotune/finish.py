@@ -187,18 +187,22 @@ def launch_check(
 def launch(folder: RunFolder) -> dict[str, Any]:
     """Run launch.sh as a user would, and what it measured."""
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", str(folder.launch.resolve()), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=LAUNCH_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
-            check=False,
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as script:
+            try:
+                output, errors = script.communicate(timeout=LAUNCH_TIMEOUT_S)
+            except BaseException:  # also where the search is told to stop
+                script.terminate()  # not killed: it ends its workers first
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
-    found: dict[str, Any] = json.loads(done.stdout)
+    if script.returncode:
+        lines = errors.strip().splitlines()
+        return {"error": lines[-1] if lines else f"exit code {script.returncode}"}
+    found: dict[str, Any] = json.loads(output)
     return found

@@ -87,3 +87,11 @@ def test_of_a_rate_it_says_whether_the_limit_was_kept():
 def test_a_script_that_fails_is_told_with_its_last_line(tmp_path):
     found = checked(tmp_path, Own(1.0, 1.0), script="echo first >&2; echo why >&2; exit 3")
     assert found == {"error": "why"}
+
+
+def test_a_script_that_is_interrupted_may_end_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("autotune.finish.LAUNCH_TIMEOUT_S", 1.0)
+    script = "trap 'touch ended; exit 143' TERM; cd -- \"${BASH_SOURCE[0]%/*}\"; sleep 30 & wait"
+    found = checked(tmp_path, Own(1.0, 1.0), script=f"exec 2>/dev/null >&2\n{script}")
+    assert "timed out" in found["error"]
+    assert (tmp_path / "ended").exists()
