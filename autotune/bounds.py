@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from autotune.channel import WorkerFailed
 from autotune.errors import StackError
 from autotune.host import Host
 from autotune.knobs import names
 from autotune.padding import plan
 from autotune.probes import cache_folder, keep
-from autotune.process import WorkerFailed, WorkerProcess
+from autotune.process import WorkerProcess
 from autotune.records import Config, StackFacts
 
 FAMILY = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}

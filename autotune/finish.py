@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,20 +15,18 @@ from autotune.emit.script import launch_script, requests
 from autotune.folder import RunFolder, write
 from autotune.host import Host
 from autotune.launch import variables, worker_commands
-from autotune.records import Config, Measure, StackFacts, Trial, to_jsonable
+from autotune.launched import launch_check
+from autotune.records import StackFacts, Trial, to_jsonable
 from autotune.report.build import Context, build
 from autotune.report.html import failed, html
 from autotune.report.text import markdown
-from autotune.runner import Inputs, Runner
-from autotune.saved import save_engine
+from autotune.runner import MEMORY_SHARE, Exported, Inputs, Runner
+from autotune.saved import keep_exported, save_engine
 from autotune.search.objective import Objective
+from autotune.search.ranking import measured
 from autotune.search.result import Result
 from autotune.settings import Settings
 from autotune.workload import Workload
-
-LAUNCH_TIMEOUT_S = 1800
-BESIDE_RULE = Measure(min_passes=1, max_passes=40, half_width=0.0, budget_s=4.0, patience_s=10.0)
-"""How long the search's own process measures the best once more before launch.sh, and after."""
 
 
 def finish(
@@ -47,9 +43,13 @@ def finish(
     bounds: Bounds | None,
     elapsed_s: float,
     runner: Runner,
+    exported: Exported | None,
     announce: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write it, run the script, beside `runner`, and write what that gave. Returns the report."""
+    """Write it, run the script in turn with `runner`, and write what that gave. Returns the report.
+
+    `exported` is what the best configuration's engine runs from, where that is files alone.
+    """
     best = result.best.config
     stack = found[str(best["stack"])]
     line = None
@@ -93,11 +93,23 @@ def finish(
             expected=workload.expected,
             timeout_s=settings.trial_timeout_s,
         )
+    elif exported is not None:
+        report["engine"] = keep_exported(exported, folder, str(best["stack"]))
     _emit(result, line, promise, objective, folder, settings, workload, inputs, host, stack)
     write_report(folder, report)
     if not result.interrupted:
         announce("running the launch script once")
-        report["launch_check"] = launch_check(folder, runner, best, objective)
+        peak = measured(result.best).peak_rss_bytes
+        check = launch_check(
+            folder.launch,
+            runner,
+            best,
+            objective,
+            work=folder.work / "launch",
+            beside=2 * peak <= MEMORY_SHARE * host.memory_bytes,
+            timeout_s=settings.trial_timeout_s,
+        )
+        report["launch_check"] = plain(check)
         write_report(folder, report)
     return report
 
@@ -160,49 +172,3 @@ def write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:
     write(folder.report_json, json.dumps(report, indent=2, allow_nan=False) + "\n")
     write(folder.report_markdown, markdown(report))
     write(folder.report_html, html(report))
-
-
-def launch_check(
-    folder: RunFolder, runner: Runner, best: Config, objective: Objective
-) -> dict[str, Any]:
-    """What launch.sh measured over what was promised, and `beside`, over what the search's own
-    process measured just before and just after: where they differ the host has changed."""
-
-    def own() -> float | None:
-        if objective.limit_s is not None:  # a rate takes long to find
-            return None
-        measurement = runner.run(best, BESIDE_RULE).measurement
-        return None if measurement is None else objective.value(measurement)
-
-    try:
-        before, check, after = own(), launch(folder), own()
-    finally:
-        runner.close()
-    if "error" not in check and before is not None and after is not None:
-        times = check["measured"]["median"] / math.sqrt(before * after)
-        check["beside"] = times if objective.maximize else 1 / times
-    return check
-
-
-def launch(folder: RunFolder) -> dict[str, Any]:
-    """Run launch.sh as a user would, and what it measured."""
-    try:
-        with subprocess.Popen(
-            ["bash", str(folder.launch.resolve()), "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as script:
-            try:
-                output, errors = script.communicate(timeout=LAUNCH_TIMEOUT_S)
-            except BaseException:  # also where the search is told to stop
-                script.terminate()  # not killed: it ends its workers first
-                raise
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"error": str(error)}
-    if script.returncode:
-        lines = errors.strip().splitlines()
-        return {"error": lines[-1] if lines else f"exit code {script.returncode}"}
-    found: dict[str, Any] = json.loads(output)
-    return found

@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def engine(self) -> Path:
-        """What `--save-engine` kept: a folder a stack."""
+        """What was kept of the prepared engine: a folder a stack."""
         return self.path / "engine"
 
     @property

@@ -1,7 +1,6 @@
 """One worker process: started or forked, asked, and ended with everything it started.
 
-Replies come over a pipe, one JSON object a line; standard output and error go to a log file.
-The orchestrator blocks while it waits, so that it takes nothing from what is measured.
+Requests and replies go over pipes (`autotune.channel`), standard output and error to a log file.
 """
 
 from __future__ import annotations
@@ -9,36 +8,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from autotune.channel import Channel
 from autotune.launch import Command, environment
-from autotune.records import FAILURE_KINDS, Failure, dumps
-from autotune.wire import WireError, loads
+from autotune.records import Failure
 
-MAX_REPLY_BYTES = 64 * 2**20
 LOG_TAIL_BYTES = 4000
 EXIT_GRACE_S = 5.0
 FORK_TIMEOUT_S = 180.0
 """How long imports may take before the first fork."""
-WATCH_S = 0.25
-"""How often whoever waits for a reply looks at the worker meanwhile, where it looks at all."""
-
-
-class WorkerFailed(Exception):
-    """A request that got no usable answer, and why; `log` is what the worker had written, where
-    it is gone."""
-
-    def __init__(self, failure: Failure, log: str = "") -> None:
-        super().__init__(f"{failure.kind}: {failure.detail}")
-        self.failure = failure
-        self.log = log
 
 
 def exit_failure(code: int) -> Failure:
@@ -223,10 +207,9 @@ class WorkerProcess:
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
         self._log_path = workdir / "worker.log"
-        self._asked = 0  # the number of the last request
-        self._buffer = b""
-        requests_read, self._requests = os.pipe()
-        self._replies, replies_write = os.pipe()
+        requests_read, requests_write = os.pipe()
+        replies_read, replies_write = os.pipe()
+        self._channel = Channel(requests_write, replies_read, gone=self._gone, end=self.close)
         options = ["--workdir", str(workdir.resolve())]
         if together is not None:
             options += ["--together", str(together.resolve())]
@@ -243,8 +226,7 @@ class WorkerProcess:
                     pid = parent.fork([*command.instance, *options], descriptors)
                     self._process = Forked(parent, pid)
         except OSError:
-            os.close(self._requests)
-            os.close(self._replies)
+            self._channel.close()
             raise
         finally:
             os.close(requests_read)
@@ -257,77 +239,16 @@ class WorkerProcess:
         self.close()
 
     def request(self, op: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
-        """The `ok` of the reply. Raises WorkerFailed; after one that is not the worker's own
-        typed answer the process has been killed."""
-        self.send(op, arguments)
-        return self.receive(timeout_s=timeout_s)
+        """As `Channel.request`; a worker that could not be believed has been killed."""
+        return self._channel.request(op, arguments, timeout_s=timeout_s)
 
     def send(self, op: str, arguments: Mapping[str, Any]) -> None:
-        """Ask without waiting; one `receive` must follow before the next. Raises WorkerFailed."""
-        self._asked += 1
-        line = dumps({"id": self._asked, "op": op, "args": arguments}) + "\n"
-        self._send(line.encode())
+        """As `Channel.send`."""
+        self._channel.send(op, arguments)
 
     def receive(self, *, timeout_s: float, watch: Callable[[], None] | None = None) -> Any:
-        """The `ok` of the reply to the last `send`; raises as `request`.
-
-        While it waits it calls `watch` every WATCH_S; what that raises ends the waiting.
-        """
-        try:
-            reply = loads(self._receive(timeout_s, watch))
-        except WireError as error:
-            self.close()
-            raise WorkerFailed(Failure(kind="protocol", detail=str(error)[:500])) from error
-        if not isinstance(reply, dict) or reply.get("id") != self._asked:
-            self.close()
-            got = reply.get("id") if isinstance(reply, dict) else type(reply).__name__
-            detail = f"expected the reply to {self._asked}, got {got!r}"
-            raise WorkerFailed(Failure(kind="protocol", detail=detail))
-        if set(reply) == {"id", "ok"}:
-            return reply["ok"]
-        failure = reply.get("failure")
-        if (
-            set(reply) == {"id", "failure"}
-            and isinstance(failure, dict)
-            and failure.get("kind") in FAILURE_KINDS
-            and isinstance(failure.get("detail"), str)
-        ):
-            raise WorkerFailed(Failure(kind=failure["kind"], detail=failure["detail"]))
-        self.close()
-        raise WorkerFailed(
-            Failure(kind="protocol", detail=f"reply has keys {sorted(map(str, reply))}")
-        )
-
-    def _send(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._requests, data) :]
-        except BrokenPipeError:
-            raise WorkerFailed(self._gone()) from None
-
-    def _receive(self, timeout_s: float, watch: Callable[[], None] | None) -> bytes:
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
-            left = max(0.0, deadline - time.monotonic())
-            wait = left if watch is None else min(left, WATCH_S)
-            ready, _, _ = select.select([self._replies], [], [], wait)
-            if not ready and wait < left and watch is not None:
-                watch()
-                continue
-            if not ready:
-                self.close()
-                raise WorkerFailed(Failure(kind="timeout", detail=f"no answer in {timeout_s:g} s"))
-            chunk = os.read(self._replies, 1 << 20)
-            if not chunk:
-                raise WorkerFailed(self._gone())
-            self._buffer += chunk
-            if len(self._buffer) > MAX_REPLY_BYTES:
-                self.close()
-                raise WorkerFailed(
-                    Failure(kind="protocol", detail=f"a reply of over {MAX_REPLY_BYTES} bytes")
-                )
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+        """As `Channel.receive`."""
+        return self._channel.receive(timeout_s=timeout_s, watch=watch)
 
     def _gone(self) -> Failure:
         """Why the worker closed its end of the pipes."""
@@ -355,7 +276,4 @@ class WorkerProcess:
     def close(self) -> None:
         """Kill the whole process group, whatever state it is in, and reap it."""
         self._process.end(0.0)
-        for descriptor in (self._requests, self._replies):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._requests = self._replies = -1
+        self._channel.close()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from autotune.process import WorkerFailed
+from autotune.channel import WorkerFailed
 from autotune.records import Answered, Config, Measure
 from autotune.runner import Outcome, ProcessRunner, Runner
 from autotune.search.objective import Objective, features_per_s

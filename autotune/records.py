@@ -162,6 +162,16 @@ def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A session that is ready to measure."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    phases_s: dict[str, float]  # import, prepare
+    files: tuple[str, ...] = ()  # in the cache, all that preparing it again needs of the model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """Some seconds of requests at one rate. Latencies are from arrival to answer."""
 

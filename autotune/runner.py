@@ -13,17 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune import knobs
+from autotune.channel import WorkerFailed
 from autotune.errors import TrialFailure
 from autotune.host import Host
 from autotune.launch import Command, worker_commands
 from autotune.parents import Parents
-from autotune.process import WorkerFailed, WorkerProcess
+from autotune.process import WorkerProcess
 from autotune.records import (
     Config,
     Failure,
     Measure,
     Measurement,
     ModelSource,
+    Opened,
     Screen,
     Served,
     StackFacts,
@@ -38,6 +40,7 @@ PROCESS_KNOBS = knobs.names("process")
 ENGINE_KNOBS = knobs.names("engine")
 SESSION_KNOBS = PROCESS_KNOBS | ENGINE_KNOBS
 POINT_KNOBS = knobs.names("point")
+EXPORT_KNOBS = ENGINE_KNOBS | {"stack"}
 OUTPUTS_FILE = "outputs.npz"
 MEMORY_SHARE = 0.7
 """Of the host's memory, what the peaks of sessions kept side by side may add up to."""
@@ -148,7 +151,9 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
         return first
     if any(m.batch_features != first.batch_features for m in measurements):
         raise WireError("instances side by side ran different batches")
-    released = [float(m.effective["released_s"]) for m in measurements]
+    released = [float(m.effective.get("released_s", math.nan)) for m in measurements]
+    if any(map(math.isnan, released)):
+        raise WireError("an instance does not say when it was released")
     return replace(
         first,
         passes=tuple(p for m in measurements for p in m.passes),
@@ -258,6 +263,15 @@ def check_memory(held_bytes: int, most_bytes: int | None) -> None:
         raise WorkerFailed(Failure(kind="out-of-memory", detail=detail))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """The files that an engine needs in the place of the model."""
+
+    files: tuple[Path, ...]
+    prepare_s: float  # seconds when it was prepared first, exporting them
+    again_s: float | None  # and the last time, from them; None: it was prepared once
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """The workers of one configuration's process and engine knobs, one an instance."""
@@ -328,7 +342,7 @@ class ProcessRunner:
         self._sessions: dict[Config, Session] = {}
         self._peak_bytes: dict[Config, int] = {}
         self._kept: frozenset[Config] = frozenset()
-        self._exported: set[Config] = set()  # engines whose artefact is in the cache
+        self._exported: dict[Config, Exported] = {}  # by what of a configuration decides it
 
     def keep(self, configs: Sequence[Config]) -> None:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
@@ -415,7 +429,7 @@ class ProcessRunner:
         commands = worker_commands(config, self._host, stack.python, stack.libiomp5)
         session = Session(commands, [], folder, self._timeout_s, self._most_bytes)
         self._sessions[key] = session
-        exported = config.only(ENGINE_KNOBS | {"stack"})
+        exported = config.only(EXPORT_KNOBS)
         for index, command in enumerate(commands):
             workdir = folder / str(index)
             beside = folder if len(commands) > 1 else None
@@ -430,10 +444,20 @@ class ProcessRunner:
         cache = None
         if self._inputs.cache is not None:
             cache = str(Path(self._inputs.cache) / str(config["stack"]))
-        session.ask("open", open_request(config, replace(self._inputs, cache=cache)))
-        if config["mode"] in knobs.EXPORTING_MODES:
-            self._exported.add(exported)
+        request = open_request(config, replace(self._inputs, cache=cache))
+        opened = parse(Opened, session.ask("open", request)[0])
+        if opened.files and cache is not None:
+            first = self._exported.get(exported)
+            self._exported[exported] = Exported(
+                files=tuple(Path(cache) / name for name in opened.files),
+                prepare_s=first.prepare_s if first else opened.phases_s["prepare"],
+                again_s=opened.phases_s["prepare"] if first else None,
+            )
         return session
+
+    def exported(self, config: Config) -> Exported | None:
+        """What the engine of `config` runs from, where that is files alone and it was opened."""
+        return self._exported.get(config.only(EXPORT_KNOBS))
 
     def _failed(self, key: Config, failure: Failure) -> Outcome:
         session = self._sessions.pop(key, None)

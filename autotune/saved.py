@@ -1,8 +1,11 @@
-"""`search --save-engine`: the prepared engine kept beside best.yaml, so that production pays no
-preparation."""
+"""The prepared engine kept beside best.yaml, so that production pays no preparation.
+
+What the search exported is kept as it is; `--save-engine` writes what other engines can keep.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +14,25 @@ from typing import Any
 from autotune.folder import RunFolder
 from autotune.host import Host
 from autotune.records import ONE_PASS, Config, Measurement, StackFacts
-from autotune.runner import Expected, Inputs, ProcessRunner
+from autotune.runner import Expected, Exported, Inputs, ProcessRunner
+
+
+def keep_exported(exported: Exported, folder: RunFolder, stack: str) -> dict[str, Any]:
+    """Put the files that the search itself ran the engine from into `folder.engine`. Returns what
+    they hold and what they save, in seconds.
+
+    Raises OSError where they cannot be copied.
+    """
+    shutil.rmtree(folder.engine, ignore_errors=True)
+    place = folder.engine / stack
+    place.mkdir(parents=True)
+    for file in exported.files:
+        try:
+            os.link(file, place / file.name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(file, place / file.name)
+    again_s = exported.prepare_s if exported.again_s is None else exported.again_s
+    return _kept(folder, exported.prepare_s, again_s)
 
 
 def save_engine(
@@ -52,12 +73,16 @@ def save_engine(
     if measured[0].outputs_digest != measured[1].outputs_digest:
         return _dropped(folder, "what was kept gives other answers")
     before, after = (m.phases_s["prepare"] for m in measured)
+    return _kept(folder, before, after)
+
+
+def _kept(folder: RunFolder, before_s: float, after_s: float) -> dict[str, Any]:
     return {
         "kept": True,
         "reason": None,
         "bytes": sum(file.stat().st_size for file in held(folder)),
-        "prepare_s": before,
-        "prepare_from_kept_s": after,
+        "prepare_s": before_s,
+        "prepare_from_kept_s": after_s,
     }
 
 

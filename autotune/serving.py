@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autotune.channel import WorkerFailed
 from autotune.errors import InputError, SearchError
-from autotune.process import WorkerFailed
 from autotune.records import ONE_PASS, Answered, Config, Served, to_jsonable
 from autotune.runner import ProcessRunner
 from autotune.search.objective import features_per_s

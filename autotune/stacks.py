@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -9,18 +10,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from autotune import probes
 from autotune.errors import InputError, StackError
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
+from autotune.process import WorkerProcess
 from autotune.records import DEFAULT_STACK, StackFacts
 from autotune.space import Surroundings
-from autotune.workload import probe, start_worker
+from autotune.workload import ask_for_probe, probed, start_worker
 
 DISTRIBUTION = "autotune-cpu"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -72,39 +74,79 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     return stacks
 
 
+class Examination:
+    """What some interpreters can run, as remembered if nothing changed since (not `afresh`).
+
+    Those not remembered import all they have, which takes seconds: they begin when this is made,
+    and `found` waits for them. A context manager: leaving it ends what nobody has waited for.
+    """
+
+    def __init__(
+        self, stacks: Mapping[str, str], host: Host, workdir: Path, *, afresh: bool = False
+    ) -> None:
+        """Raises StackError where one cannot be started."""
+        self._facts: dict[str, StackFacts] = {}
+        self._asked: dict[str, tuple[WorkerProcess, str | None]] = {}
+        self._names = list(stacks)
+        try:
+            for name, python in stacks.items():
+                key = probes.key(python, host)
+                known = None if afresh or key is None else probes.recall(key)
+                if known is not None:
+                    self._facts[name] = known
+                    continue
+                with _of(name):
+                    worker = start_worker(host, python, workdir / f"probe-{name}")
+                    self._asked[name] = worker, key
+                    ask_for_probe(worker, host)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def found(self) -> dict[str, StackFacts]:
+        """Raises StackError, also where a named one has an IPEX that does not match its torch:
+        nobody wants that silently left out."""
+        for name in list(self._asked):
+            worker, key = self._asked[name]
+            with _of(name):
+                self._facts[name] = probed(worker)
+            if key is not None:
+                probes.remember(key, self._facts[name])
+            self._asked.pop(name)[0].close()
+        for name, facts in self._facts.items():
+            mismatched = facts.ipex is not None and "intel-extension-for-pytorch" in facts.versions
+            if mismatched and name != DEFAULT_STACK:
+                raise StackError(f"--stack {name}: {facts.ipex}")
+        return {name: self._facts[name] for name in self._names}
+
+    def close(self) -> None:
+        while self._asked:
+            self._asked.popitem()[1][0].close()
+
+
+@contextlib.contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Errors of a named stack say so."""
+    try:
+        yield
+    except StackError as error:
+        if name == DEFAULT_STACK:
+            raise
+        raise StackError(f"--stack {name}: {error}") from error
+
+
 def examine(
     stacks: Mapping[str, str], host: Host, workdir: Path, *, afresh: bool = False
 ) -> dict[str, StackFacts]:
-    """What each interpreter can run, as remembered if nothing changed since (not `afresh`).
-
-    Raises StackError, also where a named one has an IPEX that does not match its torch:
-    nobody wants that silently left out.
-    """
-    found = {}
-    for name, python in stacks.items():
-        try:
-            facts = _examined(python, host, workdir / f"probe-{name}", afresh)
-        except StackError as error:
-            if name == DEFAULT_STACK:
-                raise
-            raise StackError(f"--stack {name}: {error}") from error
-        mismatched = facts.ipex is not None and "intel-extension-for-pytorch" in facts.versions
-        if mismatched and name != DEFAULT_STACK:
-            raise StackError(f"--stack {name}: {facts.ipex}")
-        found[name] = facts
-    return found
-
-
-def _examined(python: str, host: Host, workdir: Path, afresh: bool) -> StackFacts:
-    key = probes.key(python, host)
-    known = None if afresh or key is None else probes.recall(key)
-    if known is not None:
-        return known
-    with start_worker(host, python, workdir) as worker:
-        facts = probe(worker, host)
-    if key is not None:
-        probes.remember(key, facts)
-    return facts
+    """What each interpreter can run: an `Examination` that is waited for at once."""
+    with Examination(stacks, host, workdir, afresh=afresh) as examination:
+        return examination.found()
 
 
 def fingerprints() -> dict[str, dict[str, Any]]:

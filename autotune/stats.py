@@ -10,12 +10,17 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 CONFIDENCE = 0.95
+QUANTILE = 1.96
+"""Of the normal distribution, for CONFIDENCE on both sides."""
+PROCESSES_DIFFER = 0.006
+"""Standard deviation of the logarithm of how fast a process is that runs a configuration, over
+processes that run the same: memory lies elsewhere. Measured by `bench/comparisons.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,26 @@ def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> I
         high=math.exp(means[len(means) - k]),
         coverage=max(0.0, 1 - 2 * tail / 2**n),
         samples=n,
+    )
+
+
+def gain_interval(ratios: Sequence[float]) -> Interval:
+    """How many times better one configuration is than another, by the ratios of rounds in which a
+    process of each was visited: `ratio_interval`, and what two processes may differ by.
+
+    That is a deviation of its own, which no number of rounds in the same two processes can tell:
+    both are added as independent ones are. Raises ValueError on no samples.
+    """
+    within = ratio_interval(ratios)
+    apart = QUANTILE * math.sqrt(2) * PROCESSES_DIFFER
+
+    def beside(end: float) -> float:
+        return math.hypot(math.log(end / within.median), apart)
+
+    return replace(
+        within,
+        low=within.median * math.exp(-beside(within.low)),
+        high=within.median * math.exp(beside(within.high)),
     )
 
 

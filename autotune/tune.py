@@ -4,6 +4,7 @@ printing."""
 from __future__ import annotations
 
 import errno
+import functools
 import shutil
 import sys
 import time
@@ -181,14 +182,12 @@ class Tuning:
         settings, task = self._settings, self._task
         folder.clean()
         self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
-        found = stacks.examine(self._pythons, host, folder.work)
-        if not calibration:
-            found = {
-                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
-            }
-        self._check_modes(found)
-        with start_worker(host, sys.executable, folder.work / "encode", parents) as worker:
-            workload = encode(
+        with (
+            stacks.Examination(self._pythons, host, folder.work) as examination,
+            start_worker(host, sys.executable, folder.work / "encode", parents) as worker,
+        ):
+            encoded = functools.partial(
+                encode,
                 worker,
                 task=task,
                 source=task.source(
@@ -203,6 +202,7 @@ class Tuning:
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
+            workload, found = self._encoded(encoded, examination, bool(calibration))
             bounds = self._bounds(worker, host, found, workload)
         parents.preload(modules_of(workload.facts.model_type))
         surroundings = stacks.surroundings(
@@ -264,9 +264,30 @@ class Tuning:
             bounds=bounds,
             elapsed_s=elapsed_s,
             runner=runner,
+            exported=runner.exported(result.best.config),
             announce=self._announce,
         )
         return Finished(folder=folder, report=report)
+
+    def _encoded(
+        self, encoded: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
+    ) -> tuple[Workload, dict[str, StackFacts]]:
+        """The workload, encoded while the stacks are examined. What a stack lacks is said before
+        what the model does: it may be why."""
+        failed: InputError | None = None
+        try:
+            workload = encoded()
+        except InputError as error:
+            failed = error
+        found = examination.found()
+        if not calibrated:
+            found = {
+                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+            }
+        self._check_modes(found)
+        if failed is not None:
+            raise failed
+        return workload, found
 
     def _seeds(
         self, folder: RunFolder, workload: Workload, host: Host, fresh: bool

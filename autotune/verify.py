@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from autotune import knobs, stacks
+from autotune.channel import WorkerFailed
 from autotune.differences import differences
 from autotune.errors import StackError
 from autotune.folder import folder_of
 from autotune.host import Host, detect
 from autotune.parents import Parents, modules_of
-from autotune.process import WorkerFailed
 from autotune.rates import for_objective
 from autotune.records import ONE_PASS, Config, StackFacts, to_jsonable
 from autotune.reopen import Reopened, VisitFailed, measurements, reopen, visit_in_turn
 from autotune.runner import OutputArrays, Runner
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
-from autotune.stats import Interval, median_interval, ratio_interval
+from autotune.stats import Interval, gain_interval, median_interval
 from autotune.workload import start_worker
 
 ROUNDS = 12
@@ -138,7 +138,7 @@ def measure_again(
     except VisitFailed as failed:
         return replace(verified, causes=(str(failed),))
     pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)
-    speedup = ratio_interval([objective.ratio(one, other) for one, other in pairs])
+    speedup = gain_interval([objective.ratio(one, other) for one, other in pairs])
     gate = run.gate()
     reference = run.reference()
     answers = visits[best][-1].outputs or whole_pass(runner, best)

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.channel import WorkerFailed
 from autotune.errors import DatasetError, ModelError, StackError
 from autotune.folder import RunFolder
 from autotune.host import Host
 from autotune.launch import worker_commands
 from autotune.parents import Parents
-from autotune.process import WorkerFailed, WorkerProcess
+from autotune.process import WorkerProcess
 from autotune.records import Config, ModelFacts, ModelSource, StackFacts, to_jsonable
 from autotune.runner import Expected, Inputs
 from autotune.tasks.base import Row, Task
@@ -74,15 +75,18 @@ def start_worker(
         raise StackError(f"{python} cannot be started: {error.strerror}") from error
 
 
-def probe(worker: WorkerProcess, host: Host) -> StackFacts:
-    """What the worker's interpreter can run on `host`. Raises StackError."""
+def ask_for_probe(worker: WorkerProcess, host: Host) -> None:
+    """Begin finding out what the worker's interpreter can run on `host`. Raises StackError."""
     try:
-        reply = worker.request(
-            "probe",
-            {"instruction_sets": list(host.instruction_sets)},
-            timeout_s=PROBE_TIMEOUT_S,
-        )
-        return parse(StackFacts, reply)
+        worker.send("probe", {"instruction_sets": list(host.instruction_sets)})
+    except WorkerFailed as failed:
+        raise StackError(failed.failure.detail) from failed
+
+
+def probed(worker: WorkerProcess) -> StackFacts:
+    """The answer to `ask_for_probe`. Raises StackError."""
+    try:
+        return parse(StackFacts, worker.receive(timeout_s=PROBE_TIMEOUT_S))
     except WorkerFailed as failed:
         words = _last_line(worker.log) if failed.failure.kind == "crash" else ""
         raise StackError(f"{failed.failure.detail} {words}".strip()) from failed

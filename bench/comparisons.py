@@ -1,28 +1,33 @@
 """How often is a configuration found different from itself, and one slowed by 5% slower?
 
-    python bench/comparisons.py record reports/RUN bench/tables/itself.json [--visits 300]
+    python bench/comparisons.py record reports/RUN bench/tables/itself.json [--processes 6]
     python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 24]
 
-`record` opens the run's best configuration twice, in two processes, and visits them in turn as
-the finals do. `draw` takes comparisons of as many rounds as the finals hold at most from these
-real samples and judges them as the finals do: once as they are, once with every sample of one
-side 5% longer. The rounds are successive ones, from a place drawn by chance, and then any of
-them: the former keep how the host drifts, the latter are more different comparisons.
+`record` opens the run's best configuration in several processes and visits them in turn as the
+finals do. `draw` takes comparisons of two of them, drawn by chance, over as many rounds as the
+finals hold at most, and judges them as the finals do: once as they are, once with every sample of
+one side 5% longer. The rounds are successive ones, from a place drawn by chance, and then any of
+them: the former keep how the host drifts, the latter are more different comparisons. Beside them
+what the judgement would be were two processes of one configuration taken to be the same, and how
+much they differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
+import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from opened import open_run, speeds
 
 from autotune.folder import RunFolder
 from autotune.search.finals import MAX_ROUNDS, VISIT_RULE
-from autotune.stats import in_turn, ratio_interval
+from autotune.stats import gain_interval, in_turn, ratio_interval
 
 SLOWED = 1.05
 
@@ -33,7 +38,8 @@ def main() -> None:
     one = commands.add_parser("record")
     one.add_argument("run", type=Path)
     one.add_argument("output", type=Path)
-    one.add_argument("--visits", type=int, default=300)
+    one.add_argument("--processes", type=int, default=6)
+    one.add_argument("--visits", type=int, default=60, help="to each process")
     other = commands.add_parser("draw")
     other.add_argument("samples", type=Path)
     other.add_argument("--comparisons", type=int, default=200)
@@ -41,55 +47,67 @@ def main() -> None:
     other.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "record":
-        record(RunFolder(options.run), options.output, options.visits)
+        record(RunFolder(options.run), options.output, options.processes, options.visits)
     else:
         draw(options)
 
 
-def record(folder: RunFolder, output: Path, visits: int) -> None:
+def record(folder: RunFolder, output: Path, processes: int, visits: int) -> None:
     with tempfile.TemporaryDirectory(prefix="autotune-comparisons-") as work:
-        sides = [open_run(folder, Path(work) / side) for side in ("a", "b")]
+        sides = [open_run(folder, Path(work) / str(number)) for number in range(processes)]
         config = sides[0].chosen
-        found: list[list[float]] = [[], []]
+        found: list[list[float]] = [[] for _ in sides]
         for side in sides:
             side.runner.keep([config])
         for _ in range(visits):
-            for index in in_turn((0, 1)):
+            for index in in_turn(range(processes)):
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
-            samples = {"config": config.as_dict(), "a": found[0], "b": found[1]}
+            samples = {"config": config.as_dict(), "processes": found}
             output.write_text(json.dumps(samples, indent=1) + "\n")  # what there is so far
         for side in sides:
             side.runner.close()
 
 
 def draw(options: argparse.Namespace) -> None:
-    found = json.loads(options.samples.read_text())
-    ratios = [a / b for a, b in zip(found["a"], found["b"], strict=True)]
+    found: list[list[float]] = json.loads(options.samples.read_text())["processes"]
+    count, rounds = min(map(len, found)), options.rounds
     rng = random.Random(options.seed)
 
-    def successive() -> list[float]:
-        start = rng.randrange(len(ratios) - options.rounds + 1)
-        return ratios[start : start + options.rounds]
+    def successive() -> list[int]:
+        start = rng.randrange(count - rounds + 1)
+        return list(range(start, start + rounds))
 
-    def any_of_them() -> list[float]:
-        return rng.sample(ratios, options.rounds)
+    def any_of_them() -> list[int]:
+        return rng.sample(range(count), rounds)
 
     for name, drawn in (("successive rounds", successive), ("any rounds", any_of_them)):
-        different = slower = 0
+        same_process = different = slower = 0
         for _ in range(options.comparisons):
-            some = drawn()
-            if rng.random() < 0.5:  # either of the two may be the one that is slowed
-                some = [1 / ratio for ratio in some]
-            itself = ratio_interval(some)
+            one, other = rng.sample(found, 2)
+            ratios = [one[index] / other[index] for index in drawn()]
+            within = ratio_interval(ratios)
+            same_process += within.low > 1 or within.high < 1
+            itself = gain_interval(ratios)
             different += itself.low > 1 or itself.high < 1
-            slower += ratio_interval([ratio * SLOWED for ratio in some]).low > 1
+            slower += gain_interval([ratio * SLOWED for ratio in ratios]).low > 1
+        shares = [n / options.comparisons for n in (different, same_process, slower)]
         print(
-            f"{options.comparisons} comparisons of {options.rounds} {name} from {len(ratios)} real "
-            f"ones: different from itself {different / options.comparisons:.1%}, slowed by "
-            f"{SLOWED - 1:.0%} and found slower {slower / options.comparisons:.1%}"
+            f"{options.comparisons} comparisons of {rounds} {name}, two of {len(found)} processes: "
+            f"different from itself {shares[0]:.1%} (were all processes the same, "
+            f"{shares[1]:.1%}); slowed by {SLOWED - 1:.0%} and found slower {shares[2]:.1%}"
         )
+    print(f"standard deviation of the logarithm between processes: {between(found):.4f}")
+
+
+def between(found: Sequence[Sequence[float]]) -> float:
+    """That of a process's speed, what its rounds differ by taken off."""
+    centres = [statistics.median(map(math.log, side)) for side in found]
+    within = statistics.fmean(
+        statistics.variance(map(math.log, side)) / len(side) for side in found
+    )
+    return math.sqrt(max(0.0, statistics.variance(centres) - within * math.pi / 2))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python bench/fidelity.py [--time-budget 90s] [--models FOLDER --data FOLDER]
 
 Searches of different models, objectives and engines. Prints for each what the search found when
-it ran its launch.sh: the speed over the promised one, and over what the search's own process did
-just before and after. The first is off where the host has changed meanwhile, the second where
-the script does something else than was measured. `--models` and `--data` name folders with
+it ran its launch.sh: the speed over the promised one, and over what the search's own process does
+in turn with it. The first is off where the host has changed meanwhile, the second where the
+script does something else than was measured. `--models` and `--data` name folders with
 minilm-l6-sst2, minilm-l6-wnut17 and their rows; without, the demo alone.
 """
 
@@ -52,12 +52,13 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True)
             report = json.loads((run / "report.json").read_text())
         check = report["launch_check"]
-        promised, beside = promised + near(check["ratio"]), beside + near(check["beside"])
+        promised, beside = promised + near(check["ratio"]), beside + near(check["beside"]["median"])
         count += 1
         same = "same" if check["same_metrics"] else "OTHER"
         print(
             f"{name:28} of the promise {check['ratio']:.3f}, of the search's own process "
-            f"{check['beside']:.3f}; {same} metrics; {report['best']['description']}",
+            f"{check['beside']['median']:.3f} ({check['beside']['low']:.3f} to "
+            f"{check['beside']['high']:.3f}); {same} metrics; {report['best']['description']}",
             flush=True,
         )
     print(f"within {NEAR:.0%}: {promised} of {count} of the promise, {beside} of its own process")

@@ -14,8 +14,8 @@ from fakes import FakeRunner, host, surroundings
 
 from autotune import bounds
 from autotune.bounds import Bounds, peaks
+from autotune.channel import WorkerFailed
 from autotune.errors import StackError
-from autotune.process import WorkerFailed
 from autotune.records import Failure
 from autotune.space import complete
 from autotune.workload import start_worker

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from autotune.channel import WorkerFailed
 from autotune.launch import WORKER, Command
 from autotune.parents import Parents
-from autotune.process import WorkerFailed
 
 COMMAND = Command(argv=(sys.executable, "-P", str(WORKER)), settings={"OMP_NUM_THREADS": "1"})
 MODULES = ("autotune.worker.session",)

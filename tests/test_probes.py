@@ -77,7 +77,8 @@ def test_an_interpreter_that_does_not_run_has_no_key(tmp_path):
 
 def test_a_stack_is_probed_once_and_again_when_asked(monkeypatch, tmp_path):
     probed = []
-    monkeypatch.setattr(stacks, "probe", lambda *_: probed.append(1) or FACTS)
+    monkeypatch.setattr(stacks, "ask_for_probe", lambda *_: None)
+    monkeypatch.setattr(stacks, "probed", lambda *_: probed.append(1) or FACTS)
     for afresh in (False, False, True):
         found = stacks.examine({"default": sys.executable}, host(), tmp_path, afresh=afresh)
         assert found == {"default": FACTS}

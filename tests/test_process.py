@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from autotune.channel import WorkerFailed
 from autotune.launch import Command
-from autotune.process import WorkerFailed, WorkerProcess
+from autotune.process import WorkerProcess
 
 PRELUDE = """
 import argparse, json, os, signal, sys, time

@@ -8,7 +8,7 @@ import pytest
 from events import reported
 from fakes import measurement
 
-from autotune.process import WorkerFailed
+from autotune.channel import WorkerFailed
 from autotune.rates import (
     APART,
     APART_BEHIND,

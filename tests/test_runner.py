@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import host, measurement
 
-from autotune.process import WorkerFailed
+from autotune.channel import WorkerFailed
 from autotune.records import (
     Config,
     Failure,
@@ -96,6 +96,8 @@ class Worker:
             watch()
         if isinstance(self.reply, Failure):
             raise WorkerFailed(self.reply)
+        if self.asked[-1][0] == "open":
+            return {"phases_s": {"import": 1.0, "prepare": 2.0}, "files": []}
         return self.reply
 
     def close(self):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fakes import measurement
 
+from autotune.channel import WorkerFailed
 from autotune.errors import InputError, SearchError
-from autotune.process import WorkerFailed
 from autotune.records import Config, Failure, Served
 from autotune.runner import Outcome
 from autotune.serving import WARM_UPS, Server, check_serving, lines, poisson

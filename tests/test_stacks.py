@@ -67,7 +67,8 @@ def test_a_named_stack_whose_ipex_does_not_match_is_refused(tmp_path, monkeypatc
     versions = {"torch": "2.13.0", "intel-extension-for-pytorch": "2.8.0"}
     wrong = facts(versions=versions, ipex="intel-extension-for-pytorch 2.8.0 needs torch 2.8.x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(stacks, "probe", lambda *_: wrong)
+    monkeypatch.setattr(stacks, "ask_for_probe", lambda *_: None)
+    monkeypatch.setattr(stacks, "probed", lambda *_: wrong)
     with pytest.raises(StackError, match=r"--stack other: .* needs torch 2\.8\.x"):
         stacks.examine({"other": sys.executable}, host(), tmp_path)
     assert stacks.examine({"default": sys.executable}, host(), tmp_path) == {"default": wrong}

@@ -16,8 +16,11 @@ from autotune.serving import requests_at
 
 WORKLOAD = "workload"
 CALIBRATION = "workload/calibration"
-LAUNCH_RULE = Measure(min_passes=3, max_passes=40, half_width=0.0, budget_s=10.0, patience_s=25.0)
-"""How long launch.sh measures: about as long as each finalist was in all its visits."""
+LAUNCH_RULE = Measure(min_passes=3, max_passes=40, half_width=0.0, budget_s=5.0, patience_s=15.0)
+"""How long launch.sh measures."""
+THEN = "AUTOTUNE_THEN"
+"""The variable that names a folder with two pipes for each worker, `requests` and `replies`, by
+which whoever runs launch.sh asks more of them than launch.jsonl does."""
 LAUNCH_SERVING_S = 15.0
 """And serves, where the objective is a rate of requests."""
 
@@ -82,6 +85,7 @@ def worker_lines(commands: Sequence[Command]) -> str:
     {worker} \\
     --requests launch.jsonl --replies "$work/{index}/replies.jsonl" \\
     --workdir "$work/{index}"{together} \\
+    ${{{THEN}:+--then "${THEN}/{index}"}} \\
     > "$work/{index}/worker.log" 2>&1 &
     ended
 }} &

@@ -189,7 +189,7 @@ class LaunchCheck(TypedDict):
     metrics: dict[str, float]
     promised_metrics: dict[str, float]
     same_metrics: bool
-    beside: NotRequired[float]
+    beside: NotRequired[IntervalOf]
 
 
 @strict

@@ -104,12 +104,17 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     same = "same" if check["same_metrics"] else "DIFFERENT"
     answers = f"with the {same} {report['metrics'][0]}"
     limit_s, apart = objective_named(check["objective"]).limit_s, ""
-    if limit_s is None:
+    if "beside" in check:
+        beside = check["beside"]
+        reached = (
+            f"reached {beside['median']:.2f} of what the search's own process does in turn with it "
+            f"({beside['low']:.2f} to {beside['high']:.2f})"
+        )
+        if not check["consistent"]:
+            apart = f"; the host has changed: it is {check['ratio']:.2f} of the reported speed"
+    elif limit_s is None:
         reached = f"reached {check['ratio']:.2f} of the reported speed"
-        if not check["consistent"] and "beside" in check:
-            own = check["ratio"] / check["beside"]
-            apart = f"; the search's own process, just before and after, reached {own:.2f}"
-        elif not check["consistent"]:
+        if not check["consistent"]:
             apart = "; the intervals do not overlap, the host has changed"
     elif check["ratio"] >= 1:
         reached = "kept the limit at the reported rate"

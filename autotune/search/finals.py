@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from autotune.records import Config, Measure, Measurement, Trial
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
-from autotune.stats import CONFIDENCE, Interval, in_turn, ratio_interval
+from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
 
 FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
@@ -30,7 +30,7 @@ in the same time twice as many of half the length tell apart what is nearer."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 24
 ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
 """No new round begins after so many seconds of passes, or such a share of the time budget."""
-HALF_WIDTH = 0.02
+HALF_WIDTH = 0.025
 """Nor once the gain of every finalist is known this well."""
 REOPENED_S = 4.0
 """What preparing an engine takes at most when its exported or compiled form is kept."""
@@ -149,7 +149,7 @@ class Finals:
         """How many times better `config` is than `other`, round by round."""
         visited = visits(trials)
         pairs = zip(visited[config], visited[other], strict=False)
-        return ratio_interval(
+        return gain_interval(
             [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
         )
 

@@ -46,7 +46,7 @@ others, which one of these may have shown to be slow, come after this share of t
 report of every engine is worth some of it, finding the best is worth more."""
 LATE_SHARE = 0.05
 """Of the budget, what preparing one of those others may take: they are for the report."""
-SEARCH_RULE = Measure(min_passes=2, budget_s=3.0, patience_s=5.0)
+SEARCH_RULE = Measure(min_passes=2, budget_s=2.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every batch and padding."""

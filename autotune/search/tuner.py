@@ -6,7 +6,6 @@ Pure: it sees observations and proposes configurations. `search.loop` feeds it o
 
 from __future__ import annotations
 
-import collections
 import math
 import random
 import statistics
@@ -28,9 +27,9 @@ LEADERS = 6
 SAMPLE = 600
 FAILED = 20.0
 """In units of the limit: how far beyond it a configuration that failed is counted."""
-CHANCE = 0.2
-"""That a configuration is allowed whatever the others of its precision lost, over the square of
-how many lost too much."""
+CHANCE = 0.5
+"""Over one more than how many configurations of a precision lost too much: the chance that the
+next does not, the mean of Jeffreys' posterior after so many failures."""
 UNKNOWN_EXCESS = -0.5
 PREPARING_S = {"inductor": 45.0, "zentorch": 30.0}
 TYPICAL_S = 5.0
@@ -108,11 +107,11 @@ class Tuner:
         best = float(self._speeds.predict(best_rows)[0].max())
         gain = expected_improvement(mean, deviation, best)
         excess, spread = self._excesses.predict(wanted)
-        apart, lost = within(judged_configs, excesses), losses(judged_configs, excesses)
+        apart, chance = within(judged_configs, excesses), chances(judged_configs, excesses)
         own = np.array([apart.get(config.only(ENGINE_KNOBS), 0.0) for config in candidates])
-        beyond = np.array([lost[config["precision"]] for config in candidates])
         likely = allowed_probability(excess, spread, own)
-        likely = np.maximum(likely, CHANCE / (1 + beyond) ** 2)
+        least = [chance.get(config["precision"], CHANCE) for config in candidates]
+        likely = np.maximum(likely, least)
         cost = self._costs(candidates, observations, mean, open_session)
         score = np.log(gain * likely + 1e-300) - np.log(cost)
         if remaining_s is not None:
@@ -230,10 +229,18 @@ def within(configs: Sequence[Config], excesses: Array) -> dict[Config, float]:
     return {engine: statistics.pstdev(some) for engine, some in by_engine.items()}
 
 
-def losses(configs: Sequence[Config], excesses: Array) -> collections.Counter[Scalar]:
-    """Of each precision how many configurations lost too much."""
-    pairs = zip(configs, excesses, strict=True)
-    return collections.Counter(config["precision"] for config, excess in pairs if excess > 0)
+def chances(configs: Sequence[Config], excesses: Array) -> dict[Scalar, float]:
+    """Of each precision the CHANCE that one more configuration is allowed whatever those lost that
+    lost too much. Where all of them lost the same, it goes with the square: nothing suggests that
+    another loses less."""
+    lost: dict[Scalar, list[float]] = {config["precision"]: [] for config in configs}
+    for config, excess in zip(configs, excesses, strict=True):
+        if excess > 0:
+            lost[config["precision"]].append(float(excess))
+    return {
+        precision: CHANCE / (1 + len(some)) ** (2 if len(set(some)) == 1 else 1)
+        for precision, some in lost.items()
+    }
 
 
 def allowed_probability(excess: Array, spread: Array, apart: Array) -> Array:

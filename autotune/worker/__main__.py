@@ -1,7 +1,7 @@
 """Worker process: requests in, replies out, one JSON object a line.
 
     python -P .../autotune/worker/__main__.py --requests IN --replies OUT --workdir DIR
-        [--cpus 0,1] [--together DIR --instance 0 --instances 2]
+        [--cpus 0,1] [--together DIR --instance 0 --instances 2] [--then DIR]
 
 With `--forks SOCKET --preload MODULES` instead it is a process that forks such workers, see
 `autotune.worker.parent`.
@@ -9,8 +9,8 @@ With `--forks SOCKET --preload MODULES` instead it is a process that forks such 
 IN and OUT are a file or the number of an inherited file descriptor. A request is
 `{"id": 1, "op": "open", "args": {...}}`; its reply is `{"id": 1, "ok": {...}}` or
 `{"id": 1, "failure": {"kind": ..., "detail": ...}}`. Standard output and error are for
-libraries and people, and are never parsed. The process ends when the requests end, or when
-its parent does.
+libraries and people, and are never parsed. With `--then` it goes on with the pipes `requests` and
+`replies` in that folder. The process ends when the requests end, or when its parent does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import IO, Any
+
+Handlers = dict[str, Callable[..., Any]]
 
 
 def _make_package_importable() -> None:
@@ -76,7 +78,7 @@ def _requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def answer(handlers: dict[str, Callable[..., Any]], request: dict[str, Any]) -> dict[str, Any]:
+def answer(handlers: Handlers, request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request. Every exception becomes a failure with its words."""
     from autotune.errors import TrialFailure
     from autotune.records import to_jsonable
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="autotune-worker", description=__doc__)
     parser.add_argument("--requests", help="file or descriptor to read")
     parser.add_argument("--replies", help="file or descriptor to write")
+    parser.add_argument("--then", help="folder of two pipes to go on with")
     parser.add_argument("--workdir", help="folder for what replies refer to")
     parser.add_argument("--cpus", help="CPUs this process may use, e.g. 0,1")
     parser.add_argument("--parent", type=int, help="process id to die with")
@@ -130,14 +133,25 @@ def main(argv: list[str]) -> int:
     if not (options.requests and options.replies and options.workdir):
         parser.error("--requests, --replies and --workdir are needed")
 
-    requests, replies = _open(options.requests, "r"), _open(options.replies, "w")
+    streams = _open(options.requests, "r"), _open(options.replies, "w")
     from autotune.worker.group import Group
     from autotune.worker.session import Session
 
     group = Group(folder=options.together, index=options.instance, count=options.instances)
     handlers = Session(workdir=options.workdir, group=group, forked=forked).handlers()
+    failed = _converse(handlers, refused, *streams)
+    if options.then:
+        then = (os.path.join(options.then, name) for name in ("requests", "replies"))
+        streams = _open(next(then), "r"), _open(next(then), "w")
+        failed = _converse(handlers, refused, *streams) or failed
+    return 1 if failed else 0
+
+
+def _converse(handlers: Handlers, refused: str | None, asked: IO[str], replies: IO[str]) -> bool:
+    """Answer until the requests end, or with `refused` as the reason why not; whether any
+    failed."""
     failed = False
-    for request in _requests(requests):
+    for request in _requests(asked):
         if refused is not None:
             failure = {"kind": "unsupported", "detail": refused}
             reply: dict[str, Any] = {"id": request["id"], "failure": failure}
@@ -146,7 +160,7 @@ def main(argv: list[str]) -> int:
         failed = failed or "failure" in reply
         replies.write(json.dumps(reply, allow_nan=False, separators=(",", ":")) + "\n")
         replies.flush()
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":

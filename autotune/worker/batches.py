@@ -13,6 +13,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.int64]
 Batch = dict[str, Array]
 """Model inputs by name, each int64 of shape (batch, width)."""
+Shape = tuple[int, int]
+"""Of a batch: rows, width."""
 
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"

@@ -15,7 +15,7 @@ from autotune.errors import TrialFailure
 from autotune.padding import PlannedBatch
 from autotune.records import HOPELESS, Measure, Pass, Screen
 from autotune.stats import median_interval
-from autotune.worker.batches import Batch, Features
+from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.disturbance import Moment, taken_s
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
@@ -41,6 +41,8 @@ KNOWN_BATCHES = 2
 WARM_UP_S = 2.0
 """No new round begins this long after the first, in which engines may still compile, nor any
 where the first took half as long: what takes seconds is not a matter of caches."""
+SLOW_BATCH_S = 0.4
+"""Where the middle one takes so long, KNOWN_BATCHES of them are enough to say how slow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +68,35 @@ def warm_up(
     call: Call,
     batches: Sequence[Batch],
     *,
-    by_shape: bool,
+    met: set[Shape] | None,
     clock: Clock,
     known: bool = False,
+    warm: bool = False,
     hopeless_s: float = math.inf,
     look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
     taken_s: Callable[[], float] = taken_s,
 ) -> tuple[Screen, bool]:
     """Run a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
-    fewer where the point is `known` to have been warm before. Where the engine specialises
-    `by_shape` they are run once before, untimed; the others' shapes are left to `meet_shapes`.
+    fewer where the point is `known` to have been warm before. `met` are the shapes that an
+    engine which specialises by shape has run, None for any other: the batches whose shapes it
+    has not are run once before, untimed; the others are left to `meet_shapes`.
+
+    In a process that is `warm`, having measured other points, a round that is not over
+    `hopeless_s` needs no second one to agree: the passes will say the same.
 
     Returns what the last round says of a pass, and whether that is hopeless: it takes over
     `hopeless_s`, or COLD times that (FIRST_COLD after the first round) while rounds still
     differ. Ends at once where it is. `look_at` is given the numbers and the outputs of the
     batches of the first round.
     """
-    some = KNOWN_BATCHES
-    if not known:
-        some = max(KNOWN_BATCHES, min(WARM_UP_BATCHES, len(batches) // WARM_UP_SHARE))
+    some = max(KNOWN_BATCHES, min(WARM_UP_BATCHES, len(batches) // WARM_UP_SHARE))
+    if known or (some > KNOWN_BATCHES and _is_slow(call, batches, met, clock)):
+        some = KNOWN_BATCHES
     indices = np.unique(np.linspace(0, len(batches) - 1, some).astype(int)).tolist()
     tokens = [batch["attention_mask"].size for batch in batches]
     share = sum(tokens[index] for index in indices) / sum(tokens)
-    if by_shape and not known:
-        for index in indices:
-            call(batches[index])
+    if met is not None and not known:
+        meet_shapes(call, [batches[index] for index in indices], met)
     before, deadline = math.inf, math.inf
     for number in range(1 if known else WARM_UP_ROUNDS):
         taken_before_s = taken_s()
@@ -99,30 +105,40 @@ def warm_up(
         if number == 0:
             look_at(indices, outputs)
             deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
-        settled = abs(before - now) <= WARM_UP_AGREEMENT * now
+        pass_s = now / share
+        settled = abs(before - now) <= WARM_UP_AGREEMENT * now or (warm and pass_s <= hopeless_s)
         screen = Screen(
             batches=tuple(indices),
             batch_s=times,
-            pass_s=now / share,
+            pass_s=pass_s,
             phases_s={},
             settled=settled,
             taken_s=taken_s() - taken_before_s,
         )
         margin = 1.0 if settled else FIRST_COLD if number == 0 else COLD
-        hopeless = screen.pass_s > hopeless_s * margin
+        hopeless = pass_s > hopeless_s * margin
         if hopeless or settled or clock() >= deadline:
             break
         before = now
     return screen, hopeless
 
 
-def meet_shapes(call: Call, batches: Sequence[Batch], met: Sequence[int]) -> None:
-    """Run a batch of each distinct shape, but of those that the batches numbered `met` had."""
-    seen = {batches[index]["attention_mask"].shape for index in met}
+def _is_slow(call: Call, batches: Sequence[Batch], met: set[Shape] | None, clock: Clock) -> bool:
+    """Whether the middle one of the batches takes SLOW_BATCH_S."""
+    middle = batches[len(batches) // 2]
+    start = clock()
+    call(middle)
+    if met is not None:
+        met.add(middle["attention_mask"].shape)
+    return clock() - start > SLOW_BATCH_S
+
+
+def meet_shapes(call: Call, batches: Sequence[Batch], met: set[Shape]) -> None:
+    """Run a batch of each distinct shape that is not in `met`, and add it there."""
     for batch in batches:
         shape = batch["attention_mask"].shape
-        if shape not in seen:
-            seen.add(shape)
+        if shape not in met:
+            met.add(shape)
             call(batch)
 
 
@@ -233,12 +249,15 @@ def measure(
     instance: int = 0,
     look: Callable[[], Moment] = Moment.now,
     share: float = 1.0,
+    settled: bool = True,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
 
     A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
-    asks for. Returns the passes, the outputs of the last one (None where `planned` is only a
-    `share` of the workload), and whether all passes gave the same.
+    asks for. A first pass that was slower than the second by more than WARM_UP_AGREEMENT was part
+    of warming up, where that had not `settled`, and is left out. Returns the passes, the outputs
+    of the last one (None where `planned` is only a `share` of the workload), and whether all
+    passes gave the same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
@@ -257,6 +276,9 @@ def measure(
                 share=share,
             )
         )
+        warming = not settled and len(passes) == 2 and not any(p.disturbed for p in passes)
+        if warming and passes[0].total_s > (1 + WARM_UP_AGREEMENT) * passes[1].total_s:
+            passes.pop(0)
         collected = collect(kinds, planned, batches, outputs, features) if share == 1 else None
         digests.add(collected.digest if collected else "")
         quiet = [p.total_s for p in passes if not p.disturbed]

@@ -53,10 +53,9 @@ def _series(version: str) -> str:
 
 
 def ipex_unusable(versions: dict[str, str]) -> str | None:
-    """Why IPEX cannot be used here, in words; None where it can.
+    """Why IPEX cannot be used with these versions, in words; None where they match.
 
-    Versions are compared first: on a mismatch the import may end the interpreter. Then it is
-    imported, in a process of its own, since below AVX2 it calls exit.
+    Compared before anything is imported: on a mismatch that may end the interpreter.
     """
     ipex, torch = versions.get("intel-extension-for-pytorch"), versions.get("torch")
     if ipex is None:
@@ -69,18 +68,19 @@ def ipex_unusable(versions: dict[str, str]) -> str | None:
             f"intel-extension-for-pytorch {ipex} needs torch {_series(ipex)}.x, "
             f"this stack has {torch}: pip install 'torch=={_series(ipex)}.*'"
         )
+    return None
+
+
+def ipex_import_fails(importing: subprocess.Popen[str]) -> str | None:
+    """Why the process `importing`, which runs IMPORT, ends badly; None where it does not."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", IMPORT],
-            capture_output=True,
-            text=True,
-            timeout=IMPORT_TIMEOUT_S,
-            check=False,
-        )
+        output, errors = importing.communicate(timeout=IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        importing.kill()
+        importing.communicate()
         return f"importing intel-extension-for-pytorch took over {IMPORT_TIMEOUT_S} s"
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()
+    if importing.returncode:
+        words = (errors or output).strip().splitlines()
         last = words[-1] if words else "no message"
         return f"importing intel-extension-for-pytorch failed: {last}"
     return None
@@ -105,15 +105,24 @@ def probe(instruction_sets: list[str]) -> StackFacts:
                 f"{needed} is not installed for {sys.executable}; "
                 "pip install 'autotune-cpu[torch]' or 'autotune-cpu[ipex]'",
             )
+    ipex, importing = ipex_unusable(versions), None
+    if ipex is None:  # in a process of its own, since below AVX2 it calls exit; beside our imports
+        pipe = subprocess.PIPE
+        importing = subprocess.Popen(
+            [sys.executable, "-c", IMPORT], stdout=pipe, stderr=pipe, text=True
+        )
     try:
         from autotune.worker.engines import ENGINES, engine_class
+
+        classes = {mode: engine_class(mode) for mode in ENGINES}
     except ImportError as error:
         raise TrialFailure("unsupported", f"{sys.executable}: {error}") from error
-    ipex = ipex_unusable(versions)
+    finally:
+        if importing is not None:
+            ipex = ipex_import_fails(importing)
     environment = Environment(
         instruction_sets=frozenset(instruction_sets), versions=versions, ipex=ipex
     )
-    classes = {mode: engine_class(mode) for mode in ENGINES}
     return StackFacts(
         python=sys.executable,
         python_version=platform.python_version(),

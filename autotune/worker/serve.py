@@ -13,10 +13,9 @@ from typing import Any
 
 from autotune.padding import batch_width, fits, shapes
 from autotune.records import Served
-from autotune.worker.batches import Batch, Features
+from autotune.worker.batches import Batch, Features, Shape
 
 Clock = Callable[[], float]
-Shape = tuple[int, int]  # rows, width
 MOST_SHAPES, MEET_S = 256, 20.0
 """Up to so many shapes are all run before the first request, for so many seconds at most."""
 

@@ -22,12 +22,13 @@ from autotune.records import (
     Measurement,
     ModelFacts,
     ModelSource,
+    Opened,
     Scalar,
     Screen,
     Served,
     StackFacts,
 )
-from autotune.worker.batches import Batch, Features
+from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
@@ -93,7 +94,7 @@ class Session:
         self._measured = 0
         self._served = 0
         self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
-        self._met: set[tuple[int, int]] = set()  # shapes of the batches that were measured
+        self._met: set[Shape] = set()  # shapes that an engine which specialises has run
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -138,14 +139,13 @@ class Session:
         instruction_sets: list[str],
         cache: str | None,
         keep: bool,
-    ) -> dict[str, float]:
+    ) -> Opened:
         """Import, load and prepare `engine` (the engine knobs of a configuration).
 
         `process` holds the process knobs that torch is told of. `features` and `calibration`
         are folders that `encode` wrote; `reference` is the file of the baseline's outputs, None
         or not there before they are known; `cache` is where prepared artefacts are kept (None:
-        in the workdir), all that an engine has of them where `keep`. Returns the seconds of
-        each phase.
+        in the workdir), all that an engine has of them where `keep`.
         """
         start = time.perf_counter()
         model = ModelSource(**source)
@@ -181,7 +181,7 @@ class Session:
             answers=answers,
             phases_s=phases,
         )
-        return phases
+        return Opened(phases_s=phases, files=prepared.files)
 
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
         """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
@@ -198,7 +198,9 @@ class Session:
         start = time.perf_counter()
         planned = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
         batches = [features.batch(p.rows, p.width) for p in planned]
-        known = point in self._warm
+        known, met = point in self._warm, None
+        if opened.engine.specialises_by_shape:
+            met = self._met
         asked = Measure(**rule)
         hopeless_s = math.inf
         if asked.leader_s is not None:
@@ -211,8 +213,9 @@ class Session:
         screen, hopeless = warm_up(
             call,
             batches,
-            by_shape=opened.engine.specialises_by_shape,
+            met=met,
             known=known,
+            warm=bool(self._warm),
             clock=time.perf_counter,
             hopeless_s=hopeless_s,
             look_at=look_at,
@@ -222,10 +225,9 @@ class Session:
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
             return replace(screen, phases_s=phases)
         if not known:
-            if opened.engine.specialises_by_shape:
-                meet_shapes(call, batches, screen.batches)
+            if met is not None:
+                meet_shapes(call, batches, met)
             self._warm.append(point)
-        self._met.update((len(p.rows), p.width) for p in planned)
         ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
         timed = planned[ran]
         padded, padded_timed = (
@@ -241,6 +243,7 @@ class Session:
             asked,
             instance=group.index,
             share=padded_timed / padded,
+            settled=known or screen.settled,
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")

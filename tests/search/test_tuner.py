@@ -19,8 +19,8 @@ from autotune.search.tuner import (
     Observation,
     Tuner,
     allowed_probability,
+    chances,
     expected_improvement,
-    losses,
     preparing,
     squashed,
     starting,
@@ -204,6 +204,7 @@ def test_an_engine_that_always_loses_the_same_is_given_up_and_one_that_varies_is
     assert varies > 1e-2
 
 
-def test_losses_are_counted_by_precision():
+def test_a_precision_whose_losses_vary_keeps_a_chance_and_one_that_loses_the_same_does_not():
     configs = [Config.of({"mode": "jit", "precision": p}) for p in ("bf16", "int8", "int8")]
-    assert losses(configs, np.array([-1.0, 2.0, 3.0])) == {"int8": 2}
+    assert chances(configs, np.array([-1.0, 2.0, 3.0])) == {"bf16": 0.5, "int8": 0.5 / 3}
+    assert chances(configs, np.array([-1.0, 2.0, 2.0])) == {"bf16": 0.5, "int8": 0.5 / 9}

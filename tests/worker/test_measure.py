@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from test_batches import features
@@ -35,7 +37,7 @@ class Machine:
         self.calls += 1
         return self.answer(batch)
 
-    def run(self, waits=(), **rule):
+    def run(self, waits=(), settled=True, **rule):
         """`waits`: the seconds that each pass has waited for a CPU, none after the last."""
         waits, waited, looks = iter(waits), 0.0, 0
 
@@ -46,7 +48,14 @@ class Machine:
             return Moment(waited_s=waited, stolen_s=0.0, reference_s=1e-3)
 
         return measure(
-            self, KINDS, PLANNED, FEATURES, Measure(**rule), clock=lambda: self.now, look=look
+            self,
+            KINDS,
+            PLANNED,
+            FEATURES,
+            Measure(**rule),
+            clock=lambda: self.now,
+            look=look,
+            settled=settled,
         )
 
 
@@ -114,21 +123,21 @@ def test_outputs_of_another_shape_are_a_typed_failure():
 def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, by_shape=False, clock=lambda: machine.now)
+    warm_up(machine, batches, met=None, clock=lambda: machine.now)
     assert machine.calls == rounds * len(batches)
 
 
 def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     machine = Machine([90.0, 9.0, 1.0])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, by_shape=False, clock=lambda: machine.now)
+    warm_up(machine, batches, met=None, clock=lambda: machine.now)
     assert machine.calls == len(batches)
 
 
 def test_a_point_that_was_warm_needs_one_short_round():
     machine = Machine([0.1])
     batches = [FEATURES.batch([0], 3)] * 9
-    warm_up(machine, batches, by_shape=True, known=True, clock=lambda: machine.now)
+    warm_up(machine, batches, met=set(), known=True, clock=lambda: machine.now)
     assert machine.calls == 2
 
 
@@ -147,9 +156,7 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     """Over 0.6 s a pass is hopeless, 2.4 s before it has settled, 4.8 s in the first round."""
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, found = warm_up(
-        machine, batches, by_shape=False, clock=lambda: machine.now, hopeless_s=0.6
-    )
+    screen, found = warm_up(machine, batches, met=None, clock=lambda: machine.now, hopeless_s=0.6)
     assert found is hopeless
     assert screen.settled is (rounds > 1)
     assert machine.calls == rounds * len(batches)
@@ -164,7 +171,7 @@ def test_a_screen_says_what_others_took_during_its_last_round():
     screen, _ = warm_up(
         machine,
         [FEATURES.batch(p.rows, p.width) for p in PLANNED],
-        by_shape=False,
+        met=None,
         clock=lambda: machine.now,
         taken_s=lambda: next(taken),
     )
@@ -204,14 +211,53 @@ def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
     def call(batch):
         seen.append(batch["input_ids"].shape[1])
 
-    screen, _ = warm_up(call, batches, by_shape=True, clock=lambda: 0.0)
+    met = {(1, 3)}
+    screen, _ = warm_up(call, batches, met=met, clock=lambda: 0.0)
     spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
-    assert seen == spread * 3  # untimed, then two rounds
+    middle = batches[7]["input_ids"].shape[1]
+    new = [width for width in spread if width not in (3, middle)]
+    assert seen == [middle, *new, *spread, *spread]  # untimed what is new, then two rounds
     seen.clear()
-    meet_shapes(call, batches, screen.batches)
-    assert sorted({*seen, *spread}) == list(range(3, 10))
+    meet_shapes(call, batches, met)
+    assert not {*seen} & {*spread, middle}
+    assert sorted({*seen, *spread, middle}) == list(range(3, 10))
     assert len(seen) == len(set(seen))
-    assert not {*seen} & {*spread}
+    meet_shapes(call, batches, met)
+    assert len(seen) == len(set(seen))  # another point of the session finds them met
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hopeless_s", "rounds"), [(0.8, 1.0, 1), (0.8, 0.7, 2), (0.8, math.inf, 1)]
+)
+def test_in_a_warm_process_one_round_shows_a_point_worth_its_passes(seconds, hopeless_s, rounds):
+    machine = Machine([seconds])
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    clock = {"clock": lambda: machine.now}
+    screen, hopeless = warm_up(
+        machine, batches, met=None, warm=True, hopeless_s=hopeless_s, **clock
+    )
+    assert machine.calls == rounds * len(batches)
+    assert hopeless is (hopeless_s < seconds)
+    assert screen.settled
+
+
+def test_of_a_slow_point_two_batches_are_looked_at():
+    for batch_s, calls in ((0.5, 1 + 2), (0.01, 1 + 2 * 6)):
+        machine = Machine([batch_s * len(PLANNED)])
+        batches = [FEATURES.batch([0], 3)] * 40
+        screen, _ = warm_up(machine, batches, met=None, clock=lambda m=machine: m.now)
+        assert machine.calls == calls
+        assert screen.pass_s == pytest.approx(40 * batch_s)
+
+
+def test_a_first_pass_that_was_still_warming_up_does_not_count():
+    rule = {"min_passes": 2}
+    settled, _, _ = Machine([2.0, 1.0]).run(**rule)
+    assert [p.total_s for p in settled[:3]] == pytest.approx([2.0, 1.0, 1.0])
+    passes, _, _ = Machine([2.0, 1.0]).run(settled=False, **rule)
+    assert [p.total_s for p in passes] == pytest.approx([1.0, 1.0])
+    near, _, _ = Machine([1.05, 1.0]).run(settled=False, **rule)
+    assert [p.total_s for p in near] == pytest.approx([1.05, 1.0])
 
 
 REFERENCE = Answers(
@@ -266,7 +312,7 @@ def test_the_first_round_of_warming_up_is_looked_at():
     seen = []
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     machine = Machine([1.0])
-    options = {"by_shape": False, "clock": lambda: machine.now}
+    options = {"met": None, "clock": lambda: machine.now}
     warm_up(
         machine,
         batches,

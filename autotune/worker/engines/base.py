@@ -67,6 +67,7 @@ class Prepared:
 
     call: Call
     effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts for the record
+    files: tuple[str, ...] = ()  # in the cache, where the engine runs these alone: no model
 
 
 TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}

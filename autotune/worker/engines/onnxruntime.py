@@ -85,6 +85,7 @@ class OnnxRuntimeEngine(Engine):
                 level=str(self.options.get("graph_optimization", "all")),
             ),
             effective={"threads": material.threads},
+            files=(path.name,),
         )
 
     def _path(self, material: Material, options: Mapping[str, Scalar]) -> Path:

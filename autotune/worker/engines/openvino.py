@@ -76,7 +76,9 @@ class OpenVinoEngine(Engine):
             str(self.options.get("int8_rest", "fp32")) if precision == "int8_static" else precision
         )
         core = openvino.Core()
-        model = self._model(core, material, quantized=precision == "int8_static")
+        quantized = precision == "int8_static"
+        path = self._path(material, quantized)
+        model = self._model(core, material, quantized=quantized)
         compiled = core.compile_model(
             model,
             "CPU",
@@ -95,18 +97,23 @@ class OpenVinoEngine(Engine):
         return Prepared(
             call=Compiled(compiled, tuple(material.source.outputs)),
             effective={"threads": threads, "openvino_precision": ran},
+            files=(path.name, path.with_suffix(".bin").name),
         )
+
+    def _path(self, material: Material, quantized: bool) -> Path:
+        """Where the graph is kept; its weights lie beside it."""
+        attention = self.options["attention"]
+        return material.cached(f"openvino-{attention}{'-int8' if quantized else ''}.xml")
 
     def _model(self, core: Any, material: Material, *, quantized: bool) -> Any:
         """The converted model, from the cache where it is there."""
-        attention = str(self.options["attention"])
-        path = material.cached(f"openvino-{attention}{'-int8' if quantized else ''}.xml")
+        path = self._path(material, quantized)
         if path.exists():
             return core.read_model(path)
         model = (
             quantize(self._model(core, material, quantized=False), material)
             if quantized
-            else (convert(material, attention))
+            else convert(material, str(self.options["attention"]))
         )
         save(model, path)
         return core.read_model(path)
