@@ -14,6 +14,7 @@ EXTRAS := $(STACK),$(MORE)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(STACK)
 DEMO ?= reports/demo
+BESIDE ?= 2
 
 .PHONY: demo test check lint types lock clean help
 
@@ -31,8 +32,10 @@ demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/autotune search --model demo --time-budget 5m --output $(DEMO)
 
+# Most of the time is imports in workers of one thread: two at a time. A file's tests stay together.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not alone' -n $(BESIDE) --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -107,6 +107,7 @@ def finish(
             objective,
             work=folder.work / "launch",
             beside=2 * peak <= MEMORY_SHARE * host.memory_bytes,
+            time_s=settings.launch_s,
             timeout_s=settings.trial_timeout_s,
         )
         report["launch_check"] = plain(check)

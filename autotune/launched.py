@@ -31,8 +31,8 @@ from autotune.wire import WireError, parse
 TIMEOUT_S = 1800
 TURN_RULE = replace(VISIT_RULE, budget_s=1.0, patience_s=1.0)
 """One turn of either side, a little shorter than a visit of the finals."""
-ROUNDS, HALF_WIDTH, ROUNDS_S = 12, 0.025, 20.0
-"""No more once the ratio is so well known, with 95%, or so much time has passed."""
+ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 12, 0.025, 0.5
+"""No more once the ratio is so well known, with 95%, or this share of the time is gone."""
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: the script then ends its workers
@@ -149,10 +149,11 @@ def launch_check(
     *,
     work: Path,
     beside: bool,
+    time_s: float,
     timeout_s: float,
 ) -> dict[str, Any]:
     """What `script` measured over what was promised, and `beside`, over what `runner`'s own
-    process measures in turn with it; `error` where it failed.
+    process measures in turn with it for a share of about `time_s`; `error` where it failed.
 
     Not `beside` where memory has no room for both, nor for a rate, which takes long to find.
     """
@@ -161,7 +162,7 @@ def launch_check(
         with Launched(script, instances=instances, folder=work, timeout_s=timeout_s) as launched:
             ratio = None
             if instances:
-                ratio = _in_turn(launched, runner, best, objective)
+                ratio = _in_turn(launched, runner, best, objective, ROUNDS_SHARE * time_s)
             check = launched.finish()
     except (ScriptFailed, WorkerFailed, OSError, ValueError) as error:
         return {"error": str(error)}
@@ -173,7 +174,7 @@ def launch_check(
 
 
 def _in_turn(
-    launched: Launched, runner: Runner, best: Config, objective: Objective
+    launched: Launched, runner: Runner, best: Config, objective: Objective, time_s: float
 ) -> Interval | None:
     """How many times as good launch.sh's workers are as the search's own, round by round; None
     where the search's own cannot be measured any more."""
@@ -188,7 +189,7 @@ def _in_turn(
     for side in sides:  # the first waits until the script has measured, the other opens
         side(TURN_RULE)
     ratios: list[float] = []
-    deadline = time.monotonic() + ROUNDS_S
+    deadline = time.monotonic() + time_s
     for _ in range(ROUNDS):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):

@@ -59,11 +59,17 @@ class Settings:
         return self.trials is None and self.time_budget_s is None
 
     @property
+    def launch_s(self) -> float:
+        """What running the script that a search writes may take of its time, in seconds."""
+        budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
+        return LAUNCH_S if budget is None else min(LAUNCH_S, LAUNCH_SHARE * budget)
+
+    @property
     def limits(self) -> Limits:
         """Those of the search, which leave time to run the script it writes."""
         budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
         if budget is not None:
-            budget -= min(LAUNCH_S, LAUNCH_SHARE * budget)
+            budget -= self.launch_s
         return Limits(trials=self.trials, time_budget_s=budget)
 
 

@@ -1,11 +1,13 @@
 """Does `autotune serve-test` see the p99 that an independent client sees?
 
-    python bench/open_loop.py reports/RUN --rate 60 [--seconds 30] [--rounds 5]
+    python bench/open_loop.py reports/RUN --rate 60 [--seconds 10] [--rounds 20]
 
-In turn, for the same rows at the same times (others in each round): serve-test; and a client of
-its own over the same engine. The client is a thread that issues requests when they are due and a
-thread that answers them, with a queue between: another program than the worker's, where one
-thread does both. Prints the ratio of the two p99 of each round, and its median.
+In turn, for the same rows at the same times (others in each round): the worker that serve-test
+asks; and a client of its own over the same engine, in a process of its own. The client is a thread
+that issues requests when they are due and a thread that answers them, with a queue between:
+another program than the worker's, where one thread does both. Both processes stay open and the
+windows are short and many, since waiting multiplies what a host changes by: a p99 is of all
+windows of a side together.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import collections
 import json
 import os
 import queue
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,66 +32,105 @@ from autotune.host import detect
 from autotune.launch import environment, worker_commands
 from autotune.padding import batch_width, fits, plan
 from autotune.reopen import reopen
-from autotune.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, requests_at
-from autotune.stats import in_turn
+from autotune.score import runner_of
+from autotune.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, Server, requests_at
+from autotune.stats import in_turn, ratio_interval
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round's arrivals")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        print(json.dumps(client(options.run, options.rate, options.seconds, options.seed)))
+        client(options.run, options.rate, options.seconds)
         return
+    run = reopen(RunFolder(options.run))
+    everything: dict[str, list[float]] = {"served": [], "client": []}
     ratios = []
-    for number in range(options.rounds):
-        seed, found = options.seed + number, {}
-        for side in in_turn(("served", "client")):
-            found[side] = (served if side == "served" else apart)(options, seed)
-        ratios.append(found["served"] / found["client"])
-        print(
-            f"p99 {1000 * found['served']:.1f} ms by serve-test, {1000 * found['client']:.1f} ms "
-            f"by the client: {ratios[-1]:.3f}",
-            flush=True,
-        )
-    print(f"median of {options.rounds} ratios: {statistics.median(ratios):.3f}")
+    with tempfile.TemporaryDirectory() as work, Client(options) as apart:
+        runner = runner_of(run, detect(), Path(work))
+        Server(runner, run.chosen, run.expected.features, seed=0).warm_up()
+        for number in range(options.rounds):
+            rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
+            found = {}
+            for side in in_turn(tuple(everything)):
+                if side == "served":
+                    found[side] = list(runner.serve(run.chosen, rows, arrivals_s).latency_s)
+                else:
+                    found[side] = apart.latencies(number)
+                everything[side] += found[side]
+            here = {side: p99(latencies) for side, latencies in found.items()}
+            ratios.append(here["served"] / here["client"])
+            print(
+                f"p99 {1000 * here['served']:.1f} ms by serve-test, {1000 * here['client']:.1f} ms "
+                f"by the client: {ratios[-1]:.3f}",
+                flush=True,
+            )
+        runner.close()
+    told = ratio_interval(ratios)
+    print(
+        f"of all {len(everything['served'])} requests: {p99(everything['served']) * 1000:.1f} and "
+        f"{p99(everything['client']) * 1000:.1f} ms, "
+        f"{p99(everything['served']) / p99(everything['client']):.3f}; of the rounds "
+        f"{told.median:.3f} ({told.low:.3f} to {told.high:.3f})"
+    )
 
 
-def served(options: Any, seed: int) -> float:
-    command = [sys.executable, "-m", "autotune", "serve-test", str(options.run), "--json"]
-    command += arrivals(options, seed)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout)["best"]["p99_s"])
+def p99(latencies: list[float]) -> float:
+    return float(np.percentile(latencies, 99))
 
 
-def arrivals(options: Any, seed: int) -> list[str]:
-    wanted = {"--rate": options.rate, "--seconds": options.seconds, "--seed": seed}
-    return [part for option, value in wanted.items() for part in (option, str(value))]
+def wanted(rate: float, seconds: float, features: int, seed: int) -> tuple[list[int], list[float]]:
+    """The same for both sides."""
+    return requests_at(rate, seconds, features, np.random.default_rng(seed))
 
 
-def apart(options: Any, seed: int) -> float:
+class Client:
     """The client, in the environment and on the CPUs of the run's configuration."""
-    run, host = reopen(RunFolder(options.run)), detect()
-    (command,) = worker_commands(run.chosen, host, str(run.best["stack"]["python"]))
-    root = Path(__file__).parent.parent
-    argv = [command.argv[0], __file__, str(options.run), *arrivals(options, seed), "--client"]
-    settings = {**environment(command, os.environ), "PYTHONPATH": str(root)}
-    done = subprocess.run(argv, env=settings, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+
+    def __init__(self, options: Any) -> None:
+        run, host = reopen(RunFolder(options.run)), detect()
+        (command,) = worker_commands(run.chosen, host, str(run.best["stack"]["python"]))
+        root = Path(__file__).parent.parent
+        argv = [command.argv[0], __file__, str(options.run), "--client"]
+        argv += ["--rate", str(options.rate), "--seconds", str(options.seconds)]
+        settings = {**environment(command, os.environ), "PYTHONPATH": str(root)}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, env=settings, stdin=pipe, stdout=pipe, text=True)
+        self._line()  # it is warm
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def latencies(self, seed: int) -> list[float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seed}\n")
+        self._process.stdin.flush()
+        found: list[float] = self._line()
+        return found
+
+    def _line(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
 
 
-def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
-    """p99 of the latencies, in seconds."""
+def client(folder: Path, rate: float, seconds: float) -> None:
+    """Answer each seed on standard input with the latencies of its requests, in seconds."""
     from autotune.records import to_jsonable
     from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
     from autotune.worker.serve import meet
     from autotune.worker.session import Session
 
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
     run, host = reopen(RunFolder(folder)), detect()
     kept = RunFolder(folder).engine
     with tempfile.TemporaryDirectory() as work:
@@ -114,19 +154,20 @@ def client(folder: Path, rate: float, seconds: float, seed: int) -> float:
         for planned in plan(features.lengths, max_seq_length=features.max_seq_length, **point):
             call(features.batch(planned.rows, planned.width))
         rate_warming = WARM_UP_SHARE * len(features) / (time.monotonic() - start)
-        rng, warming = np.random.default_rng(seed), np.random.default_rng(seed + 1_000_000)
+        warming = np.random.default_rng(1_000_000)
         met: set[tuple[int, int]] = set()
         meet(call, features, point=point, met=met)
         for _ in range(WARM_UPS):
-            wanted = requests_at(rate_warming, WARM_UP_S, len(features), warming)
-            shapes = collections.Counter(drive(call, features, point, *wanted)[1])
+            some = requests_at(rate_warming, WARM_UP_S, len(features), warming)
+            shapes = collections.Counter(drive(call, features, point, *some)[1])
             unmet = len(shapes.keys() - met)
             met |= shapes.keys()
             if unmet <= UNMET * shapes.total():
                 break
-        wanted = requests_at(rate, seconds, len(features), rng)
-        latencies, _ = drive(call, features, point, *wanted)
-    return float(np.percentile(latencies, 99))
+        print(json.dumps("warm"), file=answers, flush=True)
+        for line in sys.stdin:
+            here = wanted(rate, seconds, len(features), int(line))
+            print(json.dumps(drive(call, features, point, *here)[0]), file=answers, flush=True)
 
 
 def drive(

@@ -200,11 +200,12 @@ def mismatched(folder):
 @pytest.mark.model
 def test_ipex_that_does_not_match_torch(tmp_path):
     from autotune.host import detect
-    from autotune.workload import probe, start_worker
+    from autotune.workload import ask_for_probe, probed, start_worker
 
     wrapper = mismatched(tmp_path)
     with start_worker(detect(), str(wrapper), tmp_path / "work") as worker:
-        stack = probe(worker, detect())
+        ask_for_probe(worker, detect())
+        stack = probed(worker)
     assert "2.5.0 needs torch 2.5.x" in stack.ipex
     assert stack.modes["ipex"]["fp32"] == stack.ipex
     assert stack.modes["jit"]["fp32"] is None

@@ -74,6 +74,7 @@ def checked(tmp_path):
         script=None,
         instances=1,
         beside=True,
+        time_s=40.0,
         timeout_s=20.0,
     ):
         path, worker = tmp_path / "launch.sh", tmp_path / "worker.py"
@@ -88,6 +89,7 @@ def checked(tmp_path):
             objective_named(objective),
             work=tmp_path / "work",
             beside=beside,
+            time_s=time_s,
             timeout_s=timeout_s,
         )
         assert own.closed
@@ -110,7 +112,14 @@ def test_a_host_that_has_slowed_is_told_from_a_script_that_is_slower(checked):
     assert "reached 0.90 of what the search's own process does in turn" in sentence(found)
     assert sentence(found).endswith("the host has changed: it is 0.50 of the reported speed.")
     found["consistent"] = True
-    assert sentence(found).endswith("in turn with it (0.90 to 0.90) with the same f1.")
+    low, high = found["beside"].low, found["beside"].high
+    assert sentence(found).endswith(f"with it ({low:.2f} to {high:.2f}) with the same f1.")
+
+
+def test_where_there_is_no_time_for_more_one_round_is_held(checked):
+    own = Own(0.9)
+    assert checked(own, time_s=0.0)["beside"].samples == 1
+    assert own.turns == 2
 
 
 def test_of_latencies_the_lower_is_the_better(checked):

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.stats import in_turn, median_interval, percentile, ratio_interval
+from autotune.stats import (
+    PROCESSES_DIFFER,
+    QUANTILE,
+    gain_interval,
+    in_turn,
+    median_interval,
+    percentile,
+    ratio_interval,
+)
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
 
@@ -99,6 +107,28 @@ def test_ratio_intervals_cover_what_they_say():
         found = ratio_interval([math.exp(rng.gauss(0.0, 0.1)) for _ in range(8)])
         inside += found.low <= 1 <= found.high
     assert 930 <= inside <= 985
+
+
+def test_what_processes_differ_by_is_part_of_a_gain():
+    same = gain_interval([2.0] * 8)
+    assert same.median == pytest.approx(2.0)
+    assert math.log(same.high / 2) == pytest.approx(QUANTILE * math.sqrt(2) * PROCESSES_DIFFER)
+    assert same.high * same.low == pytest.approx(4.0)
+    wide = [2.0, 2.4, 1.6, 2.2, 1.9, 2.1]
+    own, whole = ratio_interval(wide), gain_interval(wide)
+    assert whole.low < own.low < own.high < whole.high
+    assert whole.coverage == own.coverage
+
+
+def test_two_processes_of_one_configuration_are_not_called_different():
+    """Rounds without noise in processes that differ by chance, as processes do."""
+    rng = random.Random(3)
+    different = 0
+    for _ in range(1000):
+        one, other = (math.exp(rng.gauss(0.0, PROCESSES_DIFFER)) for _ in range(2))
+        found = gain_interval([one / other * rng.uniform(0.999, 1.001) for _ in range(24)])
+        different += found.low > 1 or found.high < 1
+    assert 20 <= different <= 80
 
 
 def test_rounds_in_orders_drawn_at_random_cover_whatever_the_host_does():
