@@ -44,6 +44,18 @@ def fits(
     return len(lengths) <= batch_size
 
 
+BATCHES_EACH = 4
+"""Fewer batches than this for each of several instances do not stand for the workload."""
+
+
+def own_part(batches: int, index: int, count: int) -> slice:
+    """Which of a pass's batches instance `index` of `count` runs: one in so many, so that together
+    they run the workload once; all where that would be too few to tell how fast it is."""
+    if count == 1 or batches < BATCHES_EACH * count:
+        return slice(None)
+    return slice(index, None, count)
+
+
 def plan(
     lengths: Lengths,
     *,

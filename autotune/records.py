@@ -161,6 +161,10 @@ def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     return quiet if enough else tuple(passes)
 
 
+WHOLE = 1e-6
+"""How near 1 shares add up to that are one whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """A session that is ready to measure."""
@@ -201,14 +205,16 @@ class Measurement:
     phases_s: dict[str, float]  # import, load, prepare, warm_up, measure
     peak_rss_bytes: int
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
-    outputs_digest: str  # of the outputs of the last pass
+    outputs_digest: str  # of the outputs of the last pass, or of the instances' digests
     outputs_repeatable: bool  # all passes gave the same outputs
     answered: tuple[Answered, ...] = ()  # the highest rates found to be served in time
 
     @property
     def whole(self) -> bool:
-        """Whether its passes ran the whole workload; only then are there outputs."""
-        return all(p.share == 1 for p in self.passes)
+        """Whether its passes ran the whole workload, each instance's or together; only then are
+        there outputs."""
+        shares = {p.instance: p.share for p in self.passes}
+        return set(shares.values()) == {1.0} or abs(sum(shares.values()) - 1) < WHOLE
 
     @property
     def preparing_s(self) -> float:

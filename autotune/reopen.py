@@ -78,7 +78,7 @@ class Reopened:
     def reference(self) -> Reference:
         """What eager float32 answered. Raises ResumeError where that is gone."""
         try:
-            outputs = read_outputs(self.folder.reference, self.task.outputs, self.expected)
+            outputs = read_outputs([self.folder.reference], self.task.outputs, self.expected)
         except WireError as error:
             raise ResumeError(f"{self.folder.path} is damaged: {error}") from error
         return self.gate().reference(outputs)

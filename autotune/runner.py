@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -122,20 +124,28 @@ def measure_request(config: Config, rule: Measure) -> dict[str, object]:
 
 
 def read_outputs(
-    path: Path, kinds: Mapping[str, str], expected: Expected
+    paths: Sequence[Path], kinds: Mapping[str, str], expected: Expected
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The outputs a worker left, checked against the workload. Raises WireError."""
+    """The outputs that the instances left, each NaN where another ran a row, checked against the
+    workload. Raises WireError."""
     lengths = {"token": expected.tokens, "feature": expected.features}
-    found = read_arrays(path)
-    if set(found) != set(kinds):
-        raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(found)}")
-    arrays = {name: found[name] for name in kinds}
+    arrays: dict[str, npt.NDArray[np.float32]] = {}
+    for path in paths:
+        found = read_arrays(path)
+        if set(found) != set(kinds):
+            raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(found)}")
+        for name, kind in kinds.items():
+            array = found[name]
+            if array.dtype != np.float32 or array.shape[:1] != (lengths[kind],):
+                raise WireError(
+                    f"output {name} must be float32 of {lengths[kind]} rows, "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+            known = arrays.setdefault(name, array)
+            if known.shape != array.shape:
+                raise WireError(f"output {name} has shapes {known.shape} and {array.shape}")
+            np.copyto(known, array, where=np.isnan(known))
     for name, array in arrays.items():
-        if array.dtype != np.float32 or array.shape[:1] != (lengths[kinds[name]],):
-            raise WireError(
-                f"output {name} must be float32 of {lengths[kinds[name]]} rows, "
-                f"got {array.dtype} of shape {array.shape}"
-            )
         if not np.isfinite(array).all():
             raise WireError(f"output {name} holds NaN or infinity")
     return arrays
@@ -149,8 +159,11 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
     first = measurements[0]
     if len(measurements) == 1:
         return first
-    if any(m.batch_features != first.batch_features for m in measurements):
+    shared = any(p.share < 1 for m in measurements for p in m.passes)
+    batches = [m.batch_features for m in measurements]
+    if not shared and len(set(batches)) > 1:
         raise WireError("instances side by side ran different batches")
+    digests = [m.outputs_digest for m in measurements]
     released = [float(m.effective.get("released_s", math.nan)) for m in measurements]
     if any(map(math.isnan, released)):
         raise WireError("an instance does not say when it was released")
@@ -167,8 +180,12 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
             "instances": len(measurements),
             "release_spread_s": max(released) - min(released),
         },
+        batch_features=tuple(itertools.chain(*batches)) if shared else first.batch_features,
+        outputs_digest=hashlib.sha256("".join(digests).encode()).hexdigest()
+        if shared
+        else first.outputs_digest,
         outputs_repeatable=all(m.outputs_repeatable for m in measurements)
-        and len({m.outputs_digest for m in measurements}) == 1,
+        and (shared or len(set(digests)) == 1),
     )
 
 
@@ -193,13 +210,9 @@ def served_together(parts: Sequence[Served], requests: int) -> Served:
 
 
 def of_each(rule: Measure, instances: int) -> Measure:
-    """What each of several instances is asked: together they run `min_passes`, and a pass of one
-    takes as many times longer as there are."""
-    return replace(
-        rule,
-        min_passes=math.ceil(rule.min_passes / instances),
-        leader_s=None if rule.leader_s is None else rule.leader_s * instances,
-    )
+    """What each of several instances is asked: a pass over the whole workload takes one of them
+    as many times longer as there are."""
+    return replace(rule, leader_s=None if rule.leader_s is None else rule.leader_s * instances)
 
 
 def slow(screen: Screen, rule: Measure) -> Failure:
@@ -224,13 +237,13 @@ def check_measurement(measurement: Measurement, expected: Expected) -> None:
     )
     if found != expected:
         raise WireError(f"expected {expected}, got {found}")
+    if not measurement.passes:
+        raise WireError("a measurement of no passes")
     held = sum(measurement.batch_features)
     shares = {p.share for p in measurement.passes}
     possible = all(0 < share <= 1 for share in shares) and len(shares) <= 1
     if not possible or (held == measurement.features) != measurement.whole:
         raise WireError("the batches do not hold every feature once")
-    if not measurement.passes:
-        raise WireError("a measurement of no passes")
     counts = {len(p.batch_s) for p in measurement.passes}
     if counts != {len(measurement.batch_features)}:
         raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")
@@ -358,7 +371,7 @@ class ProcessRunner:
             outputs: OutputArrays = {}
             if measurement.whole:
                 outputs = read_outputs(
-                    session.workers[0].workdir / OUTPUTS_FILE,
+                    [worker.workdir / OUTPUTS_FILE for worker in session.workers],
                     self._inputs.source.outputs,
                     self._expected,
                 )

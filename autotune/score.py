@@ -126,7 +126,8 @@ def score(folder: RunFolder, work: Path) -> Score:
             requests = sum(len(one.latency_s) for one in served)
             found = answered(run.promised.median, served_together(served, requests))
             measurement = replace(measurement, answered=(found,))
-        outputs = read_outputs(work / "0" / OUTPUTS_FILE, run.task.outputs, run.expected)
+        files = [instance / OUTPUTS_FILE for instance in instances(work)]
+        outputs = read_outputs(files, run.task.outputs, run.expected)
     except (OSError, IndexError, KeyError, TypeError, WireError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
     return judge(run, measurement, outputs)

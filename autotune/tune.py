@@ -410,7 +410,7 @@ class Tuning:
             if not folder.reference.exists():
                 return None
             try:
-                outputs = read_outputs(folder.reference, self._task.outputs, workload.expected)
+                outputs = read_outputs([folder.reference], self._task.outputs, workload.expected)
             except WireError as error:
                 raise ResumeError(f"the reference of this run: {error}; start a new run") from error
             return gate.reference(outputs)

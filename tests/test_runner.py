@@ -36,7 +36,7 @@ GOOD = {"start": np.zeros(10, np.float32), "label": np.zeros((10, 2), np.float32
 
 
 def test_outputs_that_fit_are_read(tmp_path):
-    found = read_outputs(write(tmp_path / "o.npz", **GOOD), KINDS, EXPECTED)
+    found = read_outputs([write(tmp_path / "o.npz", **GOOD)], KINDS, EXPECTED)
     assert {name: array.shape for name, array in found.items()} == {
         "start": (10,),
         "label": (10, 2),
@@ -56,7 +56,7 @@ def test_outputs_that_fit_are_read(tmp_path):
 def test_outputs_that_do_not_fit_are_refused(tmp_path, change, words):
     path = write(tmp_path / "o.npz", **{**GOOD, **change})
     with pytest.raises(WireError, match=words):
-        read_outputs(path, KINDS, EXPECTED)
+        read_outputs([path], KINDS, EXPECTED)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 garbage", b"\x93NUMPY"])
@@ -65,7 +65,7 @@ def test_outputs_that_are_no_archive_are_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(WireError, match="cannot be read"):
-        read_outputs(path, KINDS, EXPECTED)
+        read_outputs([path], KINDS, EXPECTED)
 
 
 SOURCE = ModelSource(path="m", head="H", outputs=KINDS)
@@ -248,7 +248,7 @@ def test_instances_add_their_throughput_and_the_slowest_gives_the_latency(sessio
     assert found.peak_rss_bytes == 2**31
     assert found.outputs_repeatable
     rules = [worker.asked[1][1]["rule"]["leader_s"] for worker in started]
-    assert rules == [2.0, 2.0]  # each runs all rows with half of the machine
+    assert rules == [2.0, 2.0]  # of all rows, with half of the machine
 
 
 def test_instances_that_answer_differently_are_not_repeatable(sessions):
@@ -267,11 +267,44 @@ def test_an_instance_that_fails_ends_all(sessions):
     assert [worker.closed for worker in started] == [1, 1]
 
 
-def test_instances_share_the_passes_and_are_each_as_many_times_slower():
+def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
+    runner, started, replies = sessions
+    whole = measurement(2.0)
+    for index in range(2):
+        own = tuple(replace(p, instance=index, share=0.5, batch_s=(0.2,) * 5) for p in whole.passes)
+        part = replace(
+            instance(index, 2.0, released_s=1.0, digest=str(index) * 64),
+            passes=own,
+            batch_features=(1,) * 5,
+        )
+        replies.append(to_jsonable(part))
+    config = session_config(instances=2)
+    outcome = runner.run(config, Measure())
+    assert outcome.failure is None
+    for worker, mine in zip(started, (slice(0, None, 2), slice(1, None, 2)), strict=True):
+        parts = {name: np.full_like(array, np.nan) for name, array in GOOD.items()}
+        for name, array in GOOD.items():
+            parts[name][mine] = array[mine]
+        write(worker.workdir / "outputs.npz", **parts)
+    outcome = runner.run(config, Measure())
+    found = outcome.measurement
+    assert found.whole
+    assert found.outputs_repeatable
+    assert found.batch_features == (1,) * 10
+    assert Throughput().value(found) == pytest.approx(2 * 10 / 2.0)
+    for name, array in GOOD.items():
+        assert np.array_equal(outcome.outputs[name], array)
+    write(
+        started[1].workdir / "outputs.npz", **{n: np.full_like(a, np.nan) for n, a in GOOD.items()}
+    )
+    assert "holds NaN" in runner.run(config, Measure()).failure.detail
+
+
+def test_a_pass_of_all_rows_takes_each_instance_as_many_times_longer():
     rule = Measure(min_passes=3, leader_s=1.5)
     assert of_each(rule, 1) == rule
-    assert of_each(rule, 2) == replace(rule, min_passes=2, leader_s=3.0)
-    assert of_each(Measure(min_passes=2), 4) == Measure(min_passes=1)
+    assert of_each(rule, 2) == replace(rule, leader_s=3.0)
+    assert of_each(Measure(min_passes=2), 4) == Measure(min_passes=2)
 
 
 @pytest.mark.parametrize(("most_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])

@@ -69,7 +69,7 @@ def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> di
         "scenario": {
             "name": "inference",
             "_target_": "optimum_benchmark.scenarios.inference.scenario.InferenceScenario",
-            "iterations": len(measurement.counted) * len(measurement.batch_features),
+            "iterations": sum(len(p.batch_s) for p in measurement.counted),
             "input_shapes": {
                 "batch_size": max(measurement.batch_features),
                 "sequence_length": workload["max_seq_length"],

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autotune.records import Config, Measure, Measurement, Trial
+from autotune.records import WHOLE, Config, Measure, Measurement, Trial
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
 from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
@@ -162,8 +162,10 @@ def _failures(trials: Sequence[Trial], config: Config) -> int:
 def _visit_s(measurement: Measurement) -> float:
     """About how long one visit takes, the process being there."""
     instances = len({p.instance for p in measurement.passes})
-    one = workload_s(measurement) * instances
-    if instances == 1 and VISIT_RULE.part_s is not None:
+    one = workload_s(measurement)
+    if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + WHOLE:
+        one *= instances  # too few batches to share
+    if VISIT_RULE.part_s is not None:
         one = min(one, VISIT_RULE.part_s)
     return VISIT_RULE.budget_s + one / 2
 

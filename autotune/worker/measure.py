@@ -162,7 +162,8 @@ def collect(
     outputs: Sequence[Sequence[npt.NDArray[np.float32]]],
     features: Features,
 ) -> Outputs:
-    """Per-batch outputs as arrays in dataset order, padding removed.
+    """Per-batch outputs as arrays in dataset order, padding removed; NaN for the rows that other
+    instances run.
 
     `kinds` says of each output whether it has a vector a `token` or a `feature`.
     Raises TrialFailure `non-finite`, or `crash` where a shape is not the batch's.
@@ -180,10 +181,16 @@ def collect(
                 )
             kept = features.unpad(array, plan.rows) if kind == "token" else list(array)
             rows.update(zip(plan.rows, kept, strict=True))
+        if not all(np.isfinite(row).all() for row in rows.values()):
+            raise TrialFailure("non-finite", f"output {name} holds NaN or infinity")
+        if len(rows) < len(features):
+            left_out = next(iter(rows.values()))
+            for row, length in enumerate(features.lengths):
+                if row not in rows:
+                    like = (int(length), *left_out.shape[1:]) if kind == "token" else left_out.shape
+                    rows[row] = np.full(like, np.nan, left_out.dtype)
         ordered = [rows[row] for row in range(len(features))]
         arrays[name] = np.concatenate(ordered) if kind == "token" else np.stack(ordered)
-        if not np.isfinite(arrays[name]).all():
-            raise TrialFailure("non-finite", f"output {name} holds NaN or infinity")
     return Outputs(arrays=arrays)
 
 
@@ -249,6 +256,7 @@ def measure(
     instance: int = 0,
     look: Callable[[], Moment] = Moment.now,
     share: float = 1.0,
+    complete: bool = True,
     settled: bool = True,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
     """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
@@ -256,8 +264,8 @@ def measure(
     A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
     asks for. A first pass that was slower than the second by more than WARM_UP_AGREEMENT was part
     of warming up, where that had not `settled`, and is left out. Returns the passes, the outputs
-    of the last one (None where `planned` is only a `share` of the workload), and whether all
-    passes gave the same.
+    of the last one (None where `planned`, a `share` of the workload, is not the `complete` part of
+    this instance), and whether all passes gave the same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
@@ -279,12 +287,12 @@ def measure(
         warming = not settled and len(passes) == 2 and not any(p.disturbed for p in passes)
         if warming and passes[0].total_s > (1 + WARM_UP_AGREEMENT) * passes[1].total_s:
             passes.pop(0)
-        collected = collect(kinds, planned, batches, outputs, features) if share == 1 else None
+        collected = collect(kinds, planned, batches, outputs, features) if complete else None
         digests.add(collected.digest if collected else "")
         quiet = [p.total_s for p in passes if not p.disturbed]
         everything = [p.total_s for p in passes]
         if (
-            (rule.leader_s is not None and everything[0] > HOPELESS * rule.leader_s)
+            (rule.leader_s is not None and passes[0].whole_s > HOPELESS * rule.leader_s)
             or enough(quiet, rule, 1)
             or enough(everything, rule, REPEATED)
         ):

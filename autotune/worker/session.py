@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import TrialFailure
-from autotune.padding import plan
+from autotune.padding import PlannedBatch, own_part, plan
 from autotune.records import (
     SCREENED,
     Measure,
@@ -71,6 +71,11 @@ def tell_torch(process: Mapping[str, Scalar]) -> None:
         raise TrialFailure("unsupported", "this CPU cannot flush denormals")
     torch.set_num_threads(int(process["threads"]))
     torch.set_num_interop_threads(int(process["interop_threads"]))
+
+
+def tokens_of(planned: Sequence[PlannedBatch]) -> int:
+    """Padding included."""
+    return sum(p.width * len(p.rows) for p in planned)
 
 
 def calibration_of(features: Features) -> list[Batch]:
@@ -188,15 +193,20 @@ class Session:
 
         One that its first batches show to be hopeless is only screened.
 
-        Instances of a group begin together, and go on running untimed until all are done, so
-        that every timed pass had all of them beside it.
+        Instances of a group share the batches, where there are enough. They begin together, and
+        go on running untimed until all are done, so that every timed pass had all of them beside
+        it.
         """
         opened, group = self._opened, self._group
         if opened is None:
             raise TrialFailure("protocol", "measure was asked before a successful open")
         features, call = opened.features, opened.prepared.call
         start = time.perf_counter()
-        planned = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
+        whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
+        padded = tokens_of(whole)
+        mine = range(len(whole))[own_part(len(whole), group.index, group.count)]
+        planned = [whole[index] for index in mine]
+        share = tokens_of(planned) / padded
         batches = [features.batch(p.rows, p.width) for p in planned]
         known, met = point in self._warm, None
         if opened.engine.specialises_by_shape:
@@ -204,7 +214,7 @@ class Session:
         asked = Measure(**rule)
         hopeless_s = math.inf
         if asked.leader_s is not None:
-            hopeless_s = SCREENED * asked.leader_s
+            hopeless_s = SCREENED * asked.leader_s * share
 
         def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
             if opened.answers is not None:
@@ -223,16 +233,17 @@ class Session:
         self._measured += 1
         if group.all_say(f"hopeless-{self._measured}", hopeless):
             phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
-            return replace(screen, phases_s=phases)
+            return replace(
+                screen,
+                batches=tuple(mine[index] for index in screen.batches),
+                pass_s=screen.pass_s / share,
+                phases_s=phases,
+            )
         if not known:
             if met is not None:
                 meet_shapes(call, batches, met)
             self._warm.append(point)
-        ran = slice(None) if group.count > 1 else part(len(planned), screen.pass_s, asked.part_s)
-        timed = planned[ran]
-        padded, padded_timed = (
-            sum(p.width * len(p.rows) for p in some) for some in (planned, timed)
-        )
+        timed = planned[part(len(planned), screen.pass_s, asked.part_s)]
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
@@ -242,7 +253,8 @@ class Session:
             features,
             asked,
             instance=group.index,
-            share=padded_timed / padded,
+            share=tokens_of(timed) / padded,
+            complete=len(timed) == len(planned),
             settled=known or screen.settled,
         )
         measured = time.perf_counter()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.padding import batch_width, fits, plan, shapes
+from autotune.padding import batch_width, fits, own_part, plan, shapes
 from autotune.worker.batches import Features
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=50)
@@ -97,3 +97,15 @@ def test_padding_is_on_the_tokenizers_side():
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="unknown padding"):
         plan(np.array([1]), batch_size=1, padding="diagonal", max_seq_length=8)
+
+
+@pytest.mark.parametrize(
+    ("batches", "count", "parts"),
+    [
+        (3, 1, [range(3)]),
+        (7, 2, [range(7), range(7)]),
+        (9, 2, [range(0, 9, 2), range(1, 9, 2)]),
+    ],
+)
+def test_instances_share_the_batches_where_there_are_enough(batches, count, parts):
+    assert [range(batches)[own_part(batches, i, count)] for i in range(count)] == parts

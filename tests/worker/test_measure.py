@@ -197,11 +197,29 @@ def test_a_part_has_times_and_no_outputs():
         Measure(min_passes=2),
         clock=lambda: machine.now,
         share=0.5,
+        complete=False,
     )
     assert {len(p.batch_s) for p in passes} == {1}
     assert outputs is None
     assert repeatable
     assert passes[0].whole_s == pytest.approx(2 * passes[0].total_s)
+
+
+def test_an_instance_leaves_the_rows_of_the_others_out():
+    machine = Machine([1.0])
+    _, outputs, _ = measure(
+        machine,
+        KINDS,
+        PLANNED[:1],
+        FEATURES,
+        Measure(min_passes=1, max_passes=1, leader_s=1.0),
+        clock=lambda: machine.now,
+        share=0.8,
+    )
+    ran = set(PLANNED[0].rows)
+    assert [row in ran for row in range(3)] == (~np.isnan(outputs.arrays["label"])).tolist()
+    starts = np.isnan(outputs.arrays["start"])
+    assert starts.tolist() == [row not in ran for row, n in enumerate((3, 5, 2)) for _ in range(n)]
 
 
 def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
