@@ -29,10 +29,11 @@ from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
 from autotune.wire import WireError, parse
 
 TIMEOUT_S = 1800
-TURN_RULE = replace(VISIT_RULE, budget_s=1.0, patience_s=1.0)
-"""One turn of either side, a little shorter than a visit of the finals."""
-ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 12, 0.025, 0.5
-"""No more once the ratio is so well known, with 95%, or this share of the time is gone."""
+TURN_S, LEAST_TURN_S = 1.0, 0.1
+"""One turn of either side, at most and at least: a little shorter than a visit of the finals."""
+FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 12, 0.025, 0.5
+"""The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
+more once the ratio is so well known, or this share of the time is gone."""
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: the script then ends its workers
@@ -186,20 +187,23 @@ def _in_turn(
         lambda rule: launched.measure(best, rule),
         own,
     )
+    turn_s = min(TURN_S, max(LEAST_TURN_S, time_s / (2 * FEWEST)))
+    rule = replace(VISIT_RULE, budget_s=turn_s, patience_s=turn_s, part_s=2 * turn_s)
     for side in sides:  # the first waits until the script has measured, the other opens
-        side(TURN_RULE)
+        side(rule)
     ratios: list[float] = []
-    deadline = time.monotonic() + time_s
+    began = time.monotonic()
     for _ in range(ROUNDS):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):
-            measured = sides[index](TURN_RULE)
+            measured = sides[index](rule)
             if measured is None:
                 return None
             found[index] = measured
         ratios.append(objective.ratio(found[0], found[1]))
         known = gain_interval(ratios)
         narrow = known.coverage >= CONFIDENCE and known.half_width <= HALF_WIDTH
-        if narrow or time.monotonic() > deadline:
+        spent_s = time.monotonic() - began
+        if narrow or spent_s > (time_s if len(ratios) >= FEWEST else 2 * time_s):
             break
     return gain_interval(ratios)
