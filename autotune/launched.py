@@ -34,6 +34,7 @@ TURN_S, LEAST_TURN_S = 1.0, 0.1
 FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 12, 0.025, 0.5
 """The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
 more once the ratio is so well known, or this share of the time is gone."""
+GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: the script then ends its workers
@@ -82,7 +83,7 @@ class Launched:
         for name in ("requests", "replies"):
             os.mkfifo(folder / name)
             ends.append(os.open(folder / name, os.O_RDWR))  # waits for nobody at the other end
-        return Channel(*ends, gone=lambda: self._failure("closed its pipes"), end=lambda: None)
+        return Channel(*ends, gone=lambda: GONE, end=lambda: None)
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +132,6 @@ class Launched:
     def _check_running(self) -> None:
         if self._script.poll() is not None:
             raise ScriptFailed(self._words())
-
-    def _failure(self, what: str) -> Failure:
-        return Failure(kind="crash", detail=f"a worker of launch.sh {what}")
 
     def _words(self) -> str:
         """The last line that the script wrote to standard error."""
@@ -206,4 +204,4 @@ def _in_turn(
         spent_s = time.monotonic() - began
         if narrow or spent_s > (time_s if len(ratios) >= FEWEST else 2 * time_s):
             break
-    return gain_interval(ratios)
+    return known
