@@ -46,8 +46,8 @@ def requests(
     """The requests of one measurement, as the search sent them, for a worker started in the
     run's folder; `cache` is where in it the prepared engine was kept.
 
-    With `rate` those of one second for `features` rows follow, each instance's share of them:
-    all are asked the same.
+    With `rate` LAUNCH_SERVING_S seconds of requests for `features` rows follow, an instance's
+    share of them: all instances are asked the same.
     """
     here = replace(
         inputs,

@@ -54,7 +54,8 @@ DETERMINISTIC = ("unsupported", "fallback")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to stop: after `trials` (finals not counted) or `time_budget_s` in all."""
+    """When to stop: after `trials` configurations (finals not counted, nor what is tried again)
+    or `time_budget_s` in all."""
 
     trials: int | None
     time_budget_s: float | None
@@ -152,6 +153,11 @@ class Search:
     @property
     def _searched(self) -> list[Trial]:
         return [trial for trial in self._journal.trials if trial.origin != FINAL]
+
+    @property
+    def _tried(self) -> int:
+        """Configurations so far: what is tried again is none more."""
+        return sum(trial.origin != AGAIN for trial in self._searched)
 
     @property
     def _baseline(self) -> Trial:
@@ -345,14 +351,14 @@ class Search:
 
     def _finished(self) -> bool:
         trials, budget = self._limits.trials, self._limits.time_budget_s
-        if trials is not None and len(self._searched) >= trials:
+        if trials is not None and self._tried >= trials:
             return True
         return budget is not None and self.elapsed_s + self._left_s() >= budget
 
     def _share_spent(self) -> float:
         """How much of the trials or of the time is used up, whichever is more."""
         trials, budget = self._limits.trials, self._limits.time_budget_s
-        by_count = len(self._searched) / trials if trials is not None else 0.0
+        by_count = self._tried / trials if trials is not None else 0.0
         by_time = self.elapsed_s / budget if budget is not None else 0.0
         return max(by_count, by_time)
 
@@ -438,13 +444,13 @@ class Search:
         final = trial.origin == FINAL
         if trials is not None and not final:
             typical = statistics.median(t.duration_s for t in searched)
-            estimates.append((trials - len(searched)) * typical + self._left_s())
+            estimates.append((trials - self._tried) * typical + self._left_s())
         if budget is not None and not final:
             estimates.append(budget - elapsed)
         return Progress(
             phase="finals" if final else "search",
             trial=trial,
-            done=len(searched),
+            done=self._tried,
             trials=trials,
             elapsed_s=elapsed,
             remaining_s=max(0.0, min(estimates)) if estimates else None,

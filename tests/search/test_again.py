@@ -14,7 +14,7 @@ from autotune.runner import Outcome
 from autotune.search.again import disturbed, worth_another_try
 from autotune.search.objective import objective_named
 from autotune.search.observe import observed
-from autotune.search.ranking import AGAIN
+from autotune.search.ranking import AGAIN, FINAL
 from autotune.space import compile_space, load_space
 
 THROUGHPUT = objective_named("throughput")
@@ -139,13 +139,14 @@ def test_a_search_finds_what_a_neighbour_had_hidden(bench):
     assert {t.config for t in again} <= {t.config for t in first[:15]}
     assert len({t.config for t in again}) == len(again)
     assert all(t.accuracy for t in result.trials if t.succeeded)
+    assert sum(t.origin not in (AGAIN, FINAL) for t in result.trials) == 40
 
 
 def test_a_baseline_that_was_disturbed_is_left_to_the_finals(bench):
     result = bench.search(Neighbour(until=2, since=0), trials=12)
     baseline = result.trials[0].config
     assert [t.origin for t in result.trials if t.config == baseline][:2] == ["baseline", "final"]
-    assert len([t for t in result.trials if t.origin != "final"]) == 12
+    assert sum(t.origin not in (AGAIN, FINAL) for t in result.trials) == 12
 
 
 def test_a_resumed_search_tries_nothing_again_that_it_has(bench):
