@@ -32,10 +32,10 @@ demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/autotune search --model demo --time-budget 5m --output $(DEMO)
 
-# Most of the time is imports in workers of one thread: two at a time. A file's tests stay together.
+# Tests of real models use every core, and beside each other wait more than they work.
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not alone' -n $(BESIDE) --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m 'not model' -n $(BESIDE) --dist loadfile
+	$(BIN)/python -m pytest -m model
 
 lint: $(READY)
 	$(BIN)/ruff check .

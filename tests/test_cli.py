@@ -13,7 +13,7 @@ from events import events, reported
 
 from autotune import demo
 
-SMALL = ("--max-samples", "4", "--trials", "2")
+SMALL = ("--max-samples", "4", "--trials", "2", "--time-budget", "60s")
 
 
 def search(autotune, *arguments, model="demo", **options):
@@ -281,7 +281,8 @@ def test_a_search_leaves_everything_and_resumes(autotune, tmp_path):
     assert "max_seq_length of this run is 384, now it is 256" in different.stderr
     assert (run / "trials.jsonl").read_bytes() == before
 
-    more = autotune("search", "--resume", "--output", "run", "--trials", "3", "--json")
+    longer = ("--trials", "3", "--time-budget", "2m")
+    more = autotune("search", "--resume", "--output", "run", *longer, "--json")
     assert more.returncode == 0, more.stderr
     assert reported(more)["trials"]["measured"] == 3
     assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}

@@ -113,7 +113,6 @@ def test_a_signal_before_there_is_a_trial_leaves_nothing_running(searches, sent,
         assert code == 0, errors
 
 
-@pytest.mark.alone
 def test_a_load_that_begins_in_the_middle_is_said(searches):
     search = searches()
     process = search.start(*TWO)
@@ -135,7 +134,6 @@ def test_a_load_that_begins_in_the_middle_is_said(searches):
     assert "The host was not quiet" in (search.run / "report.md").read_text()
 
 
-@pytest.mark.alone
 def test_a_host_where_nothing_helps_is_told_to_keep_the_baseline(searches):
     search = searches()
     (search.folder / "space.yaml").write_text(
