@@ -29,9 +29,10 @@ from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
 from autotune.wire import WireError, parse
 
 TIMEOUT_S = 1800
-TURN_S, LEAST_TURN_S = 1.0, 0.1
-"""One turn of either side, at most and at least: a little shorter than a visit of the finals."""
-FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 12, 0.025, 0.5
+TURN_S, LEAST_TURN_S = 0.5, 0.1
+"""One turn of either side, at most and at least: a host may change by a tenth every few seconds,
+and does so between fewer of the turns the shorter they are."""
+FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
 """The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
 more once the ratio is so well known, or this share of the time is gone."""
 GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")

@@ -1,15 +1,15 @@
 """How often is a configuration found different from itself, and one slowed by 5% slower?
 
     python bench/comparisons.py record reports/RUN bench/tables/itself.json [--processes 6]
-    python bench/comparisons.py draw bench/tables/itself.json [--comparisons 200] [--rounds 24]
+    python bench/comparisons.py draw bench/tables/itself*.json [--comparisons 200] [--rounds 24]
 
 `record` opens the run's best configuration in several processes and visits them in turn as the
-finals do. `draw` takes comparisons of two of them, drawn by chance, over as many rounds as the
-finals hold at most, and judges them as the finals do: once as they are, once with every sample of
-one side 5% longer. The rounds are successive ones, from a place drawn by chance, and then any of
-them: the former keep how the host drifts, the latter are more different comparisons. Beside them
-what the judgement would be were two processes of one configuration taken to be the same, and how
-much they differ.
+finals do. `draw` makes comparisons of it with itself, over as many rounds as the finals hold at
+most, each side in another process every so many rounds as there, drawn by chance. It judges them as
+the finals do: once as they are, once with every sample of one side 5% longer. The rounds are
+successive ones, from a place drawn by chance, and then any of them: the former keep how the host
+drifts, the latter are more different comparisons. Beside them what the judgement would be had the
+finals two processes only and took them to be the same, and how much processes differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from opened import open_run, speeds
 
 from autotune.folder import RunFolder
-from autotune.search.finals import MAX_ROUNDS, VISIT_RULE
+from autotune.search.finals import MAX_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, processes
 from autotune.stats import gain_interval, in_turn, ratio_interval
 
 SLOWED = 1.05
@@ -41,7 +41,7 @@ def main() -> None:
     one.add_argument("--processes", type=int, default=6)
     one.add_argument("--visits", type=int, default=60, help="to each process")
     other = commands.add_parser("draw")
-    other.add_argument("samples", type=Path)
+    other.add_argument("samples", type=Path, nargs="+")
     other.add_argument("--comparisons", type=int, default=200)
     other.add_argument("--rounds", type=int, default=MAX_ROUNDS)
     other.add_argument("--seed", type=int, default=0)
@@ -49,18 +49,20 @@ def main() -> None:
     if options.command == "record":
         record(RunFolder(options.run), options.output, options.processes, options.visits)
     else:
-        draw(options)
+        for samples in options.samples:
+            print(f"{samples}:")
+            draw(samples, options)
 
 
-def record(folder: RunFolder, output: Path, processes: int, visits: int) -> None:
+def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
     with tempfile.TemporaryDirectory(prefix="autotune-comparisons-") as work:
-        sides = [open_run(folder, Path(work) / str(number)) for number in range(processes)]
+        sides = [open_run(folder, Path(work) / str(number)) for number in range(count)]
         config = sides[0].chosen
         found: list[list[float]] = [[] for _ in sides]
         for side in sides:
             side.runner.keep([config])
         for _ in range(visits):
-            for index in in_turn(range(processes)):
+            for index in in_turn(range(count)):
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
@@ -70,8 +72,8 @@ def record(folder: RunFolder, output: Path, processes: int, visits: int) -> None
             side.runner.close()
 
 
-def draw(options: argparse.Namespace) -> None:
-    found: list[list[float]] = json.loads(options.samples.read_text())["processes"]
+def draw(samples: Path, options: argparse.Namespace) -> None:
+    found: list[list[float]] = json.loads(samples.read_text())["processes"]
     count, rounds = min(map(len, found)), options.rounds
     rng = random.Random(options.seed)
 
@@ -85,28 +87,36 @@ def draw(options: argparse.Namespace) -> None:
     for name, drawn in (("successive rounds", successive), ("any rounds", any_of_them)):
         same_process = different = slower = 0
         for _ in range(options.comparisons):
-            one, other = rng.sample(found, 2)
-            ratios = [one[index] / other[index] for index in drawn()]
-            within = ratio_interval(ratios)
+            indices, count_of_each = drawn(), processes(rounds)
+            pairs = [rng.sample(found, 2) for _ in range(count_of_each)]
+            one, other = pairs[0]
+            within = ratio_interval([one[index] / other[index] for index in indices])
             same_process += within.low > 1 or within.high < 1
-            itself = gain_interval(ratios)
+            ratios = []
+            for number, index in enumerate(indices):
+                one, other = pairs[number // VISITS_A_PROCESS]
+                ratios.append(one[index] / other[index])
+            itself = gain_interval(ratios, count_of_each)
             different += itself.low > 1 or itself.high < 1
-            slower += gain_interval([ratio * SLOWED for ratio in ratios]).low > 1
+            slowed = gain_interval([ratio * SLOWED for ratio in ratios], count_of_each)
+            slower += slowed.low > 1
         shares = [n / options.comparisons for n in (different, same_process, slower)]
         print(
-            f"{options.comparisons} comparisons of {rounds} {name}, two of {len(found)} processes: "
-            f"different from itself {shares[0]:.1%} (were all processes the same, "
-            f"{shares[1]:.1%}); slowed by {SLOWED - 1:.0%} and found slower {shares[2]:.1%}"
+            f"{options.comparisons} comparisons of {rounds} {name}, {processes(rounds)} of "
+            f"{len(found)} processes a side: different from itself {shares[0]:.1%} (two processes "
+            f"taken to be the same, {shares[1]:.1%}); slowed by {SLOWED - 1:.0%} and found slower "
+            f"{shares[2]:.1%}"
         )
     print(f"standard deviation of the logarithm between processes: {between(found):.4f}")
 
 
 def between(found: Sequence[Sequence[float]]) -> float:
-    """That of a process's speed, what its rounds differ by taken off."""
-    centres = [statistics.median(map(math.log, side)) for side in found]
-    within = statistics.fmean(
-        statistics.variance(map(math.log, side)) / len(side) for side in found
-    )
+    """That of a process's speed beside the others of its rounds, what it varies by between rounds
+    taken off."""
+    rounds = [[math.log(speed) for speed in one] for one in zip(*found, strict=False)]
+    beside = [[one[i] - statistics.fmean(one) for one in rounds] for i in range(len(found))]
+    centres = [statistics.median(side) for side in beside]
+    within = statistics.fmean(statistics.variance(side) / len(side) for side in beside)
     return math.sqrt(max(0.0, statistics.variance(centres) - within * math.pi / 2))
 
 

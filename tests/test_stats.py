@@ -118,6 +118,8 @@ def test_what_processes_differ_by_is_part_of_a_gain():
     own, whole = ratio_interval(wide), gain_interval(wide)
     assert whole.low < own.low < own.high < whole.high
     assert whole.coverage == own.coverage
+    several = gain_interval(wide, 3)
+    assert whole.low < several.low < own.low
 
 
 def test_two_processes_of_one_configuration_are_not_called_different():

@@ -9,6 +9,7 @@ on there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ VISIT_RULE = Measure(
 """One visit: passes for a second or two, at least one; of the baseline's long passes a part.
 Short, since it is rounds that make an interval: six are the fewest that can give one of 95%, and
 in the same time twice as many of half the length tell apart what is nearer."""
+VISITS_A_PROCESS = 4
+"""Then a finalist goes on in a fresh process: one may be a few percent slower than most of those
+that run the same, for as long as it lives."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 24
 ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
 """No new round begins after so many seconds of passes, or such a share of the time budget."""
@@ -105,20 +109,31 @@ class Finals:
             return in_turn(behind)
         spent = sum(t.duration_s for config in finalists for t in visited[config])
         preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
-        late = self.time_budget_s is not None and elapsed_s + spent / done > self.time_budget_s
-        if late or done >= MAX_ROUNDS or spent - preparing >= self._rounds_s:
+        passes_s = spent - preparing * processes(done)
+        more_s = passes_s / done
+        if self.fresh(trials, finalists):
+            passes_s, more_s = passes_s + preparing, more_s + preparing
+        late = self.time_budget_s is not None and elapsed_s + more_s > self.time_budget_s
+        if late or done >= MAX_ROUNDS or passes_s >= self._rounds_s:
             return None
         gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
         narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
         return None if narrow else in_turn(behind)
 
+    def fresh(self, trials: Sequence[Trial], round_: Sequence[Config]) -> bool:
+        """Whether those of `round_` are to be visited in fresh processes."""
+        visited = visits(trials)
+        return any(len(visited.get(config, [])) % VISITS_A_PROCESS == 0 for config in round_)
+
     def expected_s(self, trials: Sequence[Trial]) -> float:
         """About how many seconds the finals will take."""
         known = {t.config: t.measurement for t in trials if t.measurement}
         finalists = [known[config] for config in self.finalists(trials) if config in known]
+        if not finalists:
+            return 0.0
         one = sum(_visit_s(m) + self.objective.serving_s for m in finalists)
-        rounds = max(MIN_ROUNDS * one, min(self._rounds_s + one / 2, MAX_ROUNDS * one))
-        return sum(map(_preparing_s, finalists)) + rounds
+        rounds = max(MIN_ROUNDS, min(self._rounds_s / one + 0.5, MAX_ROUNDS))
+        return sum(map(_preparing_s, finalists)) * processes(rounds) + rounds * one
 
     def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
         """None where some finalist was never visited."""
@@ -149,9 +164,13 @@ class Finals:
         """How many times better `config` is than `other`, round by round."""
         visited = visits(trials)
         pairs = zip(visited[config], visited[other], strict=False)
-        return gain_interval(
-            [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
-        )
+        ratios = [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
+        return gain_interval(ratios, processes(len(ratios)))
+
+
+def processes(rounds: float) -> int:
+    """In how many processes a finalist is visited so often."""
+    return math.ceil(rounds / VISITS_A_PROCESS)
 
 
 def _failures(trials: Sequence[Trial], config: Config) -> int:

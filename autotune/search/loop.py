@@ -368,10 +368,11 @@ class Search:
         return self._finals.expected_s(self._journal.trials) + typical / 2
 
     def _hold_finals(self) -> None:
-        """Visit the finalists round by round, in fresh processes kept side by side."""
+        """Visit the finalists round by round, in fresh processes kept side by side for some."""
         trials = self._journal.trials
-        self._runner.close()
         while (round_ := self._finals.next_round(trials, self.elapsed_s)) is not None:
+            if self._finals.fresh(trials, round_):
+                self._runner.close()
             self._runner.keep(self._finals.finalists(trials))
             for config in round_:
                 if not self._try(config, FINAL).succeeded:

@@ -10,7 +10,7 @@ from autotune.errors import ResumeError, SearchError
 from autotune.journal import read_trials
 from autotune.records import Failure
 from autotune.runner import Outcome
-from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, finals
+from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, finals, processes
 from autotune.search.loop import FIRST
 from autotune.space import baseline, compile_space, load_space
 from autotune.stats import gain_interval
@@ -79,7 +79,28 @@ def test_a_host_that_slows_down_during_the_finals_changes_no_gain(bench):
 
     result = bench.search(Drifting(), trials=12)
     true = pass_seconds(result.baseline.config) / pass_seconds(result.best.config)
-    assert result.gain == gain_interval([true] * result.gain.samples)
+    rounds = result.gain.samples
+    assert result.gain == gain_interval([true] * rounds, processes(rounds))
+
+
+def test_the_finals_are_held_in_several_processes(bench):
+    """One that is a little slower than others that run the same decides nothing then."""
+
+    class Watched(FakeRunner):
+        def run(self, config, rule):
+            if rule == VISIT_RULE:
+                visited.append((config, self.closed))
+            return super().run(config, rule)
+
+    visited = []
+    result = bench.search(Watched(), trials=12)
+    rounds = result.gain.samples
+    assert rounds > VISITS_A_PROCESS
+    for config in {config for config, _ in visited}:
+        opened = [process for other, process in visited if other == config]
+        assert len(opened) == rounds
+        assert len(set(opened)) == processes(rounds)
+        assert max(opened.count(process) for process in opened) == VISITS_A_PROCESS
 
 
 def test_a_leader_that_fails_in_the_finals_is_replaced(bench):
