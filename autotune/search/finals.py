@@ -111,7 +111,7 @@ class Finals:
         preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
         passes_s = spent - preparing * processes(done)
         more_s = passes_s / done
-        if self.fresh(trials, finalists):
+        if self.fresh(trials, finalists):  # worth it only if time is left for passes then
             passes_s, more_s = passes_s + preparing, more_s + preparing
         late = self.time_budget_s is not None and elapsed_s + more_s > self.time_budget_s
         if late or done >= MAX_ROUNDS or passes_s >= self._rounds_s:
