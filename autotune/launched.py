@@ -34,7 +34,8 @@ TURN_S, LEAST_TURN_S = 0.5, 0.1
 and does so between fewer of the turns the shorter they are."""
 FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
 """The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
-more once the ratio is so well known, or this share of the time is gone."""
+more once the ratio is so well known (what two processes differ by is in it), or this share of the
+time is gone."""
 GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")
 DIE_WITH_PARENT = """
 import ctypes, os, sys

@@ -110,12 +110,11 @@ class Finals:
         spent = sum(t.duration_s for config in finalists for t in visited[config])
         preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
         passes_s = spent - preparing * processes(done)
-        more_s = passes_s / done
-        if self.fresh(trials, finalists):  # worth it only if time is left for passes then
-            passes_s, more_s = passes_s + preparing, more_s + preparing
-        late = self.time_budget_s is not None and elapsed_s + more_s > self.time_budget_s
-        if late or done >= MAX_ROUNDS or passes_s >= self._rounds_s:
-            return None
+        due_s = preparing if self.fresh(trials, finalists) else 0.0
+        until_s = elapsed_s + due_s + passes_s / done
+        late = self.time_budget_s is not None and until_s > self.time_budget_s
+        if late or done >= MAX_ROUNDS or passes_s + due_s >= self._rounds_s:
+            return None  # fresh processes are worth opening only if time is left for passes
         gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
         narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
         return None if narrow else in_turn(behind)
