@@ -22,7 +22,6 @@ PASSED_ON = (
     "HOME",
     "LANG",
     "LC_ALL",
-    "TMPDIR",
     "XDG_CACHE_HOME",
     "LD_LIBRARY_PATH",
     "HF_HOME",
@@ -166,7 +165,10 @@ def worker_commands(
     return tuple(commands)
 
 
-def environment(command: Command, caller: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of the worker: what is passed on, then the settings."""
+def environment(
+    command: Command, caller: Mapping[str, str], temporary: str | Path
+) -> dict[str, str]:
+    """The whole environment of the worker: what is passed on, the folder for temporary files,
+    whose owner removes it (a worker may be killed at any moment), then the settings."""
     passed = {name: caller[name] for name in PASSED_ON if name in caller}
-    return {**passed, **command.settings}
+    return {**passed, "TMPDIR": str(temporary), **command.settings}

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from autotune import __version__
@@ -32,7 +33,7 @@ def cache_folder() -> Path:
 def key(python: str, host: Host) -> str | None:
     """The name to remember under; None where the interpreter does not answer."""
     (command,) = worker_commands(Config.of({"threads": 1}), host, python)
-    caller = environment(command, os.environ)
+    caller = environment(command, os.environ, tempfile.gettempdir())
     try:
         done = subprocess.run(
             [python, "-P", "-c", LIST_PATHS],

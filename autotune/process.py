@@ -52,6 +52,12 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def _clear(pid: int) -> None:
+    """Remove the entry in shared memory that Intel's OpenMP leaves of a killed process."""
+    with contextlib.suppress(OSError):
+        Path(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink()  # noqa: S108
+
+
 class Process(Protocol):
     """A worker's process, however it came to be."""
 
@@ -78,6 +84,7 @@ class Spawned:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        _clear(self.pid)
         return code
 
 
@@ -110,7 +117,9 @@ class Parent:
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with log.open("wb") as file:
-                self._process = Spawned(_start(argv, command, caller, file, (theirs.fileno(),)))
+                self._process = Spawned(
+                    _start(argv, command, caller, log.parent, file, (theirs.fileno(),))
+                )
         except OSError:
             self._channel.close()
             raise
@@ -168,6 +177,7 @@ class Forked:
                 self._code = self._parent.end(self.pid, grace_s)
             except OSError:  # it died, and its workers with it
                 self._code = -signal.SIGKILL
+            _clear(self.pid)
         return self._code
 
 
@@ -175,13 +185,17 @@ def _start(
     argv: Sequence[str],
     command: Command,
     caller: Mapping[str, str] | None,
+    folder: Path,
     log: Any,
     descriptors: tuple[int, ...],
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that all it starts can be killed with it."""
+    """In a session of its own, so that all it starts can be killed with it, and with a place
+    for temporary files in `folder`."""
+    temporary = folder.resolve() / "tmp"
+    temporary.mkdir(exist_ok=True)
     return subprocess.Popen(
         argv,
-        env=environment(command, os.environ if caller is None else caller),
+        env=environment(command, os.environ if caller is None else caller, temporary),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -219,7 +233,7 @@ class WorkerProcess:
                     channels = ["--requests", str(requests_read), "--replies", str(replies_write)]
                     argv = [*command.argv, *channels, "--parent", str(os.getpid()), *options]
                     self._process: Process = Spawned(
-                        _start(argv, command, caller, log, (requests_read, replies_write))
+                        _start(argv, command, caller, workdir, log, (requests_read, replies_write))
                     )
                 else:
                     descriptors = (requests_read, replies_write, log.fileno())

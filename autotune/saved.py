@@ -69,7 +69,8 @@ def save_engine(
             return _dropped(folder, f"{outcome.failure.kind}: {outcome.failure.detail}")
         measured.append(outcome.measurement)
         if not held(folder):
-            return _dropped(folder, f"{config['mode']} makes nothing that could be kept")
+            reason = f"{config['mode']} with these settings makes nothing that could be kept"
+            return _dropped(folder, reason)
     if measured[0].outputs_digest != measured[1].outputs_digest:
         return _dropped(folder, "what was kept gives other answers")
     before, after = (m.phases_s["prepare"] for m in measured)

@@ -98,7 +98,10 @@ class Client:
         root = Path(__file__).parent.parent
         argv = [command.argv[0], __file__, str(options.run), "--client"]
         argv += ["--rate", str(options.rate), "--seconds", str(options.seconds)]
-        settings = {**environment(command, os.environ), "PYTHONPATH": str(root)}
+        settings = {
+            **environment(command, os.environ, tempfile.gettempdir()),
+            "PYTHONPATH": str(root),
+        }
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, env=settings, stdin=pipe, stdout=pipe, text=True)
         self._line()  # it is warm

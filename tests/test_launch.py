@@ -85,4 +85,5 @@ def test_a_library_that_is_not_there_is_a_typed_failure(knobs):
 def test_the_environment_is_explicit():
     caller = {"PATH": "/bin", "OMP_NUM_THREADS": "64", "KMP_AFFINITY": "x", "PYTHONPATH": "/p"}
     (command,) = commands()
-    assert environment(command, caller) == {"PATH": "/bin", **command.settings}
+    found = environment(command, caller, "/run/tmp")
+    assert found == {"PATH": "/bin", "TMPDIR": "/run/tmp", **command.settings}

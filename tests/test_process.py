@@ -50,6 +50,24 @@ def failure(process, timeout_s=20.0):
     return caught.value.failure
 
 
+def test_a_killed_worker_leaves_no_temporary_file(worker, tmp_path):
+    """Neither where temporary files go, nor Intel's OpenMP entry in shared memory."""
+    process = worker(
+        """
+        import tempfile
+        tempfile.mkdtemp()
+        name = f"/dev/shm/__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}"
+        open(name, "w").close()
+        reply(ok=[tempfile.gettempdir(), name])
+        time.sleep(600)
+        """
+    )
+    temporary, entry = process.request("x", {}, timeout_s=20)
+    assert Path(temporary) == (tmp_path / "work" / "tmp").resolve()
+    process.close()
+    assert not Path(entry).exists()
+
+
 def test_a_reply_is_returned(worker):
     assert worker("reply(ok={'speed': 3})").request("x", {}, timeout_s=20) == {"speed": 3}
 

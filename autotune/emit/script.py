@@ -161,6 +161,7 @@ environment=()
 for name in {" ".join(PASSED_ON)}; do
     if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
 done
+environment+=("TMPDIR=$work")
 
 # Waits for the worker just started and says its exit code.
 mkfifo -- "$work/ended"

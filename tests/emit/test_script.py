@@ -113,7 +113,9 @@ def test_the_script_starts_the_command_that_was_measured(tmp_path):
     channels = argv.index("--requests")
     assert argv[1:channels] == list(real.argv[1:])
     shell = {"PWD", "SHLVL", "_", "LC_CTYPE"}  # set by shells and by Python itself
-    assert {k: v for k, v in seen.items() if k not in shell} == environment(real, caller)
+    temporary = Path(seen["TMPDIR"])
+    assert {k: v for k, v in seen.items() if k not in shell} == environment(real, caller, temporary)
+    assert not temporary.exists()  # it ends with the script
 
 
 def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):

@@ -57,6 +57,8 @@ class Searches:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run = folder / "run"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
         (folder / "space.yaml").write_text(SPACE)
 
     def start(self, *options: str, resume: bool = False) -> subprocess.Popen[str]:
@@ -68,7 +70,7 @@ class Searches:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(self.temporary)},
             preexec_fn=heed_signals,
         )
 
@@ -82,6 +84,7 @@ class Searches:
         assert not left, f"processes are left: {left}"
         assert not list(self.folder.rglob("*.partial"))
         assert not (self.run / ".work").exists()
+        assert not list(self.temporary.iterdir())
         return process.returncode, errors
 
     def go_on(self, *options: str) -> None:

@@ -145,11 +145,12 @@ def export(material: Material, attention: str, path: Path) -> None:
 
 def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool) -> None:
     """Write `source` with int8 weights to `path`."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     partial: Any = path.with_name(f"{os.getpid()}-{path.name}")
     quantize_dynamic(
-        source,
+        onnx.load(source),  # a path would get a file beside it, which another instance removes
         partial,
         per_channel=per_channel,
         reduce_range=reduce_range,
