@@ -5,7 +5,8 @@
 Each search runs the demo on a few rows. It is sent a signal at a random moment, resumed (and
 sent one again with probability one half), until it ends. Then: every trial that was on disk
 before is still there, unchanged and in place; no configuration was measured twice; the run is
-whole; no worker is left. Prints a line a search and exits 1 on the first violation.
+whole; no worker and no temporary file is left. Prints a line a search and exits 1 on the first
+violation.
 """
 
 from __future__ import annotations
@@ -60,7 +61,13 @@ def start(folder: Path, resume: bool, cpu: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary_of(folder))},
     )
+
+
+def temporary_of(folder: Path) -> Path:
+    """Where a search in `folder` is told to put its temporary files."""
+    return folder.with_name(f"{folder.name}.tmp")
 
 
 def check(condition: bool, words: str) -> None:
@@ -79,6 +86,7 @@ def one(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> 
 
 def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> str:
     rng = random.Random(seed)
+    temporary_of(folder).mkdir()
     kills: list[str] = []
     before: list[bytes] = []
     resume = False
@@ -112,10 +120,12 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
     finals = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] == "final"]
     visits = collections.Counter(finals)
     check(len(first) == len(set(first)), "a trial was repeated")
-    check(len(searched) == TRIALS, "a trial is missing")
+    check(len(first) == TRIALS, "a trial is missing")
     check(len(visits) >= 2 and len(set(visits.values())) == 1, f"uneven finals: {visits}")
     check((folder / "report.json").exists(), "no report")
     check(not (folder / ".work").exists(), "scratch files are left")
+    left = list(temporary_of(folder).iterdir())
+    check(not left, f"temporary files are left: {left}")
     return f"killed at {', '.join(kills) or 'no moment (it ended first)'}; {len(trials)} trials"
 
 

@@ -1,6 +1,6 @@
 """Does `autotune serve-test` see the p99 that an independent client sees?
 
-    python bench/open_loop.py reports/RUN --rate 60 [--seconds 10] [--rounds 20]
+    python bench/open_loop.py reports/RUN --rate 60 [--seconds 4] [--rounds 50]
 
 In turn, for the same rows at the same times (others in each round): the worker that serve-test
 asks; and a client of its own over the same engine, in a process of its own. The client is a thread
@@ -41,8 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
