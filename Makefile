@@ -35,7 +35,7 @@ demo: $(READY)
 # Tests of real models use every core, and beside each other wait more than they work.
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not model' -n $(BESIDE) --dist loadfile
-	$(BIN)/python -m pytest -m model
+	$(BIN)/python -m pytest -m model --durations 20
 
 lint: $(READY)
 	$(BIN)/ruff check .
