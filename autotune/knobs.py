@@ -60,7 +60,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default=1,
-            about="workers side by side, each on all rows; their throughputs are added",
+            about="workers side by side, which share the batches of a pass; throughputs are added",
         ),
         Knob(
             name="pinning",

@@ -156,6 +156,23 @@ def test_inductor_keeps_a_package_that_answers_as_what_it_compiles(bench, runner
     assert packaged.measurement.outputs_digest == compiled.measurement.outputs_digest
 
 
+def test_ipex_calibrates_once_for_all_processes_of_a_run(bench, runner, tmp_path):
+    knobs = {"mode": "ipex_jit", "precision": "int8_static", "int8_rest": "bf16"}
+    skip_unless_available(bench, knobs)
+    inputs = replace(bench.inputs, cache=str(tmp_path / "cache"))
+    digests = set()
+    for process in ("calibrates", "reads"):
+        other = bench.runner(tmp_path / process, inputs=inputs)
+        outcome = other.run(config(**knobs), ONE_PASS)
+        other.close()
+        assert outcome.failure is None, outcome.log
+        digests.add(outcome.measurement.outputs_digest)
+        (kept,) = (tmp_path / "cache" / "default").iterdir()
+        inputs = replace(inputs, calibration=None)  # there is nothing left to calibrate on
+    assert kept.suffix == ".json"
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     "knobs",
     [

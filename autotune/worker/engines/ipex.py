@@ -6,12 +6,14 @@ Precisions: fp32; bf16 (weights converted, the rest by autocast); with the graph
 int8_static (calibrated) and int8_dynamic, their other operators in `int8_rest`.
 Versions: IPEX 2.8 needs torch 2.8 and AVX2; bf16 needs AVX-512. Runs on AMD too.
 Limits: packed weights are tied to the number of OpenMP threads, so threads never change
-inside a process. `auto_kernel_selection` (fp32) lets oneDNN instead of MKL run Linear.
+inside a process. `auto_kernel_selection` (fp32) lets oneDNN instead of MKL run Linear. What
+calibration saw is kept for the other processes of the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -105,10 +107,24 @@ def quantized(
             model, mapping, example_kwarg_inputs=example, inplace=True
         )
         if static:
-            for batch in material.calibration:
-                prepared(**tensors(batch))
+            calibrate(prepared, material, str(options["attention"]))
         converted = ipex.quantization.convert(prepared, inplace=True)
     return Runnable(converted, tuple(material.source.outputs), context), {}
+
+
+def calibrate(prepared: Any, material: Material, attention: str) -> None:
+    """Let `prepared` see the rows kept for it, or read what an earlier process of the run saw:
+    that is most of what preparing costs, and the same whatever the process's settings."""
+    bits = "8" if material.vnni else "7"
+    path = material.cached(f"ipex-{attention}-calibrated-{bits}.json")
+    if not path.exists():
+        for batch in material.calibration:
+            prepared(**tensors(batch))
+        partial = path.with_name(f"{os.getpid()}-{path.name}")
+        prepared.save_qconf_summary(str(partial))
+        partial.replace(path)
+    # Read by the one that wrote it too: all processes have the same.
+    prepared.load_qconf_summary(str(path))
 
 
 class IpexEngine(Engine):
