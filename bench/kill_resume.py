@@ -115,9 +115,9 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
     now = whole_lines(folder / "trials.jsonl")
     check(now[: len(before)] == before, "a finished trial was lost or changed")
     trials = [json.loads(line) for line in now]
-    searched = [t for t in trials if t["origin"] != "final"]
-    first = [json.dumps(t["config"], sort_keys=True) for t in searched if t["origin"] != "again"]
-    finals = [json.dumps(t["config"], sort_keys=True) for t in trials if t["origin"] == "final"]
+    configs = [(t["origin"], json.dumps(t["config"], sort_keys=True)) for t in trials]
+    first = [config for origin, config in configs if origin not in ("again", "final")]
+    finals = [config for origin, config in configs if origin == "final"]
     visits = collections.Counter(finals)
     check(len(first) == len(set(first)), "a trial was repeated")
     check(len(first) == TRIALS, "a trial is missing")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -52,7 +54,7 @@ class Material:
         return bool(self.instruction_sets & VNNI_SETS)
 
     def cached(self, name: str) -> Path:
-        """Where the artefact `name` is, or is to be put in one step once it is whole."""
+        """Where the artefact `name` is, or is to be put (`in_one_step`)."""
         self.cache.mkdir(parents=True, exist_ok=True)
         return self.cache / name
 
@@ -68,6 +70,15 @@ class Prepared:
     call: Call
     effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts for the record
     files: tuple[str, ...] = ()  # in the cache, where the engine runs these alone: no model
+
+
+@contextlib.contextmanager
+def in_one_step(path: Path) -> Iterator[Path]:
+    """Where to write what is put at `path` when the block ends without an exception: nobody finds
+    half of it there, whoever else writes it at the same time."""
+    partial = path.with_name(f"{os.getpid()}-{path.name}")
+    yield partial
+    partial.replace(path)
 
 
 TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}

@@ -40,6 +40,7 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
+    in_one_step,
     unsupported_precision,
 )
 from autotune.worker.engines.torch_model import SIMULATED, Positional, Runnable, tensors
@@ -91,9 +92,8 @@ def package(runnable: Runnable, material: Material, path: Path) -> Packaged:
                 dynamic_shapes=torch_model.dynamic(material.samples),
                 strict=False,
             )
-            partial = path.with_name(f"{os.getpid()}-{path.name}")
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
-            partial.replace(path)
+            with in_one_step(path) as partial:
+                torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
         finally:
             os.environ[CACHE] = before
     return Packaged.load(path, inputs)

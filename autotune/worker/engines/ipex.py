@@ -13,7 +13,6 @@ calibration saw is kept for the other processes of the run.
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -29,6 +28,7 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
+    in_one_step,
     unsupported_precision,
 )
 from autotune.worker.engines.jit import trace
@@ -120,9 +120,8 @@ def calibrate(prepared: Any, material: Material, attention: str) -> None:
     if not path.exists():
         for batch in material.calibration:
             prepared(**tensors(batch))
-        partial = path.with_name(f"{os.getpid()}-{path.name}")
-        prepared.save_qconf_summary(str(partial))
-        partial.replace(path)
+        with in_one_step(path) as partial:
+            prepared.save_qconf_summary(str(partial))
     # Read by the one that wrote it too: all processes have the same.
     prepared.load_qconf_summary(str(path))
 

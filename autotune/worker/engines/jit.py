@@ -9,7 +9,6 @@ is a `fallback` failure with the tracer's words, never a silent return to eager.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
+    in_one_step,
     unsupported_precision,
 )
 from autotune.worker.engines.torch_model import Runnable, tensors
@@ -96,10 +96,9 @@ class JitEngine(Engine):
 
 
 def save(call: Runnable, path: Path, difference: float) -> None:
-    """Write the traced module in one step, with how far it was from what it was traced from."""
-    partial = path.with_name(f"{os.getpid()}-{path.name}")
-    torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE: str(difference)})
-    partial.replace(path)
+    """Write the traced module, with how far it was from what it was traced from."""
+    with in_one_step(path) as partial:
+        torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE: str(difference)})
 
 
 def restored(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:

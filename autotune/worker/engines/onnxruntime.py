@@ -9,10 +9,9 @@ its own thread pool, which spins while the session runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
+    in_one_step,
     unsupported_precision,
 )
 
@@ -117,30 +117,29 @@ def export(material: Material, attention: str, path: Path) -> None:
     inputs = tuple(material.samples[0])
     wrapped = torch_model.Positional(model, inputs, names)
     kinds = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}
-    partial = path.with_name(f"{os.getpid()}-{path.name}")
-    try:
-        with torch.no_grad():
-            torch.onnx.export(
-                wrapped,
-                tuple(torch.from_numpy(array) for array in material.samples[0].values()),
-                str(partial),
-                input_names=list(inputs),
-                output_names=list(names),
-                dynamic_axes={
-                    **{name: {0: "batch", 1: "width"} for name in inputs},
-                    **{name: kinds[kind] for name, kind in material.source.outputs.items()},
-                },
-                opset_version=OPSET,
-                dynamo=False,
-            )
-    except Exception as error:
-        words = " ".join(str(error).split())[:500]
-        raise TrialFailure("fallback", f"torch.onnx.export failed: {words}") from error
-    call = Session(partial, names, threads=material.threads, level="all")
-    torch_model.compare(
-        torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
-    )
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        try:
+            with torch.no_grad():
+                torch.onnx.export(
+                    wrapped,
+                    tuple(torch.from_numpy(array) for array in material.samples[0].values()),
+                    str(partial),
+                    input_names=list(inputs),
+                    output_names=list(names),
+                    dynamic_axes={
+                        **{name: {0: "batch", 1: "width"} for name in inputs},
+                        **{name: kinds[kind] for name, kind in material.source.outputs.items()},
+                    },
+                    opset_version=OPSET,
+                    dynamo=False,
+                )
+        except Exception as error:
+            words = " ".join(str(error).split())[:500]
+            raise TrialFailure("fallback", f"torch.onnx.export failed: {words}") from error
+        call = Session(partial, names, threads=material.threads, level="all")
+        torch_model.compare(
+            torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
+        )
 
 
 def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool) -> None:
@@ -148,12 +147,11 @@ def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool)
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    partial: Any = path.with_name(f"{os.getpid()}-{path.name}")
-    quantize_dynamic(
-        onnx.load(source),  # a path would get a file beside it, which another instance removes
-        partial,
-        per_channel=per_channel,
-        reduce_range=reduce_range,
-        weight_type=QuantType.QInt8,
-    )
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        quantize_dynamic(
+            onnx.load(source),  # a path would get a file beside it, which another instance removes
+            partial,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+        )

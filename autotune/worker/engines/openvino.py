@@ -10,7 +10,6 @@ its own thread pool; threads are pinned by the process's CPUs, not by OpenVINO.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
+    in_one_step,
     unsupported_precision,
 )
 
@@ -123,10 +123,9 @@ def save(model: Any, path: Path) -> None:
     """Write the weights, then, in one step, the graph that makes them count as written."""
     import openvino
 
-    partial = path.with_name(f"{os.getpid()}-{path.name}")
-    openvino.save_model(model, partial, compress_to_fp16=False)
-    partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        openvino.save_model(model, partial, compress_to_fp16=False)
+        partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
 
 
 def convert(material: Material, attention: str) -> Any:
