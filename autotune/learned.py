@@ -23,6 +23,9 @@ CONFIGS = 4
 """How many leaders are remembered of a search, each of another mode and precision."""
 SEEDS = 6
 """How many configurations a new search begins with."""
+NEAR = 0.8
+"""None that was further behind its search's best: what is slower is screened out, which costs a
+compiler's minute to see again, and the space's own priors try every engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,8 @@ def leading(configs: Sequence[Config]) -> list[Config]:
 def seeds(
     findings: Sequence[Finding], facts: ModelFacts, *, task: str, objective: str
 ) -> list[Config]:
-    """What to try first: the best of the searches most like this one, then their seconds.
+    """What to try first: the best of the searches most like this one, then their seconds, as far
+    as those were NEAR.
 
     Alike are the same objective, which must be; then the task, the architecture, the size.
     """
@@ -101,5 +105,6 @@ def seeds(
         for rank in range(CONFIGS)
         for finding in alike[:CONFIGS]
         if rank < len(finding.configs)
+        and finding.speedups[rank] >= NEAR * max(finding.speedups)
     ]
     return list(dict.fromkeys(ranked))[:SEEDS]

@@ -35,7 +35,7 @@ FAILURE_KINDS = (
 DEFAULT_STACK = "default"
 """The name of the stack that runs autotune itself."""
 
-HOPELESS = 1.1
+HOPELESS = 1.05
 """A configuration this many times slower than the leader is not measured to an interval."""
 
 SCREENED = 1.25

@@ -91,6 +91,11 @@ def test_seeds_are_few_and_none_comes_twice():
     assert len(seeds([*many, many[-1]], FACTS, task="qa", objective="throughput")) == SEEDS
 
 
+def test_what_was_far_behind_is_no_seed():
+    few = finding(*CONFIGS[:3], speedups=(8.0, 6.5, 3.0))
+    assert seeds([few], FACTS, task="qa", objective="throughput") == CONFIGS[:2]
+
+
 def test_leaders_are_remembered_once_a_mode_and_precision():
     kept = leading(CONFIGS)
     assert len({(c["mode"], c["precision"]) for c in kept}) == len(kept) == learned.CONFIGS

@@ -45,7 +45,8 @@ FIRST, REST_AFTER = 6, 0.6
 others, which one of these may have shown to be slow, come after this share of the budget: a
 report of every engine is worth some of it, finding the best is worth more."""
 LATE_SHARE = 0.05
-"""Of the budget, what preparing one of those others may take: they are for the report."""
+"""Of the budget, what preparing one of those others may take: they are for the report. Nor more
+what is tried again."""
 SEARCH_RULE = Measure(min_passes=2, budget_s=2.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
@@ -248,7 +249,7 @@ class Search:
                 for config in found
                 if self._space.contains(config)
                 and self._usable(config)
-                and self._affordable(config, late=False)
+                and self._affordable(config, late=True)
             ),
             None,
         )

@@ -31,7 +31,7 @@ CHANCE = 0.5
 """Over one more than how many configurations of a precision lost too much: the chance that the
 next does not, the mean of Jeffreys' posterior after so many failures."""
 UNKNOWN_EXCESS = -0.5
-PREPARING_S = {"inductor": 45.0, "zentorch": 30.0}
+PREPARING_S = {"inductor": 60.0, "zentorch": 30.0}
 TYPICAL_S = 5.0
 """What preparing an engine is taken to cost before one of its mode has been prepared: compilers
 take long, the others as long as those so far, or this."""
@@ -83,7 +83,8 @@ class Tuner:
         """The configuration with the largest expected gain a second; None where all are known.
 
         `usable` says whether a configuration may be proposed; `open_session` are the process
-        and engine knobs of the session that is open, whose points cost no preparation.
+        and engine knobs of the session that is open, whose points cost no preparation. Opening
+        one leaves at least as much of `remaining_s` for others.
         """
         seen = {o.config for o in observations}
         found, rows = self._candidates(observations)
@@ -112,10 +113,11 @@ class Tuner:
         likely = allowed_probability(excess, spread, own)
         least = [chance.get(config["precision"], CHANCE) for config in candidates]
         likely = np.maximum(likely, least)
-        cost = self._costs(candidates, observations, mean, open_session)
-        score = np.log(gain * likely + 1e-300) - np.log(cost)
+        to_open, to_measure = self._costs(candidates, observations, mean, open_session)
+        score = np.log(gain * likely + 1e-300) - np.log(to_open + to_measure)
         if remaining_s is not None:
-            score[cost > remaining_s] -= 1e6
+            late = (2 * to_open > remaining_s) | (to_open + to_measure > remaining_s)
+            score[late] -= 1e6
         return candidates[int(score.argmax())]
 
     def _candidates(self, observations: Sequence[Observation]) -> tuple[list[Config], Array]:
@@ -149,8 +151,8 @@ class Tuner:
         observations: Sequence[Observation],
         mean: Array,
         open_session: Config | None,
-    ) -> Array:
-        """Seconds that each candidate is expected to take."""
+    ) -> tuple[Array, Array]:
+        """Seconds that each candidate is expected to take, to open its session and to measure."""
         sessions = [config.only(SESSION_KNOBS) for config in candidates]
         cost_of = opening(observations)
         # Measuring takes long where a pass does: seconds times speed is about constant.
@@ -162,7 +164,7 @@ class Tuner:
         measuring = np.exp((statistics.median(work) if work else 0.0) - mean)
         shortest = min((o.measuring_s for o in observations if o.measuring_s > 0), default=0.1)
         to_open = [0.0 if session == open_session else cost_of(session) for session in sessions]
-        return np.asarray(to_open) + np.maximum(measuring, shortest)
+        return np.asarray(to_open), np.maximum(measuring, shortest)
 
 
 def opening(observations: Sequence[Observation]) -> Callable[[Config], float]:

@@ -78,11 +78,12 @@ def warm_up(
 ) -> tuple[Screen, bool]:
     """Run a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
     fewer where the point is `known` to have been warm before. `met` are the shapes that an
-    engine which specialises by shape has run, None for any other: the batches whose shapes it
-    has not are run once before, untimed; the others are left to `meet_shapes`.
+    engine which specialises by shape has run, None for any other: a round that meets new ones
+    comes before, and what is not in the spread is left to `meet_shapes`.
 
-    In a process that is `warm`, having measured other points, a round that is not over
-    `hopeless_s` needs no second one to agree: the passes will say the same.
+    A round that is not over `hopeless_s` is enough where there is a bound and the process is
+    `warm`, having measured other points, or is yet to meet the other shapes: the passes will
+    say the same. One that is over it is looked at once more, however late it is.
 
     Returns what the last round says of a pass, and whether that is hopeless: it takes over
     `hopeless_s`, or COLD times that (FIRST_COLD after the first round) while rounds still
@@ -93,20 +94,23 @@ def warm_up(
     if known or (some > KNOWN_BATCHES and _is_slow(call, batches, met, clock)):
         some = KNOWN_BATCHES
     indices = np.unique(np.linspace(0, len(batches) - 1, some).astype(int)).tolist()
-    tokens = [batch["attention_mask"].size for batch in batches]
-    share = sum(tokens[index] for index in indices) / sum(tokens)
-    if met is not None and not known:
-        meet_shapes(call, [batches[index] for index in indices], met)
+    spread = [batches[index] for index in indices]
+    share = sum(map(_tokens, spread)) / sum(map(_tokens, batches))
+    shapes = {batch["attention_mask"].shape for batch in spread}
+    meeting = met is not None and not known and not shapes <= met
     before, deadline = math.inf, math.inf
-    for number in range(1 if known else WARM_UP_ROUNDS):
+    for number in range(1 if known else WARM_UP_ROUNDS + meeting):
+        cold = meeting and number == 0
         taken_before_s = taken_s()
-        times, outputs = run_pass(call, [batches[index] for index in indices], clock)
+        times, outputs = run_pass(call, spread, clock)
         now = sum(times)
+        pass_s = now / share
         if number == 0:
             look_at(indices, outputs)
+        if number == meeting:
             deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
-        pass_s = now / share
-        settled = abs(before - now) <= WARM_UP_AGREEMENT * now or (warm and pass_s <= hopeless_s)
+        worth_it = pass_s <= hopeless_s
+        settled = not cold and (abs(before - now) <= WARM_UP_AGREEMENT * now or (warm and worth_it))
         screen = Screen(
             batches=tuple(indices),
             batch_s=times,
@@ -115,12 +119,24 @@ def warm_up(
             settled=settled,
             taken_s=taken_s() - taken_before_s,
         )
-        margin = 1.0 if settled else FIRST_COLD if number == 0 else COLD
+        if cold:
+            assert met is not None
+            met |= shapes
+            margin = math.inf
+        else:
+            margin = 1.0 if settled else FIRST_COLD if before == math.inf else COLD
+            before = now
         hopeless = pass_s > hopeless_s * margin
-        if hopeless or settled or clock() >= deadline:
+        enough = settled or (met is not None and pass_s <= hopeless_s < math.inf)
+        late = clock() >= deadline and (worth_it or number > meeting)
+        if hopeless or enough or late:
             break
-        before = now
     return screen, hopeless
+
+
+def _tokens(batch: Batch) -> int:
+    """Padding included."""
+    return batch["attention_mask"].size
 
 
 def _is_slow(call: Call, batches: Sequence[Batch], met: set[Shape] | None, clock: Clock) -> bool:

@@ -161,17 +161,20 @@ class Session:
             tell_torch(process)
         imported = time.perf_counter()
         loaded = Features.load(features)
-        prepared = found.prepare(
-            Material(
-                source=model,
-                samples=samples_of(loaded),
-                calibration=calibration_of(Features.load(calibration)) if calibration else (),
-                threads=int(process["threads"]),
-                instruction_sets=frozenset(instruction_sets),
-                cache=Path(cache or os.path.join(self._workdir, "cache")),
-                keep=keep,
-            )
+        material = Material(
+            source=model,
+            samples=samples_of(loaded),
+            calibration=calibration_of(Features.load(calibration)) if calibration else (),
+            threads=int(process["threads"]),
+            instruction_sets=frozenset(instruction_sets),
+            cache=Path(cache or os.path.join(self._workdir, "cache")),
+            keep=keep,
         )
+        if self._group.count > 1:
+            if self._group.index == 0:
+                found.export(material)
+            self._group.wait("exported")
+        prepared = found.prepare(material)
         phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
         answers = None
         if reference is not None and os.path.exists(reference):

@@ -145,7 +145,8 @@ def test_a_point_that_was_warm_needs_one_short_round():
     ("seconds", "rounds", "hopeless"),
     [
         ([9.0], 1, True),  # fifteen times too slow, though cold
-        ([1.5], 1, False),  # one round is all there is time for
+        ([1.5], 2, True),  # late, but a round more tells
+        ([0.5], 2, False),
         ([0.8, 0.3], 3, False),
         ([0.8, 0.78], 2, True),  # settled
         ([0.8, 0.5, 0.4, 0.39], 4, False),
@@ -163,6 +164,14 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     last = seconds[min(rounds, len(seconds)) - 1]
     assert screen.pass_s == pytest.approx(last)
     assert (screen.batches, sum(screen.batch_s)) == ((0, 1), pytest.approx(last))
+
+
+def test_a_round_more_than_there_is_time_for_is_the_last():
+    machine = Machine([4.0, 1.5])
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    screen, found = warm_up(machine, batches, met=None, clock=lambda: machine.now, hopeless_s=0.6)
+    assert machine.calls == 2 * len(batches)
+    assert (found, screen.settled) == (False, False)
 
 
 def test_a_screen_says_what_others_took_during_its_last_round():
@@ -233,8 +242,7 @@ def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
     screen, _ = warm_up(call, batches, met=met, clock=lambda: 0.0)
     spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
     middle = batches[7]["input_ids"].shape[1]
-    new = [width for width in spread if width not in (3, middle)]
-    assert seen == [middle, *new, *spread, *spread]  # untimed what is new, then two rounds
+    assert seen == [middle, *spread, *spread, *spread]  # what is new, then two rounds
     seen.clear()
     meet_shapes(call, batches, met)
     assert not {*seen} & {*spread, middle}
@@ -257,6 +265,28 @@ def test_in_a_warm_process_one_round_shows_a_point_worth_its_passes(seconds, hop
     assert machine.calls == rounds * len(batches)
     assert hopeless is (hopeless_s < seconds)
     assert screen.settled
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds", "hopeless"),
+    [
+        ([0.55], 1, False),  # no worse than it will be warm
+        ([90.0, 0.5], 2, False),  # compiling is no reason to give up
+        ([0.9, 0.8, 0.79], 3, True),
+        ([0.9, 0.8, 0.5], 3, False),
+    ],
+)
+def test_meeting_shapes_tells_when_a_point_is_worth_its_passes(seconds, rounds, hopeless):
+    """Over 0.6 s a pass is hopeless."""
+    machine = Machine(seconds)
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    met: set[tuple[int, int]] = set()
+    clock = {"clock": lambda: machine.now}
+    screen, found = warm_up(machine, batches, met=met, hopeless_s=0.6, **clock)
+    assert machine.calls == rounds * len(batches)
+    assert found is hopeless
+    assert screen.settled is hopeless
+    assert met == {batch["attention_mask"].shape for batch in batches}
 
 
 def test_of_a_slow_point_two_batches_are_looked_at():

@@ -117,6 +117,13 @@ class Engine(ABC):
         """Whether each new shape costs a compilation."""
         return False
 
+    def export(self, material: Material) -> None:  # noqa: B027 - most share nothing
+        """Put what the processes of a run share where it is kept, unless it is there.
+
+        Of instances side by side one does, with the CPUs of all, before the others prepare.
+        Raises TrialFailure as `prepare` does.
+        """
+
     @abstractmethod
     def prepare(self, material: Material) -> Prepared:
         """Load the model and make it ready.

@@ -9,7 +9,7 @@ its own thread pool, which spins while the session runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import TrialFailure
-from autotune.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -75,8 +74,11 @@ class OnnxRuntimeEngine(Engine):
                 return f"{name} is not installed in this stack: {remedy}"
         return unsupported_precision(precision, environment)
 
+    def export(self, material: Material) -> None:
+        self._exported(material)
+
     def prepare(self, material: Material) -> Prepared:
-        path = self._path(material, self.options)
+        path = self._exported(material)
         return Prepared(
             call=Session(
                 path,
@@ -88,8 +90,9 @@ class OnnxRuntimeEngine(Engine):
             files=(path.name,),
         )
 
-    def _path(self, material: Material, options: Mapping[str, Scalar]) -> Path:
-        """The ONNX file at its precision, from the cache where it is there."""
+    def _exported(self, material: Material) -> Path:
+        """The ONNX file at its precision, written where it is not there."""
+        options = self.options
         attention = str(options["attention"])
         plain = material.cached(f"onnx-{attention}.onnx")
         if not plain.exists():

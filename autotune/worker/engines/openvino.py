@@ -65,22 +65,22 @@ class OpenVinoEngine(Engine):
                 )
         return unsupported_precision(precision, environment)
 
-    def prepare(self, material: Material) -> Prepared:
+    def export(self, material: Material) -> None:
         # Its converter and NNCF would report their use over the network; without the module
         # they do not.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        self._exported(material, quantized=self._quantized)
+
+    def prepare(self, material: Material) -> Prepared:
+        self.export(material)
         import openvino
 
         precision = str(self.options["precision"])
-        rest = (
-            str(self.options.get("int8_rest", "fp32")) if precision == "int8_static" else precision
-        )
+        rest = str(self.options.get("int8_rest", "fp32")) if self._quantized else precision
         core = openvino.Core()
-        quantized = precision == "int8_static"
-        path = self._path(material, quantized)
-        model = self._model(core, material, quantized=quantized)
+        path = self._path(material, self._quantized)
         compiled = core.compile_model(
-            model,
+            core.read_model(path),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "bf16" if rest == "bf16" else "f32",
@@ -100,23 +100,29 @@ class OpenVinoEngine(Engine):
             files=(path.name, path.with_suffix(".bin").name),
         )
 
+    @property
+    def _quantized(self) -> bool:
+        return self.options["precision"] == "int8_static"
+
     def _path(self, material: Material, quantized: bool) -> Path:
         """Where the graph is kept; its weights lie beside it."""
         attention = self.options["attention"]
         return material.cached(f"openvino-{attention}{'-int8' if quantized else ''}.xml")
 
-    def _model(self, core: Any, material: Material, *, quantized: bool) -> Any:
-        """The converted model, from the cache where it is there."""
+    def _exported(self, material: Material, *, quantized: bool) -> Path:
+        """The file of the converted model, written where it is not there."""
         path = self._path(material, quantized)
         if path.exists():
-            return core.read_model(path)
-        model = (
-            quantize(self._model(core, material, quantized=False), material)
-            if quantized
-            else convert(material, str(self.options["attention"]))
-        )
+            return path
+        if quantized:
+            import openvino
+
+            plain = self._exported(material, quantized=False)
+            model = quantize(openvino.Core().read_model(plain), material)
+        else:
+            model = convert(material, str(self.options["attention"]))
         save(model, path)
-        return core.read_model(path)
+        return path
 
 
 def save(model: Any, path: Path) -> None:
