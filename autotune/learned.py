@@ -104,7 +104,6 @@ def seeds(
         finding.configs[rank]
         for rank in range(CONFIGS)
         for finding in alike[:CONFIGS]
-        if rank < len(finding.configs)
-        and finding.speedups[rank] >= NEAR * max(finding.speedups)
+        if rank < len(finding.configs) and finding.speedups[rank] >= NEAR * max(finding.speedups)
     ]
     return list(dict.fromkeys(ranked))[:SEEDS]
