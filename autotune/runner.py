@@ -43,6 +43,8 @@ ENGINE_KNOBS = knobs.names("engine")
 SESSION_KNOBS = PROCESS_KNOBS | ENGINE_KNOBS
 POINT_KNOBS = knobs.names("point")
 EXPORT_KNOBS = ENGINE_KNOBS | {"stack"}
+MODEL_KNOBS = frozenset({"stack", "mode", "precision", "attention"})
+"""What mostly decides whether an engine needs the model, or what was exported of it is there."""
 OUTPUTS_FILE = "outputs.npz"
 MEMORY_SHARE = 0.7
 """Of the host's memory, what the peaks of sessions kept side by side may add up to."""
@@ -356,6 +358,7 @@ class ProcessRunner:
         self._peak_bytes: dict[Config, int] = {}
         self._kept: frozenset[Config] = frozenset()
         self._exported: dict[Config, Exported] = {}  # by what of a configuration decides it
+        self._light: set[Config] = set()  # MODEL_KNOBS of what runs from exported files
 
     def keep(self, configs: Sequence[Config]) -> None:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
@@ -449,7 +452,7 @@ class ProcessRunner:
             if self._parents is None:
                 worker = WorkerProcess(command, workdir=workdir, together=beside)
             else:
-                light = exported in self._exported
+                light = config.only(MODEL_KNOBS) in self._light
                 worker = self._parents.worker(
                     command, workdir=workdir, together=beside, light=light
                 )
@@ -460,6 +463,7 @@ class ProcessRunner:
         request = open_request(config, replace(self._inputs, cache=cache))
         opened = parse(Opened, session.ask("open", request)[0])
         if opened.files and cache is not None:
+            self._light.add(config.only(MODEL_KNOBS))
             first = self._exported.get(exported)
             self._exported[exported] = Exported(
                 files=tuple(Path(cache) / name for name in opened.files),

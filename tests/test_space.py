@@ -118,6 +118,17 @@ def test_more_instances_have_fewer_threads_each():
     assert [(c["instances"], c["threads"]) for c in nearer] == [(1, 4), (4, 1)]
 
 
+def test_a_prior_of_several_instances_shares_the_cores():
+    wanted = {"mode": "eager", "precision": "fp32", "instances": 2}
+    for cores, expected in ((4, (2, 2)), (6, (2, 2)), (1, (1, 1))):
+        config = compiled(QA, where=surroundings(cores=cores)).fit(wanted)
+        assert (config["instances"], config["threads"]) == expected
+    one = compiled(QA, overrides=parse_overrides(["instances=1"])).fit(wanted)
+    assert (one["instances"], one["threads"]) == (1, 4)
+    told = compiled(QA).fit({**wanted, "threads": 1})
+    assert (told["instances"], told["threads"]) == (2, 1)
+
+
 def test_set_narrows_and_drop_takes_the_default():
     overrides = parse_overrides(["precision=bf16", "batch_size=4,64"])
     space = compiled(QA, overrides=overrides, dropped=["attention"])

@@ -74,9 +74,13 @@ class Space:
         """The nearest configuration to `wanted`; None where constraints rule it out.
 
         A knob it does not name has its default; a value the space does not hold (narrowed on
-        the command line, say) becomes the knob's first choice.
+        the command line, say) becomes the knob's first choice. Instances whose threads it does
+        not name share the cores.
         """
         values = {**self.defaults, **wanted}
+        if "instances" in wanted and "threads" not in wanted:
+            instances = next(d for d in self.dimensions if d.name == "instances")
+            values["threads"] = self._most_threads(int(_nearest(instances, values)))
         config = self.build(lambda dimension: _nearest(dimension, values))
         return config if self.violation(config) is None else None
 
