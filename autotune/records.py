@@ -38,7 +38,7 @@ DEFAULT_STACK = "default"
 HOPELESS = 1.05
 """A configuration this many times slower than the leader is not measured to an interval."""
 
-SCREENED = 1.25
+SCREENED = 1.15
 """One whose first batches say that it is this many times slower is not measured at all."""
 
 DISTURBED = 0.1

@@ -241,12 +241,12 @@ def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
     met = {(1, 3)}
     screen, _ = warm_up(call, batches, met=met, clock=lambda: 0.0)
     spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
-    middle = batches[7]["input_ids"].shape[1]
-    assert seen == [middle, *spread, *spread, *spread]  # what is new, then two rounds
+    assert spread == [4, 6, 8]
+    assert seen == [9, *spread, *spread, *spread]  # the largest, what is new, then two rounds
     seen.clear()
     meet_shapes(call, batches, met)
-    assert not {*seen} & {*spread, middle}
-    assert sorted({*seen, *spread, middle}) == list(range(3, 10))
+    assert not {*seen} & {*spread, 9}
+    assert sorted({*seen, *spread, 9}) == list(range(4, 10))
     assert len(seen) == len(set(seen))
     meet_shapes(call, batches, met)
     assert len(seen) == len(set(seen))  # another point of the session finds them met
