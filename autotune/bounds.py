@@ -18,6 +18,7 @@ import numpy.typing as npt
 from autotune.channel import WorkerFailed
 from autotune.errors import StackError
 from autotune.host import Host
+from autotune.instructions import BF16_SETS
 from autotune.knobs import names
 from autotune.padding import plan
 from autotune.probes import cache_folder, keep
@@ -29,10 +30,11 @@ FAMILY = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}
 MARGIN = 1.25
 """The peak is measured in a few seconds on a host that may be busy: it is taken for so much
 higher before anything is ruled out by it."""
+OCCASIONS = 3
+"""So many searches measure it, for one of them may have met a busy host; the highest counts."""
 
 TIMEOUT_S = 300.0
 POINT_KNOBS = names("point")
-BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
 
 Polynomial = tuple[float, float, float]
 Peaks = Mapping[tuple[str, int], float]
@@ -77,38 +79,44 @@ class Bounds:
 def peaks(
     worker: WorkerProcess, host: Host, facts: StackFacts, *, afresh: bool = False
 ) -> dict[tuple[str, int], float]:
-    """This host's, for each number of threads it may be given: measured by `worker`, or as
-    remembered from an earlier measurement with the same torch. Raises StackError."""
+    """This host's, for each number of threads it may be given: the highest that `worker` and
+    earlier measurements with the same torch found. Not measured again after OCCASIONS of those,
+    unless `afresh`. Raises StackError.
+    """
     threads = sorted({*(1 << i for i in range(host.cores.bit_length())), host.cores})
     threads = [count for count in threads if count <= host.cores]
     precisions = ["fp32", *(["bf16"] if BF16_SETS & set(host.instruction_sets) else [])]
     identity = {**host.fingerprint(), "torch": facts.versions.get("torch"), "threads": threads}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = cache_folder() / "peaks" / f"{name}.json"
-    found: dict[str, dict[str, float]] | None = None if afresh else _remembered(place, threads)
-    if found is None:
-        found = {}
+    occasions, highest = _remembered(place, threads)
+    if afresh or occasions < OCCASIONS:
         for count in threads:
+            arguments = {"threads": count, "precisions": precisions}
             try:
-                found[str(count)] = worker.request(
-                    "peak", {"threads": count, "precisions": precisions}, timeout_s=TIMEOUT_S
-                )
+                rates = worker.request("peak", arguments, timeout_s=TIMEOUT_S)
             except WorkerFailed as failed:
                 raise StackError(f"the peak cannot be measured: {failed}") from failed
-        keep(place, json.dumps(found))
+            known = highest.setdefault(str(count), {})
+            for precision, rate in rates.items():
+                known[precision] = max(float(rate), known.get(precision, 0.0))
+        keep(place, json.dumps({"occasions": occasions + 1, "highest": highest}))
     return {
         (precision, int(count)): float(rate)
-        for count, rates in found.items()
+        for count, rates in highest.items()
         for precision, rate in rates.items()
     }
 
 
-def _remembered(place: Path, threads: Sequence[int]) -> dict[str, dict[str, float]] | None:
+def _remembered(place: Path, threads: Sequence[int]) -> tuple[int, dict[str, dict[str, float]]]:
+    """How often it was measured, and the highest by threads and precision; 0 where what is kept
+    cannot be read."""
     try:
-        found: dict[str, dict[str, float]] = json.loads(place.read_text(encoding="utf-8"))
-        usable = set(found) == set(map(str, threads)) and all(
-            rate > 0 for rates in found.values() for rate in rates.values()
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        highest: dict[str, dict[str, float]] = kept["highest"]
+        usable = set(highest) == set(map(str, threads)) and all(
+            rate > 0 for rates in highest.values() for rate in rates.values()
         )
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-    return found if usable else None
+        return (int(kept["occasions"]), highest) if usable else (0, {})
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return 0, {}

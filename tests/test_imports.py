@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
-SHARED = ("autotune.records", "autotune.errors", "autotune.stats", "autotune.padding")
+SHARED = (
+    "autotune.records",
+    "autotune.instructions",
+    "autotune.errors",
+    "autotune.stats",
+    "autotune.padding",
+)
 HEAVY = ["torch", "transformers", "onnxruntime", "openvino", "intel_extension_for_pytorch"]
 WHOLE_SEARCH = """
 import json, sys, tempfile, pathlib

@@ -13,11 +13,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from autotune.instructions import BF16_SETS, VNNI_SETS
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
-
-BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
-VNNI_SETS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 
