@@ -34,8 +34,10 @@ TURN_S, LEAST_TURN_S = 0.5, 0.1
 and does so between fewer of the turns the shorter they are."""
 FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
 """The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
-more once the ratio is so well known (what two processes differ by is in it), or this share of the
-time is gone."""
+more once the ratio is so well known (what two processes differ by is in it), or they have taken
+this share of the time."""
+LEAST_SHARE = 0.25
+"""What of the time rounds may take where the script has used up all: fewer of them if need be."""
 GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")
 DIE_WITH_PARENT = """
 import ctypes, os, sys
@@ -163,7 +165,7 @@ def launch_check(
         with Launched(script, instances=instances, folder=work, timeout_s=timeout_s) as launched:
             ratio = None
             if instances:
-                ratio = _in_turn(launched, runner, best, objective, ROUNDS_SHARE * time_s)
+                ratio = _in_turn(launched, runner, best, objective, time_s)
             check = launched.finish()
     except (ScriptFailed, WorkerFailed, OSError, ValueError) as error:
         return {"error": str(error)}
@@ -178,7 +180,8 @@ def _in_turn(
     launched: Launched, runner: Runner, best: Config, objective: Objective, time_s: float
 ) -> Interval | None:
     """How many times as good launch.sh's workers are as the search's own, round by round; None
-    where the search's own cannot be measured any more."""
+    where the search's own cannot be measured any more. `time_s` is for the script's measurement
+    as well, which is awaited first."""
 
     def own(rule: Measure) -> Measurement | None:
         return runner.run(best, rule).measurement
@@ -187,12 +190,14 @@ def _in_turn(
         lambda rule: launched.measure(best, rule),
         own,
     )
-    turn_s = min(TURN_S, max(LEAST_TURN_S, time_s / (2 * FEWEST)))
+    turn_s = min(TURN_S, max(LEAST_TURN_S, ROUNDS_SHARE * time_s / (2 * FEWEST)))
     rule = replace(VISIT_RULE, budget_s=turn_s, patience_s=turn_s, part_s=2 * turn_s)
+    late = time.monotonic() + time_s
     for side in sides:  # the first waits until the script has measured, the other opens
         side(rule)
     ratios: list[float] = []
     began = time.monotonic()
+    late = max(late, began + LEAST_SHARE * time_s)
     for _ in range(ROUNDS):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):
@@ -203,7 +208,8 @@ def _in_turn(
         ratios.append(objective.ratio(found[0], found[1]))
         known = gain_interval(ratios)
         narrow = known.coverage >= CONFIDENCE and known.half_width <= HALF_WIDTH
-        spent_s = time.monotonic() - began
-        if narrow or spent_s > (time_s if len(ratios) >= FEWEST else 2 * time_s):
+        now = time.monotonic()
+        many = len(ratios) >= FEWEST and now - began > ROUNDS_SHARE * time_s
+        if narrow or many or now > late:
             break
     return known

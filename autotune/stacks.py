@@ -19,6 +19,7 @@ from autotune import probes
 from autotune.errors import InputError, StackError
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
+from autotune.instructions import VNNI_SETS
 from autotune.process import WorkerProcess
 from autotune.records import DEFAULT_STACK, StackFacts
 from autotune.space import Surroundings
@@ -198,6 +199,7 @@ def surroundings(
     return Surroundings(
         cores=host.cores,
         nodes=host.nodes,
+        vnni=bool(VNNI_SETS & set(host.instruction_sets)),
         attentions=attentions,
         modes={name: facts.modes for name, facts in found.items()},
         objective=objective,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import SpaceError
+from autotune.records import Config
 from autotune.space import baseline, compile_space, load_space, parse_overrides
 
 QA = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
@@ -127,6 +129,38 @@ def test_a_prior_of_several_instances_shares_the_cores():
     assert (one["instances"], one["threads"]) == (1, 4)
     told = compiled(QA).fit({**wanted, "threads": 1})
     assert (told["instances"], told["threads"]) == (2, 1)
+
+
+def test_priors_are_for_cpus_with_vnni_or_without(space_file):
+    path = space_file(
+        "knobs: {mode: [eager, jit]}\n"
+        "priors: [{vnni: false, mode: jit}, {vnni: true, mode: eager, threads: 1}, {mode: eager}]\n"
+        "constraints: [{name: one, forbid: {vnni: false, mode: eager}}]\n"
+    )
+    where = replace(surroundings(), vnni=True)
+    assert [prior["mode"] for prior in compiled(path, where=where).priors] == ["eager"]
+    where = replace(surroundings(), vnni=False)
+    assert [prior["mode"] for prior in compiled(path, where=where).priors] == ["jit"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("priors: [{vnni: 1, mode: jit}]", "priors: vnni must be one of true, false; got 1"),
+        ("priors: [{objective: speed}]", "objective must be one of throughput, latency, server"),
+        (
+            "constraints: [{name: one, forbid: {objective: [latency, rate]}}]",
+            "constraint 'one': objective must be one of .*; got 'rate'",
+        ),
+        (
+            "constraints: [{name: one, forbid: {vnni: {min: 1}}}]",
+            "constraint 'one': vnni must be one of true, false",
+        ),
+    ],
+)
+def test_what_stands_beside_the_knobs_has_its_values(space_file, text, message):
+    with pytest.raises(SpaceError, match=message):
+        load_space(space_file(f"knobs: {{mode: [eager, jit]}}\n{text}\n"))
 
 
 def test_set_narrows_and_drop_takes_the_default():
@@ -268,6 +302,44 @@ def test_a_mode_that_was_asked_for_must_run():
             where=surroundings(modes=WITHOUT_IPEX),
             overrides=parse_overrides(["mode=ipex,jit"]),
         )
+
+
+BF16 = "bf16 needs AVX512-BF16"
+
+
+def with_int8(openvino_bf16, ipex_jit_bf16):
+    int8 = {"fp32": None, "int8_static": None}
+    return {
+        "eager": {"fp32": None},
+        "openvino": {**int8, "bf16": openvino_bf16},
+        "ipex_jit": {**int8, "bf16": ipex_jit_bf16},
+    }
+
+
+def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
+    space = compiled(QA, where=surroundings(modes=with_int8(BF16, BF16)))
+    assert choices(space, "int8_rest") == ("fp32",)
+    assert space.unavailable["int8_rest=bf16"] == BF16
+    assert {"mode": "openvino", "precision": "int8_static", "int8_rest": "fp32"}.items() <= (
+        space.priors[0].as_dict().items()
+    )
+    with pytest.raises(SpaceError, match="int8_rest=bf16 cannot be had here: bf16 needs"):
+        compiled(
+            QA,
+            where=surroundings(modes=with_int8(BF16, BF16)),
+            overrides=parse_overrides(["int8_rest=bf16"]),
+        )
+
+
+def test_what_is_not_int8_runs_in_what_its_mode_offers():
+    space = compiled(QA, where=surroundings(modes=with_int8(BF16, None)))
+    assert choices(space, "int8_rest") == ("fp32", "bf16")
+    assert space.priors[0]["int8_rest"] == "fp32"
+    assert {c["int8_rest"] for c in space.priors if c["precision"] == "int8_static"} == {"fp32"}
+    wanted = {"precision": "int8_static", "int8_rest": "bf16"}
+    assert space.fit({**wanted, "mode": "ipex_jit"})["int8_rest"] == "bf16"
+    refused = Config.of({**space.priors[0].as_dict(), "int8_rest": "bf16"})
+    assert space.violation(refused) == f"int8_rest=bf16: {BF16}"
 
 
 def test_dropping_an_unknown_knob_or_one_that_is_set_is_an_error():

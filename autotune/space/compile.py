@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from autotune.errors import SpaceError
 from autotune.knobs import KNOBS, active
 from autotune.records import Config
-from autotune.space.file import OBJECTIVE, Bound, SpaceFile, Value
-from autotune.space.space import Dimension, Space
+from autotune.space.file import BESIDE, Bound, SpaceFile, Value
+from autotune.space.space import INT8_REST, Dimension, Space
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
 """stack -> mode -> precision -> None (it runs) or why not: `StackFacts.modes` of each stack."""
@@ -31,6 +31,7 @@ class Surroundings:
     modes: Modes
     objective: str
     nodes: int = 1  # NUMA nodes
+    vnni: bool = True  # whether the CPU sums int8 products without saturating
     # process knob -> value -> why it cannot be had here
     missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
 
@@ -134,7 +135,7 @@ def compile_space(
         for parent, allowed in knob.needs.items():
             when.setdefault(parent, list(allowed))
         for parent in when:
-            if parent != OBJECTIVE and parent not in {d.name for d in dimensions}:
+            if parent not in BESIDE and parent not in {d.name for d in dimensions}:
                 raise SpaceError(
                     f"knobs.{name}.when: {parent} is decided after {name}; turn the condition "
                     "around or use a constraint"
@@ -149,13 +150,14 @@ def compile_space(
         cores=surroundings.cores,
         objective=surroundings.objective,
         defaults=defaults,
+        vnni=surroundings.vnni,
         unavailable=_unavailable(space, dimensions, surroundings),
     )
     _check_satisfiable(compiled)
     fitted = (
-        compiled.fit({name: value for name, value in prior.items() if name != OBJECTIVE})
+        compiled.fit({name: value for name, value in prior.items() if name not in BESIDE})
         for prior in space.priors
-        if prior.get(OBJECTIVE, surroundings.objective) == surroundings.objective
+        if all(prior.get(name, here) == here for name, here in compiled.beside.items())
     )
     seeded = (
         compiled.fit({k: v for k, v in config.values if not isinstance(v, float)})
@@ -177,7 +179,7 @@ def _possible(
                 f"{name} must be at most the {cores} cores this process may use, "
                 f"got {over[0]}; lower it, or use {name}: auto"
             )
-    missing = surroundings.missing.get(name, {})
+    missing = {**surroundings.missing.get(name, {}), **_missing_rest(name, surroundings)}
     if any(value in missing for value in choices):
         kept = [value for value in choices if value not in missing]
         if asked or not kept:
@@ -203,6 +205,26 @@ def _possible(
     if name == "batch_size" and surroundings.objective == "latency" and not asked:
         return [1]
     return choices
+
+
+def _missing_rest(name: str, surroundings: Surroundings) -> dict[Value, str]:
+    """Of INT8_REST, the precisions that none of its modes runs on any stack here, and why."""
+    if name != INT8_REST:
+        return {}
+    knob, missing = KNOBS[name], dict[Value, str]()
+    for precision in knob.allowed or ():
+        reasons = [
+            offered.get(str(precision), "unknown to this stack")
+            for modes in surroundings.modes.values()
+            for mode in knob.needs["mode"]
+            if any(
+                (offered := modes.get(str(mode), {})).get(str(int8), "") is None
+                for int8 in knob.needs["precision"]
+            )
+        ]
+        if reasons and None not in reasons:
+            missing[precision] = str(reasons[-1])
+    return missing
 
 
 def _possible_modes(
@@ -241,7 +263,8 @@ def _unavailable(
         for precision, reasons in per_precision.items():
             if precision in values["precision"] and None not in reasons:
                 found[f"{mode} {precision}"] = str(reasons[0])
-    for name, missing in surroundings.missing.items():
+    settings = {**surroundings.missing, INT8_REST: _missing_rest(INT8_REST, surroundings)}
+    for name, missing in settings.items():
         named = space.knobs.get(name)
         if named is not None:
             asked = named.choices if isinstance(named.choices, list) else list(missing)

@@ -19,7 +19,12 @@ from autotune.records import Scalar
 
 MAX_CHOICES = 1000
 MAX_FILE_BYTES = 1 << 20
-OBJECTIVE = "objective"  # may stand in conditions beside the knobs
+OBJECTIVE, VNNI = "objective", "vnni"
+BESIDE: dict[str, tuple[bool | str, ...]] = {
+    OBJECTIVE: ("throughput", "latency", "server"),
+    VNNI: (True, False),
+}
+"""What may stand in conditions and priors beside the knobs, and its values."""
 
 Value = bool | int | str
 
@@ -185,15 +190,27 @@ def _check_names(path: Path, space: SpaceFile) -> None:
     ]
     for where, condition in conditions:
         for name in condition:
-            if name not in KNOBS and name != OBJECTIVE:
+            if name not in (*KNOBS, *BESIDE):
                 raise SpaceError(f"{path}: {where}: unknown knob {name!r}; known knobs: {known}")
+            if name in BESIDE:
+                wanted = condition[name]
+                values = wanted if isinstance(wanted, list) else [wanted]
+                _check_beside(name, values, where=f"{path}: {where}")
     for prior in space.priors:
         for name, value in prior.items():
-            if name == OBJECTIVE:
+            if name in BESIDE:
+                _check_beside(name, [value], where=f"{path}: priors")
                 continue
             if name not in KNOBS:
                 raise SpaceError(f"{path}: priors: unknown knob {name!r}; known knobs: {known}")
             check_value(name, value, where=f"{path}: priors")
+
+
+def _check_beside(name: str, values: Sequence[object], *, where: str) -> None:
+    for value in values:
+        if not any(type(value) is type(one) and value == one for one in BESIDE[name]):
+            known = ", ".join(str(one).lower() for one in BESIDE[name])
+            raise SpaceError(f"{where}: {name} must be one of {known}; got {value!r}")
 
 
 def check_value(name: str, value: Value, *, where: str) -> None:

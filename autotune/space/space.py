@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.records import Config, Scalar
-from autotune.space.file import OBJECTIVE, Bound, Condition, Constraint, Value
+from autotune.space.file import OBJECTIVE, VNNI, Bound, Condition, Constraint, Value
+
+INT8_REST = "int8_rest"
+"""The knob whose values are precisions: of the operators that are not int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +34,16 @@ class Space:
     cores: int
     objective: str
     defaults: Mapping[str, Value]
+    vnni: bool = True
     priors: tuple[Config, ...] = ()
     unavailable: Mapping[str, str] = field(
         default_factory=dict
     )  # "mode precision" or "knob=value" -> why
+
+    @property
+    def beside(self) -> dict[str, Value]:
+        """What conditions may name beside the knobs."""
+        return {OBJECTIVE: self.objective, VNNI: self.vnni}
 
     def build(self, choose: Callable[[Dimension], Value]) -> Config:
         """The configuration that picks `choose(dimension)` for each active dimension."""
@@ -46,7 +55,7 @@ class Space:
 
     def _holds(self, condition: Condition | Mapping[str, Any], values: Mapping[str, Value]) -> bool:
         for knob, allowed in condition.items():
-            value = self.objective if knob == OBJECTIVE else values.get(knob)
+            value = self.beside.get(knob, values.get(knob))
             if value is None:
                 return False
             if not (allowed.holds(value) if isinstance(allowed, Bound) else value in allowed):
@@ -62,6 +71,9 @@ class Space:
             return f"{mode} does not offer {precision}"
         if offered[precision] is not None:
             return str(offered[precision])
+        rest = values.get(INT8_REST)
+        if rest is not None and offered.get(str(rest)) is not None:
+            return f"{INT8_REST}={rest}: {offered[str(rest)]}"
         used = int(values["threads"]) * int(values["instances"])
         if used > self.cores:
             return f"instances x threads must fit {self.cores} cores"
@@ -74,15 +86,19 @@ class Space:
         """The nearest configuration to `wanted`; None where constraints rule it out.
 
         A knob it does not name has its default; a value the space does not hold (narrowed on
-        the command line, say) becomes the knob's first choice. Instances whose threads it does
-        not name share the cores.
+        the command line, say) becomes the knob's first choice, and an `int8_rest` that its mode
+        cannot run here the default. Instances whose threads it does not name share the cores.
         """
         values = {**self.defaults, **wanted}
         if "instances" in wanted and "threads" not in wanted:
             instances = next(d for d in self.dimensions if d.name == "instances")
             values["threads"] = self._most_threads(int(_nearest(instances, values)))
-        config = self.build(lambda dimension: _nearest(dimension, values))
-        return config if self.violation(config) is None else None
+        for rest in dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)]):
+            own = {**values, INT8_REST: rest}
+            config = self.build(lambda dimension, own=own: _nearest(dimension, own))  # type: ignore[misc]
+            if self.violation(config) is None:
+                return config
+        return None
 
     def contains(self, config: Config) -> bool:
         """Whether the study could have asked for `config`."""

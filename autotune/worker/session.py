@@ -242,11 +242,12 @@ class Session:
                 pass_s=screen.pass_s / share,
                 phases_s=phases,
             )
+        chosen = part(len(planned), screen.pass_s, asked.part_s)
+        timed = planned[chosen]
+        if met is not None:
+            meet_shapes(call, batches[chosen], met)
         if not known:
-            if met is not None:
-                meet_shapes(call, batches, met)
             self._warm.append(point)
-        timed = planned[part(len(planned), screen.pass_s, asked.part_s)]
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
