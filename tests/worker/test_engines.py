@@ -101,9 +101,10 @@ ENGINES = [
 
 
 def skip_unless_available(bench, knobs):
-    reason = bench.stacks["default"].modes[knobs["mode"]][knobs["precision"]]
-    if reason is not None:
-        pytest.skip(reason)
+    offered = bench.stacks["default"].modes[knobs["mode"]]
+    for precision in (knobs["precision"], knobs.get("int8_rest", "fp32")):
+        if offered[precision] is not None:
+            pytest.skip(offered[precision])
 
 
 @pytest.mark.parametrize("knobs", ENGINES)
