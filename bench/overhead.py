@@ -12,9 +12,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from autotune.folder import RunFolder
@@ -30,9 +29,9 @@ def main() -> None:
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="autotune-overhead-") as temporary:
         output = options.output or Path(temporary) / "run"
-        wall_s = None
+        begun = None
         if not RunFolder(output).manifest.exists():
-            start = time.monotonic()
+            begun = datetime.now(UTC)
             subprocess.run(
                 [
                     *(sys.executable, "-m", "autotune", "search"),
@@ -43,8 +42,7 @@ def main() -> None:
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
-            wall_s = time.monotonic() - start
-        show(read_trials(RunFolder(output).trials), wall_s)
+        show(read_trials(RunFolder(output).trials), begun, datetime.now(UTC))
 
 
 def passes_s(trial: Trial) -> float:
@@ -57,10 +55,12 @@ def passes_s(trial: Trial) -> float:
     return max(by_instance.values())
 
 
-def show(trials: list[Trial], wall_s: float | None) -> None:
-    if wall_s is None:  # a run that was not started here: from the first trial to the last
-        first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
-        wall_s = (last - first).total_seconds() + trials[-1].duration_s
+def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
+    first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
+    done = last + timedelta(seconds=trials[-1].duration_s)
+    if begun is None:  # a run that was not started here: from the first trial to the last
+        begun, ended = first, done
+    wall_s = (ended - begun).total_seconds()
     shares: dict[str, float] = defaultdict(float)
     opened: set[int] = set()
     for number, trial in enumerate(trials):
@@ -83,7 +83,10 @@ def show(trials: list[Trial], wall_s: float | None) -> None:
         shares["warming up"] += warming
         shares["importing and preparing"] += preparing
         shares["starting, judging, writing"] += left - preparing
-    shares["outside trials"] = wall_s - sum(t.duration_s for t in trials)
+    shares["before the first trial"] = (first - begun).total_seconds()
+    shares["after the last trial: the report, launch.sh"] = (ended - done).total_seconds()
+    between = (done - first).total_seconds() - sum(t.duration_s for t in trials)
+    shares["between trials: choosing, ending processes"] = between
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
     points = {t.config for t in trials if t.measurement is not None}

@@ -173,6 +173,16 @@ def test_set_narrows_and_drop_takes_the_default():
     assert all(prior["precision"] == "bf16" for prior in space.priors)
 
 
+def test_a_prior_comes_as_near_as_the_space_has_it():
+    overrides = parse_overrides(["batch_size=1,2,4,64", "precision=fp32,bf16"])
+    space = compiled(QA, overrides=overrides, where=surroundings(modes=with_int8(None, None)))
+    wanted = {"mode": "openvino", "precision": "int8_static", "batch_size": 16}
+    near = space.fit(wanted)
+    assert (near["precision"], near["batch_size"]) == ("bf16", 4)
+    assert space.fit({**wanted, "batch_size": 17})["batch_size"] == 64
+    assert space.fit({"mode": "eager", "precision": "int8_static"})["precision"] == "fp32"
+
+
 def test_ranges_step_or_double(space_file):
     path = space_file(
         "knobs: {mode: eager, batch_size: {range: {low: 2, high: 9, step: 3}},\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from autotune.space.file import OBJECTIVE, VNNI, Bound, Condition, Constraint, V
 
 INT8_REST = "int8_rest"
 """The knob whose values are precisions: of the operators that are not int8."""
+FASTEST = ("int8_static", "int8_dynamic", "bf16", "bf16_matmul", "fp32")
+"""Precisions, the fastest first where a CPU has the instructions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +88,22 @@ class Space:
     def fit(self, wanted: Mapping[str, Value]) -> Config | None:
         """The nearest configuration to `wanted`; None where constraints rule it out.
 
-        A knob it does not name has its default; a value the space does not hold (narrowed on
-        the command line, say) becomes the knob's first choice, and an `int8_rest` that its mode
-        cannot run here the default. Instances whose threads it does not name share the cores.
+        A knob it does not name has its default. A value the space does not hold (narrowed on
+        the command line, say) becomes the nearest number, the fastest precision that its mode
+        runs, or the knob's first choice; an `int8_rest` that its mode cannot run here the default.
+        Instances whose threads it does not name share the cores.
         """
         values = {**self.defaults, **wanted}
         if "instances" in wanted and "threads" not in wanted:
             instances = next(d for d in self.dimensions if d.name == "instances")
             values["threads"] = self._most_threads(int(_nearest(instances, values)))
-        for rest in dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)]):
-            own = {**values, INT8_REST: rest}
+        precisions = [values["precision"]]
+        held = next(d.choices for d in self.dimensions if d.name == "precision")
+        if precisions[0] not in held:
+            precisions = [precision for precision in FASTEST if precision in held]
+        rests = dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)])
+        for precision, rest in itertools.product(precisions, rests):
+            own = {**values, "precision": precision, INT8_REST: rest}
             config = self.build(lambda dimension, own=own: _nearest(dimension, own))  # type: ignore[misc]
             if self.violation(config) is None:
                 return config
@@ -176,7 +185,11 @@ class Space:
 
 def _nearest(dimension: Dimension, values: Mapping[str, Any]) -> Value:
     value: Value = values[dimension.name]
-    return value if value in dimension.choices else dimension.choices[0]
+    if value in dimension.choices:
+        return value
+    if type(value) is int:
+        return min(dimension.choices, key=lambda choice: abs(math.log(int(choice) / value)))
+    return dimension.choices[0]
 
 
 def _member(dimension: Dimension, values: Mapping[str, Scalar]) -> Value:
