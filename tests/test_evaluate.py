@@ -16,6 +16,8 @@ from test_other_tasks import MAKE, TAGS, python, text_rows, token_rows
 from autotune import demo
 from autotune.errors import InputError
 from autotune.evaluate import Flags, check_agreement, read_config
+from autotune.host import detect
+from autotune.instructions import BF16_SETS
 from autotune.tasks import task_named
 from autotune.tasks.qa import best_span, n_best, spans
 
@@ -158,6 +160,10 @@ def test_run_qa_on_the_demo(autotune, tmp_path, flags):
         *("--max_eval_samples", "6", "--pad_to_max_length", "False", "--output_dir", "out"),
     )
     done = autotune(*command, *flags, "--json")
+    if "--bf16_full_eval" in flags and not BF16_SETS & {*detect().instruction_sets}:
+        assert done.returncode == 2
+        assert "bf16 needs AVX512-BF16 or AMX-BF16" in done.stderr
+        return
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
     assert set(metrics) == {"eval_f1", "eval_exact_match", *KEYS}

