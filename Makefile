@@ -32,12 +32,10 @@ demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/autotune search --model demo --time-budget 5m --output $(DEMO)
 
-# Searches of one thread, which mostly start and wait, run beside each other; other tests of real
-# models use every core, and would wait more than they work.
+# Tests of real models use every core, and beside each other wait more than they work.
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not model' -n $(BESIDE) --dist loadfile
-	$(BIN)/python -m pytest -m model tests/faults -n $(BESIDE) --dist loadgroup --durations 5
-	$(BIN)/python -m pytest -m model --ignore tests/faults --durations 20
+	$(BIN)/python -m pytest -m model --durations 20
 
 lint: $(READY)
 	$(BIN)/ruff check .

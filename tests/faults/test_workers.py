@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("one search for all")]
+pytestmark = pytest.mark.model
 
 HOOK = Path(__file__).parent / "autotune_fault.py"
 ANSWERS = {
