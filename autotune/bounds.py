@@ -18,7 +18,7 @@ import numpy.typing as npt
 from autotune.channel import WorkerFailed
 from autotune.errors import StackError
 from autotune.host import Host
-from autotune.instructions import BF16_SETS
+from autotune.instructions import has_bf16
 from autotune.knobs import names
 from autotune.padding import plan
 from autotune.probes import cache_folder, keep
@@ -85,7 +85,7 @@ def peaks(
     """
     threads = sorted({*(1 << i for i in range(host.cores.bit_length())), host.cores})
     threads = [count for count in threads if count <= host.cores]
-    precisions = ["fp32", *(["bf16"] if BF16_SETS & set(host.instruction_sets) else [])]
+    precisions = ["fp32", *(["bf16"] if has_bf16(host.instruction_sets) else [])]
     identity = {**host.fingerprint(), "torch": facts.versions.get("torch"), "threads": threads}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = cache_folder() / "peaks" / f"{name}.json"
@@ -99,7 +99,7 @@ def peaks(
                 raise StackError(f"the peak cannot be measured: {failed}") from failed
             known = highest.setdefault(str(count), {})
             for precision, rate in rates.items():
-                known[precision] = max(float(rate), known.get(precision, 0.0))
+                known[precision] = max(rate, known.get(precision, 0.0))
         keep(place, json.dumps({"occasions": occasions + 1, "highest": highest}))
     return {
         (precision, int(count)): float(rate)

@@ -192,12 +192,12 @@ def _in_turn(
     )
     turn_s = min(TURN_S, max(LEAST_TURN_S, ROUNDS_SHARE * time_s / (2 * FEWEST)))
     rule = replace(VISIT_RULE, budget_s=turn_s, patience_s=turn_s, part_s=2 * turn_s)
-    late = time.monotonic() + time_s
+    asked = time.monotonic()
     for side in sides:  # the first waits until the script has measured, the other opens
         side(rule)
     ratios: list[float] = []
     began = time.monotonic()
-    late = max(late, began + LEAST_SHARE * time_s)
+    late = max(asked + time_s, began + LEAST_SHARE * time_s)
     for _ in range(ROUNDS):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):

@@ -19,7 +19,8 @@ from autotune import probes
 from autotune.errors import InputError, StackError
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
-from autotune.instructions import VNNI_SETS
+from autotune.instructions import has_vnni
+from autotune.knobs import KNOBS
 from autotune.process import WorkerProcess
 from autotune.records import DEFAULT_STACK, StackFacts
 from autotune.space import Surroundings
@@ -192,6 +193,23 @@ def missing_settings(
     return missing
 
 
+def missing_rest(found: Mapping[str, StackFacts]) -> dict[bool | int | str, str]:
+    """The values of `int8_rest` that no mode with int8 runs on any stack here, and why."""
+    knob, missing = KNOBS["int8_rest"], dict[bool | int | str, str]()
+    with_int8 = [
+        offered
+        for facts in found.values()
+        for mode in knob.needs["mode"]
+        if (offered := facts.modes.get(str(mode)))
+        and any(offered.get(str(int8), "") is None for int8 in knob.needs["precision"])
+    ]
+    for precision in knob.allowed or ():
+        reasons = [offered.get(str(precision), "unknown to this stack") for offered in with_int8]
+        if reasons and None not in reasons:
+            missing[precision] = str(reasons[-1])
+    return missing
+
+
 def surroundings(
     host: Host, found: Mapping[str, StackFacts], *, attentions: tuple[str, ...], objective: str
 ) -> Surroundings:
@@ -199,11 +217,11 @@ def surroundings(
     return Surroundings(
         cores=host.cores,
         nodes=host.nodes,
-        vnni=bool(VNNI_SETS & set(host.instruction_sets)),
+        vnni=has_vnni(host.instruction_sets),
         attentions=attentions,
         modes={name: facts.modes for name, facts in found.items()},
         objective=objective,
-        missing=missing_settings(host, found),
+        missing={**missing_settings(host, found), "int8_rest": missing_rest(found)},
     )
 
 

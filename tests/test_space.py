@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import MODES, WITHOUT_IPEX, surroundings
+from fakes import MODES, WITHOUT_IPEX, host, surroundings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune import stacks
 from autotune.errors import SpaceError
-from autotune.records import Config
+from autotune.records import Config, StackFacts
 from autotune.space import baseline, compile_space, load_space, parse_overrides
 
 QA = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
@@ -326,8 +327,17 @@ def with_int8(openvino_bf16, ipex_jit_bf16):
     }
 
 
+def here_with_int8(openvino_bf16, ipex_jit_bf16):
+    modes = with_int8(openvino_bf16, ipex_jit_bf16)
+    facts = StackFacts(python="p", python_version="3", versions={}, ipex=None, modes=modes)
+    where = stacks.surroundings(
+        host(), {"default": facts}, attentions=("sdpa", "eager"), objective="throughput"
+    )
+    return replace(where, vnni=True)
+
+
 def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
-    space = compiled(QA, where=surroundings(modes=with_int8(BF16, BF16)))
+    space = compiled(QA, where=here_with_int8(BF16, BF16))
     assert choices(space, "int8_rest") == ("fp32",)
     assert space.unavailable["int8_rest=bf16"] == BF16
     assert {"mode": "openvino", "precision": "int8_static", "int8_rest": "fp32"}.items() <= (
@@ -336,13 +346,13 @@ def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
     with pytest.raises(SpaceError, match="int8_rest=bf16 cannot be had here: bf16 needs"):
         compiled(
             QA,
-            where=surroundings(modes=with_int8(BF16, BF16)),
+            where=here_with_int8(BF16, BF16),
             overrides=parse_overrides(["int8_rest=bf16"]),
         )
 
 
 def test_what_is_not_int8_runs_in_what_its_mode_offers():
-    space = compiled(QA, where=surroundings(modes=with_int8(BF16, None)))
+    space = compiled(QA, where=here_with_int8(BF16, None))
     assert choices(space, "int8_rest") == ("fp32", "bf16")
     assert space.priors[0]["int8_rest"] == "fp32"
     assert {c["int8_rest"] for c in space.priors if c["precision"] == "int8_static"} == {"fp32"}

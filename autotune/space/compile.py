@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from autotune.errors import SpaceError
 from autotune.knobs import KNOBS, active
 from autotune.records import Config
-from autotune.space.file import BESIDE, Bound, SpaceFile, Value
-from autotune.space.space import INT8_REST, Dimension, Space
+from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, SpaceFile, Value
+from autotune.space.space import Dimension, Space
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
 """stack -> mode -> precision -> None (it runs) or why not: `StackFacts.modes` of each stack."""
@@ -32,7 +32,7 @@ class Surroundings:
     objective: str
     nodes: int = 1  # NUMA nodes
     vnni: bool = True  # whether the CPU sums int8 products without saturating
-    # process knob -> value -> why it cannot be had here
+    # knob -> value -> why it cannot be had here
     missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
 
 
@@ -148,9 +148,8 @@ def compile_space(
         constraints=tuple(space.constraints),
         modes=surroundings.modes,
         cores=surroundings.cores,
-        objective=surroundings.objective,
+        beside={OBJECTIVE: surroundings.objective, VNNI: surroundings.vnni},
         defaults=defaults,
-        vnni=surroundings.vnni,
         unavailable=_unavailable(space, dimensions, surroundings),
     )
     _check_satisfiable(compiled)
@@ -179,7 +178,7 @@ def _possible(
                 f"{name} must be at most the {cores} cores this process may use, "
                 f"got {over[0]}; lower it, or use {name}: auto"
             )
-    missing = {**surroundings.missing.get(name, {}), **_missing_rest(name, surroundings)}
+    missing = surroundings.missing.get(name, {})
     if any(value in missing for value in choices):
         kept = [value for value in choices if value not in missing]
         if asked or not kept:
@@ -205,26 +204,6 @@ def _possible(
     if name == "batch_size" and surroundings.objective == "latency" and not asked:
         return [1]
     return choices
-
-
-def _missing_rest(name: str, surroundings: Surroundings) -> dict[Value, str]:
-    """Of INT8_REST, the precisions that none of its modes runs on any stack here, and why."""
-    if name != INT8_REST:
-        return {}
-    knob, missing = KNOBS[name], dict[Value, str]()
-    for precision in knob.allowed or ():
-        reasons = [
-            offered.get(str(precision), "unknown to this stack")
-            for modes in surroundings.modes.values()
-            for mode in knob.needs["mode"]
-            if any(
-                (offered := modes.get(str(mode), {})).get(str(int8), "") is None
-                for int8 in knob.needs["precision"]
-            )
-        ]
-        if reasons and None not in reasons:
-            missing[precision] = str(reasons[-1])
-    return missing
 
 
 def _possible_modes(
@@ -263,8 +242,7 @@ def _unavailable(
         for precision, reasons in per_precision.items():
             if precision in values["precision"] and None not in reasons:
                 found[f"{mode} {precision}"] = str(reasons[0])
-    settings = {**surroundings.missing, INT8_REST: _missing_rest(INT8_REST, surroundings)}
-    for name, missing in settings.items():
+    for name, missing in surroundings.missing.items():
         named = space.knobs.get(name)
         if named is not None:
             asked = named.choices if isinstance(named.choices, list) else list(missing)

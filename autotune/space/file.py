@@ -193,9 +193,7 @@ def _check_names(path: Path, space: SpaceFile) -> None:
             if name not in (*KNOBS, *BESIDE):
                 raise SpaceError(f"{path}: {where}: unknown knob {name!r}; known knobs: {known}")
             if name in BESIDE:
-                wanted = condition[name]
-                values = wanted if isinstance(wanted, list) else [wanted]
-                _check_beside(name, values, where=f"{path}: {where}")
+                _check_beside(name, _as_list(condition[name]), where=f"{path}: {where}")
     for prior in space.priors:
         for name, value in prior.items():
             if name in BESIDE:

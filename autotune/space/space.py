@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.records import Config, Scalar
-from autotune.space.file import OBJECTIVE, VNNI, Bound, Condition, Constraint, Value
+from autotune.space.file import Bound, Condition, Constraint, Value
 
 INT8_REST = "int8_rest"
 """The knob whose values are precisions: of the operators that are not int8."""
@@ -35,18 +35,12 @@ class Space:
     constraints: tuple[Constraint, ...]
     modes: Mapping[str, Mapping[str, Mapping[str, str | None]]]  # as compile.Modes
     cores: int
-    objective: str
+    beside: Mapping[str, Value]  # what conditions may name beside the knobs
     defaults: Mapping[str, Value]
-    vnni: bool = True
     priors: tuple[Config, ...] = ()
     unavailable: Mapping[str, str] = field(
         default_factory=dict
     )  # "mode precision" or "knob=value" -> why
-
-    @property
-    def beside(self) -> dict[str, Value]:
-        """What conditions may name beside the knobs."""
-        return {OBJECTIVE: self.objective, VNNI: self.vnni}
 
     def build(self, choose: Callable[[Dimension], Value]) -> Config:
         """The configuration that picks `choose(dimension)` for each active dimension."""
@@ -58,7 +52,7 @@ class Space:
 
     def _holds(self, condition: Condition | Mapping[str, Any], values: Mapping[str, Value]) -> bool:
         for knob, allowed in condition.items():
-            value = self.beside.get(knob, values.get(knob))
+            value = values[knob] if knob in values else self.beside.get(knob)
             if value is None:
                 return False
             if not (allowed.holds(value) if isinstance(allowed, Bound) else value in allowed):
@@ -95,10 +89,9 @@ class Space:
         """
         values = {**self.defaults, **wanted}
         if "instances" in wanted and "threads" not in wanted:
-            instances = next(d for d in self.dimensions if d.name == "instances")
-            values["threads"] = self._most_threads(int(_nearest(instances, values)))
-        precisions = [values["precision"]]
-        held = next(d.choices for d in self.dimensions if d.name == "precision")
+            instances = _nearest(self._dimension("instances"), values)
+            values["threads"] = self._most_threads(int(instances))
+        precisions, held = [values["precision"]], self._dimension("precision").choices
         if precisions[0] not in held:
             precisions = [precision for precision in FASTEST if precision in held]
         rests = dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)])
@@ -140,9 +133,12 @@ class Space:
                 found.append(self.build(lambda d, c=changed: _nearest(d, c)))  # type: ignore[misc]
         return found
 
+    def _dimension(self, name: str) -> Dimension:
+        return next(d for d in self.dimensions if d.name == name)
+
     def _most_threads(self, instances: int) -> int:
         """The largest choice of threads with which so many instances fit the cores."""
-        threads = next(d.choices for d in self.dimensions if d.name == "threads")
+        threads = self._dimension("threads").choices
         fitting = [int(t) for t in threads if int(t) * instances <= self.cores]
         return max(fitting, default=1)
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.instructions import BF16_SETS, VNNI_SETS
+from autotune.instructions import has_bf16, has_vnni
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 
@@ -49,7 +49,7 @@ class Material:
     @property
     def vnni(self) -> bool:
         """Whether int8 products accumulate without saturating."""
-        return bool(self.instruction_sets & VNNI_SETS)
+        return has_vnni(self.instruction_sets)
 
     def cached(self, name: str) -> Path:
         """Where the artefact `name` is, or is to be put (`in_one_step`)."""
@@ -86,7 +86,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
     """What the instruction sets rule out."""
     sets = environment.instruction_sets
-    if precision in ("bf16", "bf16_matmul") and not sets & BF16_SETS:
+    if precision in ("bf16", "bf16_matmul") and not has_bf16(sets):
         return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
     if precision.startswith("int8") and "avx2" not in sets:
         return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
