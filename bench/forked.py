@@ -5,7 +5,7 @@
 Each comparison takes one configuration twice, in turn: in a fresh process that measures
 nothing else, and either in a process forked from a preloaded parent, or in a fresh one that has
 measured other points before. They agree where the interval of the ratio, paired by visit, holds
-1 or is within 1% of it.
+1 or is within 1% of it. An engine that this host cannot run is left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from autotune.knobs import describe
 from autotune.parents import Parents, modules_of
 from autotune.records import ONE_PASS, Config, Measure
 from autotune.runner import ProcessRunner
-from autotune.space import complete
+from autotune.space import compile_space, complete, load_space
+from autotune.stacks import surroundings
 from autotune.stats import in_turn, ratio_interval
 
+SPACE = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
 ENGINES: tuple[dict[str, Any], ...] = (
     {"mode": "openvino", "precision": "int8_static", "int8_rest": "bf16"},
     {"mode": "jit", "precision": "int8_dynamic"},
@@ -59,10 +61,18 @@ def main() -> None:
         with Parents(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
             parents.preload(modules_of(fresh.model_type))
             forked = open_run(RunFolder(options.run), folder / "forked", parents)
+            here = surroundings(
+                detect(),
+                fresh.stacks,
+                attentions=fresh.where.attentions,
+                objective=fresh.where.objective,
+            )
+            space = compile_space(load_space(SPACE), here)
             cases = [
-                (kind, complete(fresh.where, {**engine, **point}))
+                (kind, config)
                 for point in POINTS
                 for engine in ENGINES
+                if (config := space.fit({**engine, **point})) is not None
                 for kind in ("forked", "shared")
             ]
             for number in range(options.comparisons):
