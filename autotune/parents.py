@@ -16,7 +16,7 @@ from autotune.process import Parent, WorkerProcess
 
 MODULES = (
     "torch",
-    "transformers",
+    "autotune.worker.slim",
     "transformers.models.auto.modeling_auto",
     "autotune.worker.session",
     "autotune.worker.engines.torch_model",

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from autotune import demo
 
 # No deadline: the machine may be busy. The same examples every time: a failure is a change's.
 settings.register_profile("autotune", deadline=None, derandomize=True)
@@ -38,22 +43,56 @@ def cache_of_its_own(tmp_path_factory):
         os.environ["XDG_CACHE_HOME"] = before
 
 
-@pytest.fixture
-def autotune(tmp_path):
-    """The real command line in an empty folder: autotune("search", ...) -> CompletedProcess."""
+def command_line(folder):
+    """The real command line in `folder`: run("search", ...) -> CompletedProcess."""
 
-    def run(*arguments, cwd=None, timeout=300, **environment):
+    def run(*arguments, cwd=folder, timeout=300, **environment):
         return subprocess.run(
             [sys.executable, "-m", "autotune", *map(str, arguments)],
             capture_output=True,
             text=True,
-            cwd=cwd or tmp_path,
+            cwd=cwd,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         )
 
     return run
+
+
+@pytest.fixture
+def autotune(tmp_path):
+    """The real command line in an empty folder: autotune("search", ...) -> CompletedProcess."""
+    return command_line(tmp_path)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A search that has ended: the model it was of, the folder it left, what it printed."""
+
+    model: Path
+    run: Path
+    output: str
+
+    @property
+    def report(self):
+        return json.loads((self.run / "report.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A search for a model whose path is hostile; whoever uses it leaves it as it was."""
+    folder = tmp_path_factory.mktemp("finished")
+    model = folder / 'it\'s a "$(touch owned)" model'
+    shutil.copytree(demo.MODEL, model)
+    done = command_line(folder)(
+        *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
+        *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
+        *("--trials", "3", "--time-budget", "30s", "--max-accuracy-drop", "50%"),
+        *("--save-engine", "--output", "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    return Finished(model, folder / "run", done.stdout)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune import parents
+
 PACKAGE = Path(__file__).parents[1] / "autotune"
 SHARED = (
     "autotune.records",
@@ -73,3 +75,18 @@ def test_imports_point_one_way(path):
             assert name.split(".")[0] not in HEAVY, name
         if name == "optuna" or name.startswith("optuna."):
             assert path == PACKAGE / "search" / "study.py", name
+
+
+@pytest.mark.model
+def test_a_worker_imports_none_of_what_transformers_needs_for_other_uses():
+    from autotune.worker.slim import UNUSED
+
+    for name in UNUSED:
+        pytest.importorskip(name)
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {parents.MODULES!r}: importlib.import_module(name)\n"
+        f"print(json.dumps([name for name in {UNUSED!r} if name in sys.modules]))\n"
+        f"for name in {UNUSED!r}: importlib.import_module(name)\n"
+    )
+    assert json.loads(run(code).stdout) == []

@@ -174,7 +174,7 @@ def test_a_search_for_a_rate_ends_with_a_script_that_serves_it(autotune, tmp_pat
     done = autotune(
         *("search", "--model", "demo", "--max-samples", "4", "--max-seq-length", "64"),
         *("--doc-stride", "16", "--space", "space.yaml", "--trials", "2", "--output", "run"),
-        *("--objective", "server", "--max-latency-ms", "300", "--time-budget", "60s", "--json"),
+        *("--objective", "server", "--max-latency-ms", "300", "--time-budget", "40s", "--json"),
     )
     assert done.returncode == 0, done.stderr
     report = reported(done)

@@ -48,9 +48,7 @@ def test_a_kept_engine_is_started_from_and_answers_the_same(autotune, tmp_path, 
     assert "The prepared engine is kept" in words
 
 
-def test_an_engine_that_keeps_nothing_says_so(autotune, tmp_path):
-    report = searched(autotune, "eager")
+def test_an_engine_that_keeps_nothing_says_so(finished):
     reason = "eager with these settings makes nothing that could be kept"
-    assert report["engine"] == {"kept": False, "reason": reason}
-    assert not (tmp_path / "run" / "engine").exists()
-    assert report["launch_check"]["same_metrics"]
+    assert finished.report["engine"] == {"kept": False, "reason": reason}
+    assert not (finished.run / "engine").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,12 +11,12 @@ import pytest
 from fakes import MODES, FakeRunner, host, measurement
 from run_folder import BEST, leave_run
 
-from autotune import demo, verify
+from autotune import verify
 from autotune.records import Failure, StackFacts
 from autotune.reopen import reopen
 from autotune.runner import Outcome
 from autotune.stats import gain_interval
-from autotune.verify import ROUNDS, lines, measure_again
+from autotune.verify import lines, measure_again
 
 ZEROS = np.zeros(10, np.float32)
 
@@ -117,20 +116,14 @@ def test_a_host_without_bf16_is_told_why(run):
 
 
 @pytest.mark.model
-def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
-    model, folder = tmp_path / "model", tmp_path / "run"
-    shutil.copytree(demo.MODEL, model)
-    done = autotune(
-        *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
-        *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
-        *("--trials", "4", "--time-budget", "30s", "--max-accuracy-drop", "50%"),
-        *("--output", folder),
+def test_a_real_run_verifies(autotune, finished):
+    folder = finished.run
+    kept = autotune(
+        "verify", folder / "best.yaml", "--min-speedup", "0.1", "--rounds", "3", "--json"
     )
-    assert done.returncode == 0, done.stderr
-    kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
     found = json.loads(kept.stdout)
     assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
-    assert found["speedup"]["samples"] == ROUNDS
+    assert found["speedup"]["samples"] == 3
 
     written = json.loads((folder / "report.json").read_text())
     (folder / "report.html").unlink()
@@ -155,9 +148,16 @@ def test_a_real_run_verifies_and_a_changed_model_does_not(autotune, tmp_path):
     assert too_much.returncode == 3
     assert "at least 1000.00x is asked for" in too_much.stdout
 
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "changed": 1}))
-    changed = autotune("verify", folder)
+
+@pytest.mark.model
+def test_a_model_that_has_changed_does_not_verify(autotune, finished):
+    config = finished.model / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(json.dumps({**json.loads(before), "changed": 1}))
+        changed = autotune("verify", finished.run)
+    finally:
+        config.write_text(before)
     assert changed.returncode == 3
     assert "have changed since the run was made" in changed.stdout
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
 
 from autotune.errors import TrialFailure
 from autotune.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, META_FILE
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import polynomial
+from autotune.worker.slim import transformers
 
 UNLIMITED = 1_000_000  # tokenizers without a limit report a huge model_max_length
 WEIGHTS = ("*.safetensors", "*.bin")

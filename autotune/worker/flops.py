@@ -6,10 +6,10 @@ import traceback
 
 import numpy as np
 import torch
-import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotune.records import ModelSource
+from autotune.worker.slim import transformers
 
 WIDTHS = (16, 32, 64)
 CHECKED = 48

@@ -40,20 +40,25 @@ def fill(disk):
             return filler
 
 
-@pytest.mark.parametrize("moment", ["after 1 trial", "after 3 trials", "during the report"])
-def test_a_disk_that_fills_ends_the_search_with_one_line_and_loses_nothing(small_disk, moment):
-    search = small_disk
-    process = search.start(*TWO)
-    if moment == "during the report":
-        search.wait_for(lambda: (search.run / "best.yaml").exists())
-    else:
-        search.wait_for_trials(int(moment.split()[1]))
-    filler = fill(search.run)
-    code, errors = search.ended(process)
-    assert code == 2, errors
-    assert errors.count("autotune: ") == 1
-    assert "No space left" in errors
-    filler.unlink()
+def test_a_disk_that_fills_ends_the_search_with_one_line_and_loses_nothing(small_disk):
+    """Again and again: after the first trial, in the finals, while the report is written."""
+    search, resume = small_disk, False
+    for happened in (
+        lambda: len(search.lines()) >= 1,
+        lambda: len(search.lines()) >= 3,
+        lambda: (search.run / "best.yaml").exists(),
+    ):
+        before = search.lines()
+        process = search.start(*TWO, resume=resume)
+        search.wait_for(happened)
+        filler = fill(search.run)
+        code, errors = search.ended(process)
+        assert code == 2, errors
+        assert errors.count("autotune: ") == 1
+        assert "No space left" in errors
+        assert search.lines()[: len(before)] == before
+        filler.unlink()
+        resume = True
     search.go_on()
 
 

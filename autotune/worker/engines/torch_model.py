@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 
 from autotune.errors import TrialFailure
 from autotune.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import TOLERANCE, Material
+from autotune.worker.slim import transformers
 
 
 def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
