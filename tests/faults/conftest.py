@@ -59,11 +59,12 @@ class Searches:
         self.run = folder / "run"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
         (folder / "space.yaml").write_text(SPACE)
 
     def start(self, *options: str, resume: bool = False) -> subprocess.Popen[str]:
         asked = ["--resume"] if resume else ["--model", "demo", "--space", "space.yaml", *SMALL]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "autotune", "search", *asked, "--output", "run", *options],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -73,6 +74,15 @@ class Searches:
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(self.temporary)},
             preexec_fn=heed_signals,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that failed has left running, or the next would be disturbed."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def ended(self, process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str]:
         """Exit code and standard error; nothing the search started may be left."""
@@ -131,7 +141,19 @@ class Searches:
         return found
 
 
-@pytest.fixture(scope="module")
-def searches(tmp_path_factory):
-    """Makes a folder for searches."""
-    return lambda: Searches(tmp_path_factory.mktemp("faults"))
+def folders(tmp_path_factory):
+    made: list[Searches] = []
+
+    def make() -> Searches:
+        made.append(Searches(tmp_path_factory.mktemp("faults")))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+searches = pytest.fixture(folders, name="searches")
+"""Makes a folder for searches of one test."""
+searches_of_module = pytest.fixture(folders, scope="module", name="searches_of_module")
+"""The same, for what the tests of a module share."""
