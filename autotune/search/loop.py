@@ -40,8 +40,8 @@ from autotune.search.study import Study
 from autotune.search.tuner import Observation, Tuner, opening
 from autotune.space import Space
 
-FIRST, REST_AFTER = 6, 0.6
-"""So many priors are tried before the tuner chooses: engines of every kind to learn from. The
+FIRST, REST_AFTER = 4, 0.6
+"""So many priors are tried before the tuner chooses: engines of several kinds to learn from. The
 others, which one of these may have shown to be slow, come after this share of the budget: a
 report of every engine is worth some of it, finding the best is worth more."""
 LATE_SHARE = 0.05
