@@ -15,17 +15,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from opened import open_run, speeds
+from opened import open_run
 
 from autotune.folder import RunFolder
 from autotune.host import detect
 from autotune.knobs import describe
 from autotune.parents import Parents, modules_of
-from autotune.records import ONE_PASS, Config
+from autotune.records import ONE_PASS, Config, Measure, Measurement
 from autotune.runner import ProcessRunner
 from autotune.search.finals import VISIT_RULE
+from autotune.search.objective import throughput
 from autotune.space import compile_space, complete, load_space
-from autotune.stacks import surroundings
 from autotune.stats import in_turn, ratio_interval
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
@@ -61,13 +61,7 @@ def main() -> None:
         with Parents(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
             parents.preload(modules_of(fresh.model_type))
             forked = open_run(RunFolder(options.run), folder / "forked", parents)
-            here = surroundings(
-                detect(),
-                fresh.stacks,
-                attentions=fresh.where.attentions,
-                objective=fresh.where.objective,
-            )
-            space = compile_space(load_space(SPACE), here)
+            space = compile_space(load_space(SPACE), fresh.where)
             cases = [
                 (kind, config)
                 for point in POINTS
@@ -92,17 +86,12 @@ def compare(
     kind: str, config: Config, fresh: ProcessRunner, other: ProcessRunner, visits: int
 ) -> bool:
     fresh.keep([config])
+    one, two = (measure(runner, config, ONE_PASS) for runner in (fresh, other))
+    assert one.outputs_digest == two.outputs_digest, "not the same answers"
     pairs = []
-    for visit in range(-1, visits):
-        order = in_turn((fresh, other))
-        found = {r: r.run(config, ONE_PASS if visit < 0 else VISIT_RULE) for r in order}
-        for outcome in found.values():
-            assert outcome.measurement is not None, outcome.failure
-        if visit < 0:  # a whole pass: of long ones the others run a part
-            digests = {o.measurement.outputs_digest for o in found.values() if o.measurement}
-            assert len(digests) == 1, "not the same answers"
-            continue
-        pairs.append(speeds([found[other]])[0] / speeds([found[fresh]])[0])
+    for _ in range(visits):  # of long passes a part
+        found = {runner: measure(runner, config, VISIT_RULE) for runner in in_turn((fresh, other))}
+        pairs.append(throughput(found[other]).median / throughput(found[fresh]).median)
     ratio = ratio_interval(pairs)
     agree = ratio.low <= 1.01 and ratio.high >= 0.99
     print(
@@ -111,6 +100,12 @@ def compare(
         flush=True,
     )
     return agree
+
+
+def measure(runner: ProcessRunner, config: Config, rule: Measure) -> Measurement:
+    outcome = runner.run(config, rule)
+    assert outcome.measurement is not None, outcome.failure
+    return outcome.measurement
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def open_run(folder: RunFolder, work: Path, parents: Parents | None = None) -> O
         runner=run.runner(host, found, work, parents),
         gate=run.gate(),
         reference=run.reference(),
-        where=Surroundings(
-            cores=host.cores,
+        where=stacks.surroundings(
+            host,
+            found,
             attentions=tuple(run.manifest["model"]["attentions"]),
-            modes={},
             objective="throughput",
         ),
     )

@@ -16,7 +16,7 @@ from autotune.records import Failure, StackFacts
 from autotune.reopen import reopen
 from autotune.runner import Outcome
 from autotune.stats import gain_interval
-from autotune.verify import lines, measure_again
+from autotune.verify import ROUNDS, lines, measure_again
 
 ZEROS = np.zeros(10, np.float32)
 
@@ -118,12 +118,10 @@ def test_a_host_without_bf16_is_told_why(run):
 @pytest.mark.model
 def test_a_real_run_verifies(autotune, finished):
     folder = finished.run
-    kept = autotune(
-        "verify", folder / "best.yaml", "--min-speedup", "0.1", "--rounds", "3", "--json"
-    )
+    kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
     found = json.loads(kept.stdout)
     assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
-    assert found["speedup"]["samples"] == 3
+    assert found["speedup"]["samples"] == ROUNDS
 
     written = json.loads((folder / "report.json").read_text())
     (folder / "report.html").unlink()

@@ -141,19 +141,19 @@ class Searches:
         return found
 
 
-def folders(tmp_path_factory):
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """Makes a folder for searches, and ends what still runs in those made before it."""
     made: list[Searches] = []
 
+    def end() -> None:
+        for one in made:
+            one.close()
+
     def make() -> Searches:
+        end()
         made.append(Searches(tmp_path_factory.mktemp("faults")))
         return made[-1]
 
     yield make
-    for one in made:
-        one.close()
-
-
-searches = pytest.fixture(folders, name="searches")
-"""Makes a folder for searches of one test."""
-searches_of_module = pytest.fixture(folders, scope="module", name="searches_of_module")
-"""The same, for what the tests of a module share."""
+    end()

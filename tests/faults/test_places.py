@@ -43,14 +43,14 @@ def fill(disk):
 def test_a_disk_that_fills_ends_the_search_with_one_line_and_loses_nothing(small_disk):
     """Again and again: after the first trial, in the finals, while the report is written."""
     search, resume = small_disk, False
-    for happened in (
-        lambda: len(search.lines()) >= 1,
-        lambda: len(search.lines()) >= 3,
-        lambda: (search.run / "best.yaml").exists(),
+    for wait in (
+        lambda: search.wait_for_trials(1),
+        lambda: search.wait_for_trials(3),
+        lambda: search.wait_for((search.run / "best.yaml").exists),
     ):
         before = search.lines()
         process = search.start(*TWO, resume=resume)
-        search.wait_for(happened)
+        wait()
         filler = fill(search.run)
         code, errors = search.ended(process)
         assert code == 2, errors

@@ -53,9 +53,9 @@ def faulty_stack(folder):
 
 
 @pytest.fixture(scope="module")
-def searched(searches_of_module, tmp_path_factory):
+def searched(searches, tmp_path_factory):
     """A search over every fault and a configuration without any, to its end."""
-    search = searches_of_module()
+    search = searches()
     (search.folder / "space.yaml").write_text(SPACE)
     python = faulty_stack(tmp_path_factory.mktemp("stack") / "faulty")
     limits = ("--trials", str(len(ANSWERS) + 2), "--trial-timeout", "25s")
