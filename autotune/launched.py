@@ -22,10 +22,11 @@ from typing import Any, Self
 from autotune.channel import Channel, WorkerFailed
 from autotune.emit.script import THEN
 from autotune.records import Config, Failure, Measure, Measurement
-from autotune.runner import Runner, measure_request, of_each, together
+from autotune.runner import Runner, measure_request, together
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import Objective
 from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
+from autotune.stopping import of_each
 from autotune.wire import WireError, parse
 
 TIMEOUT_S = 1800

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 Scalar = bool | int | float | str
 
@@ -132,15 +132,25 @@ class Pass:
     stolen_s: float = 0.0  # CPUs of the machine kept by the hypervisor, added
     reference_s: float = 0.0  # a small fixed computation, mean of before and after
     share: float = 1.0  # of the workload's padded tokens, what it ran; below 1: no outputs
+    cold: bool = False  # the engine had not settled yet, or met shapes in it
+    meeting_s: float = 0.0  # of its seconds, what that took by the warm batches run before
 
     @property
     def total_s(self) -> float:
         return sum(self.batch_s)
 
     @property
+    def warm_batch_s(self) -> tuple[float, ...]:
+        """`batch_s` without what meeting shapes took, each batch having its part of it."""
+        if not self.meeting_s:
+            return self.batch_s
+        warm = 1 - self.meeting_s / self.total_s
+        return tuple(warm * seconds for seconds in self.batch_s)
+
+    @property
     def whole_s(self) -> float:
-        """What a pass over the whole workload takes, by this one."""
-        return self.total_s / self.share
+        """What a warm pass over the whole workload takes, by this one."""
+        return (self.total_s - self.meeting_s) / self.share
 
     @property
     def taken_s(self) -> float:
@@ -154,11 +164,14 @@ class Pass:
 
 
 def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
-    """Those that nothing disturbed, where each instance has half of its passes left; else all."""
-    quiet = tuple(p for p in passes if not p.disturbed)
-    every, left = ([p.instance for p in some] for some in (passes, quiet))
+    """The warm ones, or all of an instance that has none; of these, those that nothing disturbed,
+    where each instance has half of them left."""
+    settled = {p.instance for p in passes if not p.cold}
+    warm = tuple(p for p in passes if not (p.cold and p.instance in settled))
+    quiet = tuple(p for p in warm if not p.disturbed)
+    every, left = ([p.instance for p in some] for some in (warm, quiet))
     enough = all(2 * left.count(instance) >= every.count(instance) for instance in set(every))
-    return quiet if enough else tuple(passes)
+    return quiet if enough else warm
 
 
 WHOLE = 1e-6
@@ -223,7 +236,7 @@ class Measurement:
 
     @property
     def counted(self) -> tuple[Pass, ...]:
-        """The passes that nothing disturbed; all where too few are left of an instance's."""
+        """The passes that say how fast it is."""
         return counted(self.passes)
 
 
@@ -314,9 +327,12 @@ class Trial:
         return self.failure is None
 
 
+Rung = Literal["both", "first", "rest"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """How a worker measures one point: the stopping rule of `worker.measure`."""
+    """How a worker measures one point: the rule of `autotune.stopping`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -328,9 +344,13 @@ class Measure:
     leader_s: float | None = None  # stop after a first pass over HOPELESS times this, or
     # before it where the first batches say that it would take SCREENED times this
     part_s: float | None = None  # of a pass that takes longer than this, run a part as long
+    # "first": one pass, in which the engine meets its shapes, to be judged by; "rest": go on
+    # after it, without warming up
+    rung: Rung = "both"
 
 
 ONE_PASS = Measure(min_passes=1, max_passes=1)
+"""Another where that one was disturbed or cold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

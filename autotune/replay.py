@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from autotune.accuracy import Reference
-from autotune.records import Accuracy, Config, Failure, Measure, Trial, dumps
+from autotune.records import (
+    Accuracy,
+    Config,
+    Failure,
+    Measure,
+    Measurement,
+    Pass,
+    Trial,
+    dumps,
+)
 from autotune.runner import SESSION_KNOBS, Outcome
 from autotune.wire import parse_trial
 
@@ -82,12 +91,16 @@ class ReplayRunner:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
 
     def run(self, config: Config, rule: Measure) -> Outcome:
-        outcome = self._run(config)
+        if rule.rung == "rest":
+            outcome = self._rest(config)
+            self.times[-1] = self._now
+            return outcome
+        outcome = self._run(config, first=rule.rung == "first")
         self.ran.append(config)
         self.times.append(self._now)
         return outcome
 
-    def _run(self, config: Config) -> Outcome:
+    def _run(self, config: Config, first: bool) -> Outcome:
         trial = self._table.trials[config]
         session = config.only(SESSION_KNOBS)
         if trial.measurement is None:
@@ -97,14 +110,45 @@ class ReplayRunner:
         if self._open != session and session not in self._kept:
             self._now += trial.measurement.preparing_s
         self._open = session
-        phases = trial.measurement.phases_s
+        measurement = trial.measurement
+        if first:
+            measurement = _with(measurement, _split(measurement)[0])
+        phases = measurement.phases_s
         self._now += phases["warm_up"] + phases["measure"]
         outputs = {"place": np.array([self._place[config]], np.float32)}
-        return Outcome(measurement=trial.measurement, outputs=outputs)
+        return Outcome(measurement=measurement, outputs=outputs)
+
+    def _rest(self, config: Config) -> Outcome:
+        """The passes after the first; that one again where no other was recorded."""
+        measurement = self._table.trials[config].measurement
+        assert measurement is not None
+        firsts, others = _split(measurement)
+        again = _with(measurement, others or firsts)
+        self._now += again.phases_s["measure"]
+        return Outcome(measurement=replace(again, phases_s={**again.phases_s, "warm_up": 0.0}))
 
     def close(self) -> None:
         self._open = None
         self._kept = frozenset()
+
+
+def _split(measurement: Measurement) -> tuple[list[Pass], list[Pass]]:
+    """The first pass of each instance, and the others."""
+    firsts: dict[int, Pass] = {}
+    others = []
+    for one in measurement.passes:
+        if one.instance in firsts:
+            others.append(one)
+        else:
+            firsts[one.instance] = one
+    return list(firsts.values()), others
+
+
+def _with(measurement: Measurement, passes: Sequence[Pass]) -> Measurement:
+    """These passes of it alone, which took the share of its seconds that theirs are."""
+    taken = sum(p.total_s for p in passes) / sum(p.total_s for p in measurement.passes)
+    phases = {**measurement.phases_s, "measure": taken * measurement.phases_s["measure"]}
+    return replace(measurement, passes=tuple(passes), phases_s=phases)
 
 
 class ReplayGate:

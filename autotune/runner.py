@@ -33,6 +33,7 @@ from autotune.records import (
     StackFacts,
     to_jsonable,
 )
+from autotune.stopping import of_each
 from autotune.wire import WireError, parse
 from autotune.worker_files import EncodedFeatures, read_arrays
 
@@ -209,12 +210,6 @@ def served_together(parts: Sequence[Served], requests: int) -> Served:
         batches=batches,
         unmet=sum(part.unmet for part in parts),
     )
-
-
-def of_each(rule: Measure, instances: int) -> Measure:
-    """What each of several instances is asked: a pass over the whole workload takes one of them
-    as many times longer as there are."""
-    return replace(rule, leader_s=None if rule.leader_s is None else rule.leader_s * instances)
 
 
 def slow(screen: Screen, rule: Measure) -> Failure:

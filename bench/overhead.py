@@ -20,6 +20,8 @@ from autotune.folder import RunFolder
 from autotune.journal import read_trials
 from autotune.records import Trial
 
+TIMED = "timed passes"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -45,13 +47,13 @@ def main() -> None:
         show(read_trials(RunFolder(output).trials), begun, datetime.now(UTC))
 
 
-def passes_s(trial: Trial) -> float:
+def passes_s(trial: Trial, only_cold: bool = False) -> float:
     """Seconds of timed passes; instances run theirs at the same time."""
     if trial.measurement is None:
         return 0.0
     by_instance: dict[int, float] = defaultdict(float)
     for one in trial.measurement.passes:
-        by_instance[one.instance] += one.total_s
+        by_instance[one.instance] += one.total_s if one.cold or not only_cold else 0.0
     return max(by_instance.values())
 
 
@@ -79,7 +81,7 @@ def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
             opened.add(number)
         else:
             preparing = 0.0
-        shares["timed passes"] += timed
+        shares[TIMED] += timed
         shares["warming up"] += warming
         shares["importing and preparing"] += preparing
         shares["starting, judging, writing"] += left - preparing
@@ -89,6 +91,9 @@ def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
     shares["between trials: choosing, ending processes"] = between
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
+        if name == TIMED:
+            cold = sum(passes_s(trial, only_cold=True) for trial in trials)
+            print(f"{'':6}  {cold:7.1f} s  of them passes in which shapes were met")
     points = {t.config for t in trials if t.measurement is not None}
     screened = {t.config for t in trials if t.screen is not None}
     print(

@@ -19,6 +19,7 @@ SHARED = (
     "autotune.errors",
     "autotune.stats",
     "autotune.padding",
+    "autotune.stopping",
 )
 HEAVY = ["torch", "transformers", "onnxruntime", "openvino", "intel_extension_for_pytorch"]
 WHOLE_SEARCH = """

@@ -10,7 +10,7 @@ import pytest
 from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, surroundings
 
-from autotune.records import Accuracy, Failure, Measure, Trial
+from autotune.records import Accuracy, Failure, Measure, Pass, Trial
 from autotune.replay import ReplayGate, ReplayRunner, Table
 from autotune.runner import SESSION_KNOBS
 from autotune.space import baseline, compile_space, load_space
@@ -86,6 +86,30 @@ def test_preparation_is_paid_once_a_session(table):
     phases = table.trials[same].measurement.phases_s
     assert runner.clock() - opened == pytest.approx(phases["warm_up"] + phases["measure"])
     assert runner.times == [opened, runner.clock()]
+
+
+def test_a_first_pass_and_the_rest_cost_what_they_took(table):
+    one = table.trials[table.baseline].measurement
+    runner = ReplayRunner(table)
+    first = runner.run(table.baseline, replace(ANY, rung="first")).measurement
+    assert first.passes == one.passes[:1]
+    paid = one.preparing_s + one.phases_s["warm_up"]
+    part = one.phases_s["measure"] / len(one.passes)
+    assert runner.clock() == pytest.approx(paid + part)
+    more = runner.run(table.baseline, replace(ANY, rung="rest")).measurement
+    assert more.passes == one.passes[1:]
+    assert runner.clock() == pytest.approx(paid + one.phases_s["measure"])
+    assert (runner.ran, runner.times) == ([table.baseline], [runner.clock()])
+
+
+def test_where_one_pass_was_recorded_the_rest_is_that_one_again(table):
+    one = replace(table.trials[table.baseline].measurement, passes=(Pass(batch_s=(0.5, 0.5)),))
+    single = replace(table.trials[table.baseline], measurement=one)
+    runner = ReplayRunner(Table(header=table.header, trials={table.baseline: single}))
+    runner.run(table.baseline, replace(ANY, rung="first"))
+    before = runner.clock()
+    assert runner.run(table.baseline, replace(ANY, rung="rest")).measurement.passes == one.passes
+    assert runner.clock() - before == pytest.approx(one.phases_s["measure"])
 
 
 def test_a_failure_costs_what_it_cost(table):

@@ -19,8 +19,9 @@ from autotune.records import (
     StackFacts,
     to_jsonable,
 )
-from autotune.runner import Expected, Inputs, ProcessRunner, of_each, read_outputs
+from autotune.runner import Expected, Inputs, ProcessRunner, read_outputs
 from autotune.search.objective import Latency, Throughput
+from autotune.stopping import of_each
 from autotune.wire import WireError
 
 KINDS = {"start": "token", "label": "feature"}

@@ -39,6 +39,7 @@ from autotune.search.result import Result, conclude
 from autotune.search.study import Study
 from autotune.search.tuner import Observation, Tuner, opening
 from autotune.space import Space
+from autotune.stopping import continued, rest
 
 FIRST, REST_AFTER = 4, 0.6
 """So many priors are tried before the tuner chooses: engines of several kinds to learn from. The
@@ -385,11 +386,7 @@ class Search:
         number = len(self._journal.trials)
         self._listener.started(config, origin, number)
         start, started = self._clock(), datetime.now(UTC).isoformat(timespec="seconds")
-        rule = VISIT_RULE
-        if origin != FINAL:
-            rule = replace(SEARCH_RULE, leader_s=self._leader_s())
-        outcome = self._runner.run(config, rule)
-        accuracy, failure = self._judge(config, outcome, origin)
+        outcome, accuracy, failure = self._run(config, origin)
         trial = Trial(
             number=number,
             origin=origin,
@@ -407,6 +404,27 @@ class Search:
             self._unusable[_session(config)] = f"{failure.kind}: {failure.detail}"
         self._listener.finished(self._progress(trial))
         return trial
+
+    def _run(self, config: Config, origin: str) -> tuple[Outcome, Accuracy | None, Failure | None]:
+        """Run by the rule of `origin`; in the search judge the first pass, and go on only with
+        what passes."""
+        if origin == FINAL:
+            outcome = self._runner.run(config, VISIT_RULE)
+            return outcome, *self._judge(config, outcome, origin)
+        rule = replace(SEARCH_RULE, leader_s=self._leader_s())
+        by_rungs = self._objective.limit_s is None  # else one pass, and requests
+        outcome = self._runner.run(config, replace(rule, rung="first") if by_rungs else rule)
+        accuracy, failure = self._judge(config, outcome, origin)
+        if outcome.measurement is None or failure is not None or not by_rungs:
+            return outcome, accuracy, failure
+        missing = rest(outcome.measurement, rule)
+        if missing is None:
+            return outcome, accuracy, failure
+        more = self._runner.run(config, missing)
+        if more.measurement is None:
+            return more, None, more.failure
+        both = continued(outcome.measurement, more.measurement)
+        return replace(outcome, measurement=both), accuracy, failure
 
     def _judge(
         self, config: Config, outcome: Outcome, origin: str

@@ -127,7 +127,7 @@ class Latency(Objective):
     def interval(self, measurement: Measurement) -> Interval:
         return max(
             (
-                median_interval([percentile(p.batch_s, 90) for p in passes])
+                median_interval([percentile(p.warm_batch_s, 90) for p in passes])
                 for passes in by_instance(measurement)
             ),
             key=lambda interval: interval.median,
@@ -235,5 +235,5 @@ def features_per_s(measurement: Measurement) -> float:
 
 def batch_percentiles(measurement: Measurement) -> dict[str, float]:
     """p50, p90 and p99 of the time of a batch over all passes, in seconds."""
-    samples = [s for p in measurement.counted for s in p.batch_s]
+    samples = [s for p in measurement.counted for s in p.warm_batch_s]
     return {f"p{q}": percentile(samples, q) for q in PERCENTILES}

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from autotune.errors import TrialFailure
 from autotune.padding import PlannedBatch
-from autotune.records import HOPELESS, Measure, Pass, Screen
-from autotune.stats import median_interval
+from autotune.records import Measure, Pass, Screen
+from autotune.stopping import enough
 from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.disturbance import Moment, taken_s
 
@@ -22,9 +22,6 @@ Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
 Logits = Sequence[npt.NDArray[np.float32]]
 """The outputs of one batch, in the order of the model source."""
-
-REPEATED = 2
-"""How many times as much a measurement may take where passes were disturbed."""
 
 UNRELATED, TELLING = 0.5, 24
 """So many logits that correlate less than this with eager float32's answer another question."""
@@ -99,7 +96,7 @@ def warm_up(
     indices = ((np.arange(some) + 0.5) * len(batches) / some).astype(int).tolist()
     spread = [batches[index] for index in indices]
     share = sum(map(_tokens, spread)) / sum(map(_tokens, batches))
-    shapes = {batch["attention_mask"].shape for batch in spread}
+    shapes = shapes_of(spread)
     meeting = met is not None and not known and not shapes <= met
     before, deadline = math.inf, math.inf
     for number in range(1 if known else WARM_UP_ROUNDS + meeting):
@@ -151,6 +148,10 @@ def _is_slow(call: Call, batches: Sequence[Batch], met: set[Shape] | None, clock
         met.add(largest["attention_mask"].shape)
     mean = sum(map(_tokens, batches)) / len(batches)
     return (clock() - start) * mean / _tokens(largest) > SLOW_BATCH_S
+
+
+def shapes_of(batches: Sequence[Batch]) -> set[Shape]:
+    return {batch["attention_mask"].shape for batch in batches}
 
 
 def meet_shapes(call: Call, batches: Sequence[Batch], met: set[Shape]) -> None:
@@ -278,14 +279,15 @@ def measure(
     share: float = 1.0,
     complete: bool = True,
     settled: bool = True,
+    warm_s: float | None = None,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
-    """Repeat passes until the median is known to `rule.half_width` or the budget is gone.
+    """Repeat passes until `rule` has enough of them, or once for a "first" rung.
 
-    A disturbed pass is run again, up to REPEATED times the passes and seconds that the rule
-    asks for. A first pass that was slower than the second by more than WARM_UP_AGREEMENT was part
-    of warming up, where that had not `settled`, and is left out. Returns the passes, the outputs
-    of the last one (None where `planned`, a `share` of the workload, is not the `complete` part of
-    this instance), and whether all passes gave the same.
+    The first pass is cold where the engine meets shapes in it: what it takes over `warm_s`, which
+    warm batches said of it, is `Pass.meeting_s`. So it is where the engine had not `settled`, but
+    for a pass so long that most of it was warm. Returns the passes, the outputs of the last one
+    (None where `planned`, a `share` of the workload, is not the `complete` part of this
+    instance), and whether all passes gave the same.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
@@ -294,6 +296,8 @@ def measure(
     while True:
         batch_s, outputs = run_pass(call, batches, clock)
         after = look()
+        total_s = sum(batch_s)
+        cold = not passes and (warm_s is not None or (not settled and total_s < rule.patience_s))
         passes.append(
             Pass(
                 batch_s=batch_s,
@@ -302,20 +306,13 @@ def measure(
                 stolen_s=after.stolen_s - before.stolen_s,
                 reference_s=(before.reference_s + after.reference_s) / 2,
                 share=share,
+                cold=cold,
+                meeting_s=max(0.0, total_s - warm_s) if cold and warm_s is not None else 0.0,
             )
         )
-        warming = not settled and len(passes) == 2 and not any(p.disturbed for p in passes)
-        if warming and passes[0].total_s > (1 + WARM_UP_AGREEMENT) * passes[1].total_s:
-            passes.pop(0)
         collected = collect(kinds, planned, batches, outputs, features) if complete else None
         digests.add(collected.digest if collected else "")
-        quiet = [p.total_s for p in passes if not p.disturbed]
-        everything = [p.total_s for p in passes]
-        if (
-            (rule.leader_s is not None and passes[0].whole_s > HOPELESS * rule.leader_s)
-            or enough(quiet, rule, 1)
-            or enough(everything, rule, REPEATED)
-        ):
+        if rule.rung == "first" or enough(passes, rule):
             return tuple(passes), collected, len(digests) == 1
         before = look()
 
@@ -325,15 +322,3 @@ def part(batches: int, pass_s: float, most_s: float | None) -> slice:
     all, or one in so many, evenly spread."""
     every = 1 if most_s is None else min(math.ceil(pass_s / most_s), batches)
     return slice((every - 1) // 2, None, every)
-
-
-def enough(totals: Sequence[float], rule: Measure, times: int) -> bool:
-    """Whether these seconds of passes satisfy `rule`, its budget taken so many times."""
-    spent = sum(totals)
-    if spent >= times * rule.patience_s:
-        return True
-    if len(totals) < times * rule.min_passes:
-        return False
-    if spent >= times * rule.budget_s or len(totals) >= times * rule.max_passes:
-        return True
-    return times == 1 and len(totals) > 1 and median_interval(totals).half_width <= rule.half_width

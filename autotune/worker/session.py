@@ -32,7 +32,15 @@ from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.effective import in_effect
 from autotune.worker.engines.base import Engine, Material, Prepared
 from autotune.worker.group import Group
-from autotune.worker.measure import Answers, Logits, measure, meet_shapes, part, warm_up
+from autotune.worker.measure import (
+    Answers,
+    Logits,
+    measure,
+    meet_shapes,
+    part,
+    shapes_of,
+    warm_up,
+)
 from autotune.worker.serve import meet, serve
 
 OUTPUTS_FILE = "outputs.npz"
@@ -194,7 +202,8 @@ class Session:
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
         """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
 
-        One that its first batches show to be hopeless is only screened.
+        One that its first batches show to be hopeless is only screened. The "rest" of a rule is
+        for the point measured last.
 
         Instances of a group share the batches, where there are enough. They begin together, and
         go on running untimed until all are done, so that every timed pass had all of them beside
@@ -209,45 +218,33 @@ class Session:
         padded = tokens_of(whole)
         mine = range(len(whole))[own_part(len(whole), group.index, group.count)]
         planned = [whole[index] for index in mine]
-        share = tokens_of(planned) / padded
         batches = [features.batch(p.rows, p.width) for p in planned]
-        known, met = point in self._warm, None
-        if opened.engine.specialises_by_shape:
-            met = self._met
+        known = point in self._warm
+        met = self._met if opened.engine.specialises_by_shape else None
         asked = Measure(**rule)
-        hopeless_s = math.inf
-        if asked.leader_s is not None:
-            hopeless_s = SCREENED * asked.leader_s * share
-
-        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
-            if opened.answers is not None:
-                opened.answers.check([planned[index] for index in indices], outputs)
-
-        screen, hopeless = warm_up(
-            call,
-            batches,
-            met=met,
-            known=known,
-            warm=bool(self._warm),
-            clock=time.perf_counter,
-            hopeless_s=hopeless_s,
-            look_at=look_at,
-        )
         self._measured += 1
-        if group.all_say(f"hopeless-{self._measured}", hopeless):
-            phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
-            return replace(
-                screen,
-                batches=tuple(mine[index] for index in screen.batches),
-                pass_s=screen.pass_s / share,
-                phases_s=phases,
-            )
-        chosen = part(len(planned), screen.pass_s, asked.part_s)
-        timed = planned[chosen]
-        if met is not None:
-            meet_shapes(call, batches[chosen], met)
-        if not known:
-            self._warm.append(point)
+        timed, settled, warm_s = planned, True, None
+        if asked.rung != "rest":
+            share = tokens_of(planned) / padded
+            screen, hopeless = self._screen(opened, planned, batches, known, asked, share)
+            if group.all_say(f"hopeless-{self._measured}", hopeless):
+                phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
+                return replace(
+                    screen,
+                    batches=tuple(mine[index] for index in screen.batches),
+                    pass_s=screen.pass_s / share,
+                    phases_s=phases,
+                )
+            settled = known or screen.settled
+            chosen = part(len(planned), screen.pass_s, asked.part_s)
+            timed, due = planned[chosen], batches[chosen]
+            if met is not None and asked.rung != "first":
+                meet_shapes(call, due, met)
+            elif met is not None and not shapes_of(due) <= met:
+                warm_s = screen.pass_s * tokens_of(timed) / tokens_of(planned)
+                met |= shapes_of(due)
+            if not known:
+                self._warm.append(point)
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
@@ -259,7 +256,8 @@ class Session:
             instance=group.index,
             share=tokens_of(timed) / padded,
             complete=len(timed) == len(planned),
-            settled=known or screen.settled,
+            settled=settled,
+            warm_s=warm_s,
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")
@@ -290,6 +288,33 @@ class Session:
             },
             outputs_digest=outputs.digest if outputs else "",
             outputs_repeatable=repeatable,
+        )
+
+    def _screen(
+        self,
+        opened: _Opened,
+        planned: Sequence[PlannedBatch],
+        batches: Sequence[Batch],
+        known: bool,
+        rule: Measure,
+        share: float,
+    ) -> tuple[Screen, bool]:
+        """Warm up for a pass over these batches, a `share` of the workload: what is known of it
+        then, and whether it is hopeless."""
+
+        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
+            if opened.answers is not None:
+                opened.answers.check([planned[index] for index in indices], outputs)
+
+        return warm_up(
+            opened.prepared.call,
+            batches,
+            met=self._met if opened.engine.specialises_by_shape else None,
+            known=known,
+            warm=bool(self._warm),
+            clock=time.perf_counter,
+            hopeless_s=math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share,
+            look_at=look_at,
         )
 
     def serve(self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]) -> Served:

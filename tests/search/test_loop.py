@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from bench_search import SMALL, Bench
 from fakes import FakeRunner, pass_seconds, surroundings
@@ -138,6 +140,48 @@ def test_inaccurate_configurations_are_measured_and_never_win(bench):
     assert wrong
     assert all(t.measurement and t.failure.kind == "inaccurate" for t in wrong)
     assert result.best.config["precision"] != "int8_dynamic"
+
+
+class Stepwise(FakeRunner):
+    """Runs a single pass for a first rung, two for the rest."""
+
+    def run(self, config, rule):
+        outcome = super().run(config, rule)
+        if outcome.measurement is None or rule == VISIT_RULE:
+            return outcome
+        count = {"first": 1, "rest": 2}[rule.rung]
+        passes = outcome.measurement.passes[:count]
+        return replace(outcome, measurement=replace(outcome.measurement, passes=passes))
+
+
+def test_only_what_passes_the_gate_is_measured_further(bench):
+    runner = Stepwise()
+    result = bench.search(runner, trials=40)
+    searched = [t for t in result.trials if t.origin != "final"]
+    wrong = [t for t in searched if t.failure]
+    good = [t for t in searched if len(t.measurement.passes) > 1]
+    assert wrong
+    assert good
+    assert {len(t.measurement.passes) for t in wrong} == {1}
+    assert {len(t.measurement.passes) for t in good} == {3}
+    rungs = [rule.rung for rule in runner.rules if rule != VISIT_RULE]
+    assert rungs.count("first") == len(searched)
+    assert rungs.count("rest") == len(good)
+
+
+def test_a_crash_in_the_rest_is_the_configurations(bench):
+    class Fragile(Stepwise):
+        def run(self, config, rule):
+            if rule.rung == "rest" and config["precision"] == "bf16":
+                self.rules.append(rule)
+                return Outcome(failure=Failure(kind="crash", detail="boom"), log="Traceback")
+            return super().run(config, rule)
+
+    result = bench.search(Fragile(), trials=40)
+    failed = [t for t in result.trials if t.failure and t.failure.kind == "crash"]
+    assert failed
+    assert all(t.measurement is None and t.accuracy is None and t.log for t in failed)
+    assert result.best.config["precision"] != "bf16"
 
 
 def test_failures_are_recorded_and_the_search_goes_on(bench):

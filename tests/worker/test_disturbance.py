@@ -40,3 +40,15 @@ def test_a_pass_that_waited_is_not_counted_where_enough_others_are_left():
     assert counted((quiet, other, quiet, waited)) == (quiet, other, quiet)
     spoilt = Pass(batch_s=(1.0,), instance=1, waited_s=1.0)
     assert counted((quiet, spoilt)) == (quiet, spoilt)
+
+
+def test_a_cold_pass_counts_where_its_instance_has_no_other():
+    warm = Pass(batch_s=(1.0,))
+    cold = Pass(batch_s=(2.0,), cold=True)
+    waited = Pass(batch_s=(1.5,), waited_s=0.5)
+    assert counted((cold, warm, warm)) == (warm, warm)
+    assert counted((cold,)) == (cold,)
+    assert counted((cold, waited)) == (waited,)
+    assert counted((cold, warm, waited)) == (warm,)
+    other = Pass(batch_s=(2.0,), cold=True, instance=1)
+    assert counted((cold, warm, other)) == (warm, other)

@@ -22,6 +22,7 @@ from autotune.launch import worker_commands
 from autotune.parents import Parents, modules_of
 from autotune.records import Measure
 from autotune.saved import held, save_engine
+from autotune.stopping import continued, rest
 
 pytestmark = pytest.mark.model
 
@@ -293,6 +294,25 @@ def test_the_reference_reads_the_published_figures(tmp_path):
         "f1": 54.48,
         "exact_match": 43.30,
     }
+
+
+def test_an_engine_meets_shapes_in_a_first_pass_and_goes_on_warm(runner):
+    case = config(mode="openvino", batch_size=2)
+    outcome = runner.run(case, Measure(rung="first"))
+    assert outcome.failure is None, outcome.log
+    first = outcome.measurement
+    (cold,) = first.passes
+    assert cold.cold
+    assert 0 <= cold.meeting_s < cold.total_s
+    missing = rest(first, Measure(min_passes=2, max_passes=2, half_width=0.0, budget_s=99.0))
+    more = runner.run(case, missing).measurement
+    assert len(more.passes) >= 2  # more where the host disturbed some
+    assert not any(p.cold for p in more.passes)
+    assert more.phases_s["prepare"] == first.phases_s["prepare"]  # the same session
+    both = continued(first, more)
+    assert cold in both.passes
+    assert cold not in both.counted
+    assert both.outputs_repeatable
 
 
 def test_long_contexts_are_cut_into_overlapping_windows(tmp_path):

@@ -37,7 +37,7 @@ class Machine:
         self.calls += 1
         return self.answer(batch)
 
-    def run(self, waits=(), settled=True, **rule):
+    def run(self, waits=(), settled=True, warm_s=None, **rule):
         """`waits`: the seconds that each pass has waited for a CPU, none after the last."""
         waits, waited, looks = iter(waits), 0.0, 0
 
@@ -56,6 +56,7 @@ class Machine:
             clock=lambda: self.now,
             look=look,
             settled=settled,
+            warm_s=warm_s,
         )
 
 
@@ -298,14 +299,35 @@ def test_of_a_slow_point_two_batches_are_looked_at():
         assert screen.pass_s == pytest.approx(40 * batch_s)
 
 
-def test_a_first_pass_that_was_still_warming_up_does_not_count():
-    rule = {"min_passes": 2}
-    settled, _, _ = Machine([2.0, 1.0]).run(**rule)
-    assert [p.total_s for p in settled[:3]] == pytest.approx([2.0, 1.0, 1.0])
-    passes, _, _ = Machine([2.0, 1.0]).run(settled=False, **rule)
-    assert [p.total_s for p in passes] == pytest.approx([1.0, 1.0])
-    near, _, _ = Machine([1.05, 1.0]).run(settled=False, **rule)
-    assert [p.total_s for p in near] == pytest.approx([1.05, 1.0])
+def test_a_cold_first_pass_is_kept_and_does_not_count():
+    warm, _, _ = Machine([2.0, 1.0]).run(min_passes=2, half_width=1.0)
+    assert [p.total_s for p in warm] == pytest.approx([2.0, 1.0])
+    passes, _, _ = Machine([2.0, 1.0]).run(min_passes=2, half_width=1.0, settled=False)
+    assert [p.total_s for p in passes] == pytest.approx([2.0, 1.0, 1.0])
+    assert [p.cold for p in passes] == [True, False, False]
+    hopeless, _, _ = Machine([2.0, 1.0]).run(min_passes=2, leader_s=0.5, settled=False)
+    assert len(hopeless) == 2  # the cold one says nothing of that
+    (long,), _, _ = Machine([50.0, 1.0]).run(min_passes=1, patience_s=40.0, settled=False)
+    assert not long.cold  # most of it was warm
+
+
+def test_a_first_rung_is_one_pass_whatever_it_was():
+    for seconds, options in ((1.0, {}), (1.0, {"settled": False}), (9.0, {"waits": [5.0]})):
+        passes, outputs, _ = Machine([seconds]).run(rung="first", **options)
+        assert len(passes) == 1
+        assert outputs is not None
+
+
+def test_what_meeting_shapes_took_is_known_by_the_warm_batches():
+    (cold,), _, _ = Machine([3.0]).run(rung="first", warm_s=1.0)
+    assert (cold.total_s, cold.meeting_s) == pytest.approx((3.0, 2.0))
+    assert cold.whole_s == pytest.approx(1.0)
+    assert sum(cold.warm_batch_s) == pytest.approx(1.0)
+    (faster,), _, _ = Machine([0.9]).run(rung="first", warm_s=1.0)
+    assert faster.meeting_s == 0
+    assert faster.warm_batch_s == faster.batch_s
+    (warm,), _, _ = Machine([3.0]).run(rung="first")
+    assert (warm.cold, warm.meeting_s) == (False, 0)
 
 
 REFERENCE = Answers(
