@@ -14,7 +14,7 @@ from autotune.tasks.base import Columns, Row, Task
 from autotune.workload import split
 
 DEFAULT_TIME_BUDGET_S = 600.0
-LAUNCH_S, LAUNCH_SHARE = 40.0, 0.2
+LAUNCH_S, LAUNCH_SHARE = 40.0, 0.25
 """Of a time budget, what running launch.sh once at the end is given."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HIDDEN = "***"

@@ -16,7 +16,7 @@ from autotune.serving import requests_at
 
 WORKLOAD = "workload"
 CALIBRATION = "workload/calibration"
-LAUNCH_RULE = Measure(min_passes=3, max_passes=40, half_width=0.0, budget_s=5.0, patience_s=15.0)
+LAUNCH_RULE = Measure(min_passes=3, max_passes=40, half_width=0.0, budget_s=5.0, patience_s=10.0)
 """How long launch.sh measures."""
 THEN = "AUTOTUNE_THEN"
 """The variable that names a folder with two pipes for each worker, `requests` and `replies`, by
