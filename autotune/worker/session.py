@@ -107,6 +107,7 @@ class Session:
         self._measured = 0
         self._served = 0
         self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
+        self._last: dict[str, Any] | None = None  # the point measured last
         self._met: set[Shape] = set()  # shapes that an engine which specialises has run
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -245,6 +246,9 @@ class Session:
                 met |= shapes_of(due)
             if not known:
                 self._warm.append(point)
+        elif self._last != point:
+            raise TrialFailure("protocol", "the rest was asked of a point not measured last")
+        self._last = point
         released = group.wait(f"warm-{self._measured}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
