@@ -19,13 +19,13 @@ from typing import Any
 
 from opened import VISIT, OpenedRun, open_run, speeds
 
-from autotune.folder import RunFolder
-from autotune.knobs import describe
-from autotune.records import Config, Measure
-from autotune.reopen import visit_in_turn
+from autotune.commands.promise.reopen import visit_in_turn
 from autotune.search.objective import throughput
+from autotune.shared.records import Config, StoppingRule
+from autotune.shared.stats import median_interval
 from autotune.space import complete
-from autotune.stats import median_interval
+from autotune.space.knobs import describe
+from autotune.store.folder import RunFolder
 
 ENGINES: tuple[dict[str, Any], ...] = (
     {"mode": "openvino", "precision": "int8_static", "int8_rest": "bf16"},
@@ -42,7 +42,7 @@ POINTS: tuple[dict[str, Any], ...] = (
 )
 NEAR = 0.6
 """Engines that are not this near the fastest are not visited again."""
-QUICK = Measure(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
+QUICK = StoppingRule(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
 
 
 def main() -> None:

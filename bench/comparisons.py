@@ -25,9 +25,9 @@ from pathlib import Path
 
 from opened import open_run, speeds
 
-from autotune.folder import RunFolder
 from autotune.search.finals import MAX_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, processes
-from autotune.stats import gain_interval, in_turn, ratio_interval
+from autotune.shared.stats import gain_interval, in_turn, ratio_interval
+from autotune.store.folder import RunFolder
 
 SLOWED = 1.05
 
@@ -60,7 +60,7 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
         config = sides[0].chosen
         found: list[list[float]] = [[] for _ in sides]
         for side in sides:
-            side.runner.keep([config])
+            side.runner.keep_open([config])
         for _ in range(visits):
             for index in in_turn(range(count)):
                 outcome = sides[index].runner.run(config, VISIT_RULE)

@@ -22,14 +22,14 @@ from pathlib import Path
 from opened import VISIT, OpenedRun, open_run, speeds
 
 from autotune.cli.display import Drawn
-from autotune.folder import RunFolder
-from autotune.journal import read_trials
-from autotune.knobs import describe
-from autotune.records import Trial
-from autotune.runner import Outcome
+from autotune.driver.runner import Outcome
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
-from autotune.stats import in_turn, ratio_interval
+from autotune.shared.records import Trial
+from autotune.shared.stats import in_turn, ratio_interval
+from autotune.space.knobs import describe
+from autotune.store.folder import RunFolder
+from autotune.store.journal import read_trials
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     pairs = []
     with tempfile.TemporaryDirectory(prefix="autotune-display-") as work:
         run = open_run(RunFolder(options.run), Path(work))
-        run.runner.keep([run.chosen])
+        run.runner.keep_open([run.chosen])
         visit(run)
         for _ in range(options.rounds):
             ways: dict[str, Callable[[], Outcome]] = {

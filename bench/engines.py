@@ -21,20 +21,22 @@ from typing import Any
 
 from models import OUTPUTS, Agreement, RandomAgreement, random_bert_base
 
-from autotune import demo, stacks
-from autotune.accuracy import Gate
-from autotune.folder import RunFolder
+from autotune import demo
+from autotune.driver import stacks
+from autotune.driver.runner import Outcome, ProcessRunner
+from autotune.driver.start import start_worker
 from autotune.host import detect
-from autotune.knobs import describe
-from autotune.records import Config, Measure
-from autotune.runner import Outcome, ProcessRunner
 from autotune.search.objective import throughput
+from autotune.shared.records import Config, StoppingRule
 from autotune.space import Surroundings, baseline, complete
+from autotune.space.knobs import describe
+from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.workload import encode, inputs_of, sample, start_worker
+from autotune.tasks.gate import Gate
+from autotune.tasks.workload import encode, inputs_of, sample
 
-RULE = Measure(min_passes=2, budget_s=4.0, patience_s=15.0)
+RULE = StoppingRule(min_passes=2, budget_s=4.0, patience_s=15.0)
 SORTED = {"padding": "length_sorted"}
 VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
     "bf16": ({"bf16_method": "full"}, {"bf16_method": "autocast"}),

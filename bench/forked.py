@@ -17,16 +17,16 @@ from typing import Any
 
 from opened import open_run
 
-from autotune.folder import RunFolder
+from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.runner import ProcessRunner
 from autotune.host import detect
-from autotune.knobs import describe
-from autotune.parents import Parents, modules_of
-from autotune.records import ONE_PASS, Config, Measure, Measurement
-from autotune.runner import ProcessRunner
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import throughput
+from autotune.shared.records import ONE_PASS, Config, Measurement, StoppingRule
+from autotune.shared.stats import in_turn, ratio_interval
 from autotune.space import compile_space, complete, load_space
-from autotune.stats import in_turn, ratio_interval
+from autotune.space.knobs import describe
+from autotune.store.folder import RunFolder
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "qa.yaml"
 ENGINES: tuple[dict[str, Any], ...] = (
@@ -58,7 +58,7 @@ def main() -> None:
         folder = Path(work)
         fresh = open_run(RunFolder(options.run), folder / "fresh")
         other = open_run(RunFolder(options.run), folder / "other")
-        with Parents(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
+        with ForkServers(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
             parents.preload(modules_of(fresh.model_type))
             forked = open_run(RunFolder(options.run), folder / "forked", parents)
             space = compile_space(load_space(SPACE), fresh.where)
@@ -72,7 +72,7 @@ def main() -> None:
             for number in range(options.comparisons):
                 kind, config = cases[number % len(cases)]
                 against = forked.runner if kind == "forked" else other.runner
-                against.keep([config])
+                against.keep_open([config])
                 if kind == "shared":
                     for point in OTHERS:
                         against.run(complete(fresh.where, {**config.as_dict(), **point}), ONE_PASS)
@@ -85,7 +85,7 @@ def main() -> None:
 def compare(
     kind: str, config: Config, fresh: ProcessRunner, other: ProcessRunner, visits: int
 ) -> bool:
-    fresh.keep([config])
+    fresh.keep_open([config])
     one, two = (measure(runner, config, ONE_PASS) for runner in (fresh, other))
     assert one.outputs_digest == two.outputs_digest, "not the same answers"
     pairs = []
@@ -102,7 +102,7 @@ def compare(
     return agree
 
 
-def measure(runner: ProcessRunner, config: Config, rule: Measure) -> Measurement:
+def measure(runner: ProcessRunner, config: Config, rule: StoppingRule) -> Measurement:
     outcome = runner.run(config, rule)
     assert outcome.measurement is not None, outcome.failure
     return outcome.measurement

@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 
 from autotune import demo
-from autotune.errors import DatasetError, SpaceError
-from autotune.records import Measurement, ModelFacts, Screen, Served, StackFacts
+from autotune.driver.arrays import read_arrays
+from autotune.shared.errors import DatasetError, SpaceError
+from autotune.shared.records import Measurement, ModelFacts, Screen, ServedRequests, StackFacts
 from autotune.space import load_space, parse_overrides
+from autotune.store.wire import WireError, loads, parse, parse_trial
 from autotune.tasks import task_named
-from autotune.wire import WireError, loads, parse, parse_trial
-from autotune.worker_files import read_arrays
 
 ROOT = Path(__file__).parent.parent
-REPLIES = (Measurement, Screen, Served, StackFacts, ModelFacts)
+REPLIES = (Measurement, Screen, ServedRequests, StackFacts, ModelFacts)
 TOKENS = (
     *(b"", b"\0", b"\n", b"\r\n", b"\t", b" ", b'"', b"'", b",", b":", b"{", b"}", b"[", b"]"),
     *(b"null", b"true", b"NaN", b"Infinity", b"-0", b"1e999", b"9" * 5000, b"-1", b"1.5"),

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from opened import VISIT, open_run, speeds
 
-from autotune.folder import RunFolder
-from autotune.knobs import describe
-from autotune.reopen import measurements, visit_in_turn
+from autotune.commands.promise.reopen import measurements, visit_in_turn
+from autotune.shared.stats import median_interval
 from autotune.space import complete, parse_overrides
-from autotune.stats import median_interval
+from autotune.space.knobs import describe
+from autotune.store.folder import RunFolder
 
 
 def main() -> None:

@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from autotune.folder import RunFolder
+from autotune.commands.promise.reopen import reopen
+from autotune.commands.promise.score import runner_of
+from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
-from autotune.launch import environment, worker_commands
-from autotune.padding import batch_width, fits, plan
-from autotune.reopen import reopen
-from autotune.score import runner_of
-from autotune.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, Server, requests_at
-from autotune.stats import in_turn, ratio_interval
+from autotune.search.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, LoadTest, requests_at
+from autotune.shared.padding import batch_width, fits, plan
+from autotune.shared.stats import in_turn, ratio_interval
+from autotune.store.folder import RunFolder
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     ratios = []
     with tempfile.TemporaryDirectory() as work, Client(options) as apart:
         runner = runner_of(run, detect(), Path(work))
-        Server(runner, run.chosen, run.expected.features, seed=0).warm_up()
+        LoadTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
         for number in range(options.rounds):
             rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
             found = {}
@@ -127,17 +127,17 @@ class Client:
 
 def client(folder: Path, rate: float, seconds: float) -> None:
     """Answer each seed on standard input with the latencies of its requests, in seconds."""
-    from autotune.records import to_jsonable
-    from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
+    from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
+    from autotune.shared.records import to_jsonable
+    from autotune.worker.operations import Operations
     from autotune.worker.serve import meet
-    from autotune.worker.session import Session
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     run, host = reopen(RunFolder(folder)), detect()
     kept = RunFolder(folder).engine
     with tempfile.TemporaryDirectory() as work:
-        session = Session(work)
+        session = Operations(work)
         session.open(
             source=to_jsonable(run.source),
             engine=run.chosen.only(ENGINE_KNOBS).as_dict(),

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune import stacks
-from autotune.accuracy import Gate, Reference
-from autotune.folder import RunFolder
+from autotune.commands.promise.reopen import measurements, reopen
+from autotune.driver import stacks
+from autotune.driver.forkserver import ForkServers
+from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.host import detect
-from autotune.parents import Parents
-from autotune.records import Config, Measure, StackFacts
-from autotune.reopen import measurements, reopen
-from autotune.runner import Outcome, ProcessRunner
 from autotune.search.objective import throughput
+from autotune.shared.records import Config, StackFacts, StoppingRule
 from autotune.space import Surroundings
+from autotune.store.folder import RunFolder
+from autotune.tasks.gate import Gate, Reference
 
-VISIT = Measure(min_passes=2, max_passes=40, half_width=0.0, budget_s=5.0)
+VISIT = StoppingRule(min_passes=2, max_passes=40, half_width=0.0, budget_s=5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class OpenedRun:
     where: Surroundings
 
 
-def open_run(folder: RunFolder, work: Path, parents: Parents | None = None) -> OpenedRun:
+def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) -> OpenedRun:
     """Scratch files and prepared artefacts go below `work`."""
     run, host = reopen(folder), detect()
     found = stacks.examine(run.pythons, host, work)

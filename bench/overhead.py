@@ -16,9 +16,9 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from autotune.folder import RunFolder
-from autotune.journal import read_trials
-from autotune.records import Trial
+from autotune.shared.records import Trial
+from autotune.store.folder import RunFolder
+from autotune.store.journal import read_trials
 
 TIMED = "timed passes"
 

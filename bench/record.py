@@ -19,23 +19,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models import RandomAgreement, random_bert_base
+from recorded import Table
 
-from autotune import demo, stacks
-from autotune.accuracy import Gate, Reference
-from autotune.folder import RunFolder
+from autotune import demo
+from autotune.driver import stacks
+from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.runner import SESSION_KNOBS, Outcome, ProcessRunner
+from autotune.driver.start import start_worker
 from autotune.host import detect
-from autotune.journal import Journal
-from autotune.parents import Parents, modules_of
-from autotune.records import Config, Failure, Measure, Trial
-from autotune.replay import Table
-from autotune.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.search.loop import DETERMINISTIC
+from autotune.shared.records import Config, Failure, StoppingRule, Trial
 from autotune.space import Space, baseline, compile_space, load_space
+from autotune.store.folder import RunFolder
+from autotune.store.journal import Journal
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.workload import encode, inputs_of, sample, start_worker
+from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.workload import encode, inputs_of, sample
 
-RULE = Measure(min_passes=1, max_passes=6, half_width=0.02, budget_s=0.8, patience_s=20.0)
+RULE = StoppingRule(min_passes=1, max_passes=6, half_width=0.02, budget_s=0.8, patience_s=20.0)
 """One pass of what is slow: what a table is for is the order among the fast."""
 SEED = 0
 
@@ -63,7 +65,7 @@ def main() -> None:
         model = str(options.work / "model")
         if not (options.work / "model").exists():
             random_bert_base(options.work / "model")
-    with Parents(folder.work / "parents", memory_bytes=host.memory_bytes) as parents:
+    with ForkServers(folder.work / "parents", memory_bytes=host.memory_bytes) as parents:
         with start_worker(host, sys.executable, folder.work / "encode", parents) as worker:
             workload = encode(
                 worker,

@@ -31,15 +31,15 @@ from typing import Any
 
 import optuna
 from curve import draw
+from recorded import ReplayGate, ReplayRunner, Table
 
-from autotune.journal import Journal
-from autotune.records import Config, Measure
-from autotune.replay import ReplayGate, ReplayRunner, Table
 from autotune.search.loop import Limits, Search
 from autotune.search.objective import Objective, objective_named
 from autotune.search.study import Study, open_storage
+from autotune.shared.records import Config, StoppingRule
+from autotune.shared.stats import percentile
 from autotune.space import Space, Surroundings, baseline, compile_space, load_space
-from autotune.stats import percentile
+from autotune.store.journal import Journal
 
 SHARES = (0.02, 0.05, 0.10, 0.20)
 SECONDS = (0.01, 0.02, 0.05, 0.10)
@@ -88,7 +88,7 @@ class Problem:
     def exhaustive_s(self) -> float:
         runner = ReplayRunner(self.table)
         for config in self.table.trials:
-            runner.run(config, Measure())
+            runner.run(config, StoppingRule())
         return runner.clock()
 
 
@@ -113,7 +113,7 @@ def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
             objective=problem.objective,
             max_drop=0.01,
             limits=Limits(trials=most, time_budget_s=None),
-            keep_reference=lambda outcome: None,
+            save_reference=lambda outcome: None,
             stored_reference=lambda: None,
             listener=Silent(),
             seed=seed,
@@ -132,7 +132,7 @@ def random_order(problem: Problem, runner: ReplayRunner, seed: int, most: int) -
     configs = [c for c in problem.space.configs() if c in problem.table.trials]
     random.Random(seed).shuffle(configs)
     for config in configs[:most]:
-        runner.run(config, Measure())
+        runner.run(config, StoppingRule())
 
 
 def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
@@ -161,7 +161,7 @@ def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
                 continue
             refused = 0
             del left[config]
-            outcome = runner.run(config, Measure())
+            outcome = runner.run(config, StoppingRule())
             if outcome.measurement is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue

@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 from fakes import Recorder, surroundings
 
-from autotune.accuracy import Gate
-from autotune.journal import Journal
 from autotune.search.loop import Limits, Search
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
 from autotune.space import baseline, compile_space, load_space, parse_overrides
+from autotune.store.journal import Journal
 from autotune.tasks.base import Task
+from autotune.tasks.gate import Gate
 
 SMALL = Path(__file__).parent / "spaces" / "small.yaml"
 
@@ -82,7 +82,7 @@ class Bench:
             objective=objective,
             max_drop=0.01,
             limits=Limits(trials=trials, time_budget_s=budget),
-            keep_reference=keep,
+            save_reference=keep,
             stored_reference=lambda: self.stored and gate.reference(self.stored),
             listener=self.listener,
             seed=seed,

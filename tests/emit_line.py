@@ -3,7 +3,7 @@
 from autotune.emit.huggingface import ScriptLine
 
 LINE = ScriptLine(
-    settings={"OMP_NUM_THREADS": "2"},
+    variables={"OMP_NUM_THREADS": "2"},
     argv=("python", "run_qa.py"),
     not_expressed=("padding=length_sorted: unsorted",),
     source="examples",

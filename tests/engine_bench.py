@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from autotune import demo, stacks
-from autotune.folder import RunFolder
+from autotune import demo
+from autotune.driver import stacks
+from autotune.driver.runner import Inputs, ProcessRunner
+from autotune.driver.start import start_worker
 from autotune.host import detect
-from autotune.records import Measure
-from autotune.runner import Inputs, ProcessRunner
+from autotune.shared.records import StoppingRule
 from autotune.space import Surroundings, complete
+from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
-from autotune.workload import encode, sample, start_worker
+from autotune.tasks.workload import encode, sample
 
 TASK = task_named("qa")
 HOST = detect()
 SOURCE = TASK.source(str(demo.MODEL))
-ONE_PASS = Measure(min_passes=2, max_passes=2)
+ONE_PASS = StoppingRule(min_passes=2, max_passes=2)
 
 
 def config(**knobs):

@@ -6,10 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from autotune.driver.runner import Outcome
 from autotune.host import Host
 from autotune.host.topology import Cpu
-from autotune.records import Config, Failure, Measure, Measurement, Pass
-from autotune.runner import Outcome
+from autotune.shared.records import (
+    Accuracy,
+    Config,
+    Failure,
+    Measurement,
+    Pass,
+    StoppingRule,
+    Trial,
+)
 from autotune.space import Surroundings
 
 MODES = {
@@ -96,10 +104,10 @@ class FakeRunner:
         self.seconds = seconds
         self.fail = fail
         self.ran: list[Config] = []
-        self.rules: list[Measure] = []
+        self.rules: list[StoppingRule] = []
         self.closed = 0
 
-    def run(self, config: Config, rule: Measure) -> Outcome:
+    def run(self, config: Config, rule: StoppingRule) -> Outcome:
         self.ran.append(config)
         self.rules.append(rule)
         failure = self.fail(config)
@@ -111,7 +119,7 @@ class FakeRunner:
             outputs={"logits": np.full((10,), wrong, np.float32)},
         )
 
-    def keep(self, configs) -> None:
+    def keep_open(self, configs) -> None:
         self.kept = list(configs)
 
     def close(self) -> None:
@@ -129,3 +137,23 @@ class Recorder:
 
     def finished(self, progress) -> None:
         self.progress.append(progress)
+
+
+def trial(**changes) -> Trial:
+    """A trial that succeeded, with `changes`."""
+    values = {
+        "number": 3,
+        "origin": "search",
+        "config": Config.of({"mode": "jit", "batch_size": 8, "auto_kernel_selection": True}),
+        "started": "2026-01-01T00:00:00+00:00",
+        "duration_s": 4.5,
+        "measurement": measurement(2.0),
+        "accuracy": Accuracy(
+            metrics={"f1": 54.0},
+            relative_drop=0.002,
+            agreement=0.9,
+            max_abs_logit_difference=0.1,
+            allowed=True,
+        ),
+    }
+    return Trial(**{**values, **changes})

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from autotune.emit.huggingface import script_line
-from autotune.records import Config
+from autotune.shared.records import Config
 from autotune.tasks import task_named
 
 TASKS = ("qa", "text-classification", "token-classification")
@@ -87,7 +87,7 @@ def lines(version: str) -> list[list[str]]:
                         data="d.json",
                         max_seq_length=384,
                         doc_stride=128,
-                        settings={},
+                        variables={},
                     )
                     found.append(list(line.argv[2:]))
     return found

@@ -7,9 +7,9 @@ import yaml
 from fakes import MODES, host, surroundings
 from qa_rows import ROWS
 
-from autotune.folder import RunFolder
-from autotune.records import Config, to_jsonable
+from autotune.shared.records import Config, to_jsonable
 from autotune.space import baseline, complete
+from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
 
 TASK = task_named("qa")

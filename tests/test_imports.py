@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from autotune import parents
+from autotune.driver import forkserver as parents
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
 SHARED = (
-    "autotune.records",
-    "autotune.instructions",
-    "autotune.errors",
-    "autotune.stats",
-    "autotune.padding",
-    "autotune.stopping",
+    "autotune.shared.records",
+    "autotune.shared.instructions",
+    "autotune.shared.errors",
+    "autotune.shared.stats",
+    "autotune.shared.padding",
+    "autotune.shared.stopping",
 )
 HEAVY = ["torch", "transformers", "onnxruntime", "openvino", "intel_extension_for_pytorch"]
 WHOLE_SEARCH = """
 import json, sys, tempfile, pathlib
 sys.path.insert(0, {tests!r})
-import autotune.cli, autotune.tune, autotune.doctor
+import autotune.cli, autotune.commands.search.tune, autotune.commands.doctor
 from bench_search import Bench
 from fakes import FakeRunner
 Bench(pathlib.Path(tempfile.mkdtemp())).search(FakeRunner(), trials=25)

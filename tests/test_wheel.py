@@ -36,7 +36,7 @@ def test_the_unpacked_wheel_finds_its_spaces_and_demo(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
         "import autotune, autotune.demo as d\n"
-        "from autotune.settings import find_space\n"
+        "from autotune.commands.search.settings import find_space\n"
         "from autotune.space import load_space\n"
         "path = find_space('qa')\n"
         "load_space(path)\n"

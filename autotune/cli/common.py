@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from autotune.errors import AutotuneError, InputError
+from autotune.shared.errors import AutotuneError, InputError
 
 EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
 

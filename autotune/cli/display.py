@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from autotune import knobs
 from autotune.cli.common import printable, say
 from autotune.cli.result import show_result
-from autotune.records import Config, Trial
 from autotune.search.objective import Objective
 from autotune.search.ranking import AGAIN, BASELINE
-from autotune.stats import Interval
+from autotune.shared.records import Config, Trial
+from autotune.shared.stats import Interval
+from autotune.space import knobs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from autotune.cli.common import Reported, debug_option, json_option, say
-from autotune.errors import InputError
+from autotune.shared.errors import InputError
 
 Command = Callable[..., Any]
 
@@ -68,8 +68,8 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
     """Check the options, evaluate, print the metrics as the Trainer does."""
     debug, as_json = options.pop("debug"), options.pop("as_json")
     with Reported(debug):
-        from autotune.evaluate import Asked, Flags
-        from autotune.evaluate import evaluate as run
+        from autotune.commands.evaluate import Evaluation, Flags
+        from autotune.commands.evaluate import evaluate as run
 
         if not options["do_eval"]:
             raise InputError("--do_eval is what this command does; pass it")
@@ -81,7 +81,7 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
                 raise InputError(f"--{name} False: this runs on the CPU")
         switches = ("use_ipex", "jit_mode_eval", "torch_compile", "bf16", "bf16_full_eval")
         metrics = run(
-            Asked(
+            Evaluation(
                 task=task,
                 model=options["model_name_or_path"],
                 dataset=options["dataset_name"] or options["validation_file"],

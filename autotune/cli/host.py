@@ -23,7 +23,7 @@ from autotune.cli.common import Reported, debug_option, json_option, say
 def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
     """What this host and this Python can run, and why not the rest."""
     with Reported(debug):
-        from autotune.doctor import examine, lines
+        from autotune.commands.doctor import examine, lines
 
         found = examine(stacks, peak)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
@@ -36,9 +36,10 @@ def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -
 def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
     """What earlier searches on this host found, with which new ones begin."""
     with Reported(debug):
-        from autotune import knobs, learned
         from autotune.host import detect
-        from autotune.records import to_jsonable
+        from autotune.shared.records import to_jsonable
+        from autotune.space import knobs
+        from autotune.store import learned
 
         host = detect()
         if forget:
@@ -75,7 +76,7 @@ def stack() -> None:
 def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
     """Make an environment NAME with pip, in the user's cache folder."""
     with Reported(debug):
-        from autotune import stacks
+        from autotune.driver import stacks
 
         click.echo(stacks.create(name, extras, say))
 
@@ -86,7 +87,7 @@ def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
 def stack_list(*, as_json: bool, debug: bool) -> None:
     """The stacks made with `create`, and what is in them."""
     with Reported(debug):
-        from autotune import stacks
+        from autotune.driver import stacks
 
         listed = stacks.fingerprints()
         if as_json:

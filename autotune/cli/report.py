@@ -20,8 +20,8 @@ def report(*, run: Path, as_json: bool, debug: bool) -> None:
     Of a search that was killed too.
     """
     with Reported(debug):
-        from autotune.folder import folder_of
-        from autotune.rebuild import rebuild
+        from autotune.commands.rebuild import rebuild
+        from autotune.store.folder import folder_of
 
         folder = folder_of(run)
         written = rebuild(folder)
@@ -36,7 +36,7 @@ def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
     """Set RUNS (folders of finished runs) side by side: of other hosts, models or versions."""
     with Reported(debug):
         from autotune.cli.result import show_table
-        from autotune.compare import compare, tables
+        from autotune.commands.compare import compare, tables
 
         found = compare(runs)
         if as_json:
@@ -59,8 +59,8 @@ def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
 def export(*, run: Path, output: Path, debug: bool) -> None:
     """Write best and baseline of RUN as optimum-benchmark's reports."""
     with Reported(debug):
-        from autotune.export import export
-        from autotune.folder import folder_of
+        from autotune.commands.export import export
+        from autotune.store.folder import folder_of
 
         for path in export(folder_of(run), output):
             click.echo(path)

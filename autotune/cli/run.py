@@ -12,9 +12,9 @@ import click
 from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
 
 if TYPE_CHECKING:
+    from autotune.commands.promise.reopen import Reopened
+    from autotune.commands.promise.score import Score
     from autotune.host import Host
-    from autotune.reopen import Reopened
-    from autotune.score import Score
 
 
 @click.command()
@@ -35,7 +35,7 @@ def verify(
     Exit code 0 where its promise holds here, 3 where it does not.
     """
     with Reported(debug):
-        from autotune import verify as verifying
+        from autotune.commands.promise import verify as verifying
 
         found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
         if as_json:
@@ -58,7 +58,7 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
     with Reported(debug):
         import tempfile
 
-        from autotune.score import measure
+        from autotune.commands.promise.score import measure
 
         opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-run-") as work:
@@ -102,14 +102,14 @@ def serve_test(
     with Reported(debug):
         import tempfile
 
-        from autotune.score import runner_of
-        from autotune.serving import Server, check_serving, lines
+        from autotune.commands.promise.score import runner_of
+        from autotune.search.serving import LoadTest, check_serving, lines
 
         opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
             runner = runner_of(opened, host, Path(work))
             features = len(opened.features.lengths)
-            server = Server(runner, opened.chosen, features, seed=seed, announce=say)
+            server = LoadTest(runner, opened.chosen, features, seed=seed, announce=say)
             try:
                 found = check_serving(
                     server,
@@ -130,10 +130,10 @@ def serve_test(
 def changes(*, run: Path, debug: bool) -> None:
     """What is not as it was when RUN was made: what launch.sh begins with."""
     with Reported(debug):
-        from autotune.folder import RunFolder
+        from autotune.commands.promise.reopen import reopen
+        from autotune.commands.promise.score import changes as found
         from autotune.host import detect
-        from autotune.reopen import reopen
-        from autotune.score import changes as found
+        from autotune.store.folder import RunFolder
 
         for line in found(reopen(RunFolder(run)), detect()):
             click.echo(f"then and now: {line}")
@@ -147,18 +147,18 @@ def changes(*, run: Path, debug: bool) -> None:
 def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
     """Judge the replies in WORK against the promise of RUN: what launch.sh ends with."""
     with Reported(debug):
-        from autotune.folder import RunFolder
-        from autotune.score import score as judge
+        from autotune.commands.promise.score import score as judge
+        from autotune.store.folder import RunFolder
 
         _show_score(judge(RunFolder(run), work), as_json)
 
 
 def _opened(best: Path) -> tuple[Reopened, Host]:
     """The run that `best` is of, and this host; says what has changed since."""
-    from autotune.folder import folder_of
+    from autotune.commands.promise.reopen import reopen
+    from autotune.commands.promise.score import changes
     from autotune.host import detect
-    from autotune.reopen import reopen
-    from autotune.score import changes
+    from autotune.store.folder import folder_of
 
     opened, host = reopen(folder_of(best)), detect()
     for line in changes(opened, host):

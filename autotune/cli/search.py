@@ -17,7 +17,7 @@ from autotune.cli.common import (
     set_option,
 )
 from autotune.cli.parameters import Duration, Share, Size
-from autotune.errors import InputError
+from autotune.shared.errors import InputError
 
 
 @click.command()
@@ -137,8 +137,8 @@ def search(
     """Search for the best configuration of one model on this host."""
     with Reported(debug), Interruptible():
         from autotune.cli.display import chosen
+        from autotune.commands.search.tune import Tuning
         from autotune.search.objective import objective_named
-        from autotune.tune import Tuning
 
         if resume and output is not None:
             options = _resumed(context, options, output)
@@ -157,8 +157,8 @@ def search(
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from autotune.search.objective import Server
-    from autotune.settings import Settings
+    from autotune.commands.search.settings import Settings
+    from autotune.search.objective import ServerObjective
     from autotune.tasks import task_named
 
     if not options["model"]:
@@ -177,9 +177,9 @@ def _settings(options: dict[str, Any]) -> Any:
         )
     limit_ms = options.pop("max_latency_ms")
     if limit_ms is not None:
-        if options["objective"].partition("-")[0] != Server.kind:
+        if options["objective"].partition("-")[0] != ServerObjective.kind:
             raise InputError("--max-latency-ms is the limit of --objective server; add that")
-        options["objective"] = Server(limit_ms / 1000).name
+        options["objective"] = ServerObjective(limit_ms / 1000).name
     return Settings(
         time_budget_s=options.pop("time_budget"),
         trial_timeout_s=options.pop("trial_timeout"),
@@ -190,7 +190,7 @@ def _settings(options: dict[str, Any]) -> Any:
 
 def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> dict[str, Any]:
     """The options of the run to resume, where this command line does not name its own."""
-    from autotune.folder import RunFolder
+    from autotune.store.folder import RunFolder
 
     folder = RunFolder(output)
     if not folder.manifest.exists():

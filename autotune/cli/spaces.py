@@ -28,7 +28,7 @@ def spaces() -> None:
 def list_spaces(*, as_json: bool, debug: bool) -> None:
     """The spaces that travel with autotune."""
     with Reported(debug):
-        from autotune.settings import shipped_spaces
+        from autotune.commands.search.settings import shipped_spaces
         from autotune.space import load_space
 
         found = {name: load_space(path) for name, path in shipped_spaces().items()}
@@ -59,8 +59,8 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
 def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
     """What SPACE (a name or a .yaml file) comes to on this host."""
     with Reported(debug):
-        from autotune.settings import find_space
-        from autotune.spaces import here, lines
+        from autotune.commands.search.settings import find_space
+        from autotune.commands.spaces import here, lines
 
         shown = here(find_space(space), **options)
         click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines(shown)))
@@ -75,7 +75,7 @@ def validate(*, space: str, debug: bool) -> None:
     Does not look at this host; `show` does.
     """
     with Reported(debug):
-        from autotune.settings import find_space
+        from autotune.commands.search.settings import find_space
         from autotune.space import load_space
         from autotune.tasks import task_named
 

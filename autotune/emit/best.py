@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from autotune.records import Config, ModelSource, to_jsonable
+from autotune.shared.records import Config, ModelSource, to_jsonable
 
 
 def best_yaml(

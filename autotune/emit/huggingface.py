@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autotune.knobs import KNOBS
-from autotune.records import Config
+from autotune.shared.records import Config
+from autotune.space.knobs import KNOBS
 from autotune.tasks.base import Script
 
 IPEX_SERIES = ((4, 49), (4, 52))
@@ -40,7 +40,7 @@ NOT_EXPRESSED = {
 class ScriptLine:
     """`argv` of the example script, the variables to set, and what neither can express."""
 
-    settings: Mapping[str, str]
+    variables: Mapping[str, str]
     argv: tuple[str, ...]
     not_expressed: tuple[str, ...]
     source: str  # where the script is
@@ -60,11 +60,11 @@ def script_line(
     data: str,
     max_seq_length: int,
     doc_stride: int,
-    settings: Mapping[str, str],
+    variables: Mapping[str, str],
 ) -> ScriptLine:
     """The nearest command line of `script` under `transformers` (a version).
 
-    `settings` are the variables that the configuration sets, see `launch.variables`.
+    `variables` are those of `driver.command.process_variables`.
     """
     series = version_series(transformers)
     flags: list[str] = []
@@ -101,7 +101,7 @@ def script_line(
         if config.get(name, KNOBS[name].default) != KNOBS[name].default
     ]
     return ScriptLine(
-        settings=settings,
+        variables=variables,
         argv=(
             "python",
             script.name,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from autotune.records import Config, Measurement, Trial
 from autotune.search.objective import throughput
 from autotune.search.ranking import measured
+from autotune.shared.records import Config, Measurement, Trial
 
 BACKENDS = {
     "ipex": "ipex",

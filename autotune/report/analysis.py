@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from autotune import knobs
-from autotune.records import Config, Measurement, Trial
 from autotune.search.objective import Objective
 from autotune.search.ranking import FINAL, leaders, measured
+from autotune.shared.records import Config, Measurement, Trial
+from autotune.space import knobs
 
 QUANTILES = 101
 """Of the distribution of the time of a batch."""

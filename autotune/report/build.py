@@ -10,16 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune import knobs
-from autotune.bounds import Bounds
 from autotune.emit.huggingface import ScriptLine
-from autotune.records import Trial, to_jsonable
 from autotune.report.analysis import analysis
+from autotune.search.bounds import Bounds
 from autotune.search.finals import finals
 from autotune.search.objective import Objective, batch_percentiles, throughput
 from autotune.search.ranking import AGAIN, FINAL, SEARCHED, leaders, measured
 from autotune.search.result import Result
-from autotune.stats import Interval, percentile
+from autotune.shared.records import Trial, to_jsonable
+from autotune.shared.stats import Interval, percentile
+from autotune.space import knobs
 
 FORMAT = 1
 NOISY_SHARE, NOISY_SPREAD = 0.1, 1.3
@@ -146,7 +146,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             for kind, failed in sorted(failures.items())
         },
         "unavailable": context.manifest["space"]["unavailable"],
-        "huggingface": to_jsonable(context.line),
+        "huggingface": _command_line(context.line),
         "model": context.manifest["model"],
         "workload": context.manifest["workload"],
         "host": context.manifest["host"],
@@ -157,6 +157,14 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "engine": None,
         "launch_check": None,
     }
+
+
+def _command_line(line: ScriptLine | None) -> dict[str, Any] | None:
+    """Hugging Face's own command line, as report.json has it."""
+    if line is None:
+        return None
+    found: dict[str, Any] = to_jsonable(line)
+    return {"settings": found.pop("variables"), **found}
 
 
 def screened(

@@ -13,10 +13,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
-from autotune.knobs import describe
-from autotune.records import Trial
 from autotune.report import text
 from autotune.report.figures import figures
+from autotune.shared.records import Trial
+from autotune.space.knobs import describe
 
 
 def html(report: Mapping[str, Any]) -> str:

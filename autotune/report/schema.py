@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
 
-from autotune.records import STRICT
+from autotune.shared.records import STRICT
 
 Value = bool | int | float | str
 # Annotations that pydantic reads: each TypedDict refuses keys it does not name.

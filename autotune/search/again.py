@@ -11,9 +11,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Sequence
 
-from autotune.records import Config, Trial
 from autotune.search.objective import Objective
 from autotune.search.ranking import BASELINE
+from autotune.shared.records import Config, Trial
 
 LEAST = 0.25
 """Of the seconds that it took, what a configuration needs at least: waiting is added over

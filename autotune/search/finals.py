@@ -13,16 +13,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autotune.records import WHOLE, Config, Measure, Measurement, Trial
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
-from autotune.stats import CONFIDENCE, Interval, gain_interval, in_turn
+from autotune.shared.records import WHOLE, Config, Measurement, StoppingRule, Trial
+from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
 
 FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
 ALIKE = 0.02
 """Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
-VISIT_RULE = Measure(
+VISIT_RULE = StoppingRule(
     min_passes=1, max_passes=40, half_width=0.0, budget_s=1.5, patience_s=1.5, part_s=2.0
 )
 """One visit: passes for a second or two, at least one; of the baseline's long passes a part.

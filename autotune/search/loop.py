@@ -15,13 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from autotune.accuracy import Gate, Reference
-from autotune.bounds import MARGIN, Bounds
-from autotune.errors import ResumeError, SearchError
-from autotune.journal import Journal
-from autotune.records import Accuracy, Config, Failure, Measure, Trial
-from autotune.runner import SESSION_KNOBS, Outcome, Runner
+from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.again import worth_another_try
+from autotune.search.bounds import MARGIN, Bounds
 from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
@@ -38,8 +34,12 @@ from autotune.search.ranking import (
 from autotune.search.result import Result, conclude
 from autotune.search.study import Study
 from autotune.search.tuner import Observation, Tuner, opening
+from autotune.shared.errors import ResumeError, SearchError
+from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
+from autotune.shared.stopping import continued, rest
 from autotune.space import Space
-from autotune.stopping import continued, rest
+from autotune.store.journal import Journal
+from autotune.tasks.gate import Gate, Reference
 
 FIRST, REST_AFTER = 4, 0.6
 """So many priors are tried before the tuner chooses: engines of several kinds to learn from. The
@@ -48,7 +48,7 @@ report of every engine is worth some of it, finding the best is worth more."""
 LATE_SHARE = 0.05
 """Of the budget, what preparing one of those others may take: they are for the report. Nor more
 what is tried again."""
-SEARCH_RULE = Measure(min_passes=2, budget_s=2.0, patience_s=5.0)
+SEARCH_RULE = StoppingRule(min_passes=2, budget_s=2.0, patience_s=5.0)
 """Exploring needs a ranking; what is reported is measured longer, in the finals."""
 DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every batch and padding."""
@@ -104,7 +104,7 @@ class Search:
         objective: Objective,
         max_drop: float,
         limits: Limits,
-        keep_reference: Callable[[Outcome], None],
+        save_reference: Callable[[Outcome], None],
         stored_reference: Callable[[], Reference | None],
         listener: Listener,
         seed: int,
@@ -123,7 +123,7 @@ class Search:
         self._finals = Finals(objective, limits.time_budget_s)
         self._max_drop = max_drop
         self._limits = limits
-        self._keep_reference = keep_reference
+        self._keep_reference = save_reference
         self._stored_reference = stored_reference
         self._listener = listener
         self._bounds = bounds
@@ -375,7 +375,7 @@ class Search:
         while (round_ := self._finals.next_round(trials, self.elapsed_s)) is not None:
             if self._finals.fresh(trials, round_):
                 self._runner.close()
-            self._runner.keep(self._finals.finalists(trials))
+            self._runner.keep_open(self._finals.finalists(trials))
             for config in round_:
                 if not self._try(config, FINAL).succeeded:
                     break  # another leader takes its place

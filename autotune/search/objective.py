@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from autotune.errors import InputError
-from autotune.records import Measurement, Pass, Trial
-from autotune.stats import Interval, median_interval, percentile
+from autotune.shared.errors import InputError
+from autotune.shared.records import Measurement, Pass, Trial
+from autotune.shared.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
 SERVING_S = 20.0
@@ -140,7 +140,7 @@ class Latency(Objective):
         return f"{value * 1000:.2f} ms"
 
 
-class Server(Objective):
+class ServerObjective(Objective):
     """The highest rate of requests whose p99 stays under a limit, MLPerf's server scenario.
 
     Where none does, the lowest rate tried counts in proportion to how far its p99 is over the
@@ -201,11 +201,11 @@ def objective_named(name: str) -> Objective:
     """The objective with this `name`. Raises InputError for an unknown one."""
     served = SERVER.fullmatch(name)
     if served:
-        return Server(float(served[1]) / 1000)
-    if name == Server.kind:
+        return ServerObjective(float(served[1]) / 1000)
+    if name == ServerObjective.kind:
         raise InputError("--objective server needs the limit of its p99: pass --max-latency-ms")
     if name not in OBJECTIVES:
-        known = ", ".join([*OBJECTIVES, Server.kind])
+        known = ", ".join([*OBJECTIVES, ServerObjective.kind])
         raise InputError(f"--objective must be one of {known}; got {name!r}")
     return OBJECTIVES[name]()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from autotune.records import Trial
-from autotune.runner import SESSION_KNOBS
-from autotune.search.study import Told
+from autotune.driver.runner import SESSION_KNOBS
+from autotune.search.study import SharedTrial
 from autotune.search.tuner import Observation
+from autotune.shared.records import Trial
 
 MIN_DROP = 1e-3
 """The unit in which a loss of accuracy is told to the tuner where no loss at all is allowed."""
@@ -16,7 +16,7 @@ MIN_DROP = 1e-3
 
 def observed(
     trials: Sequence[Trial],
-    told: Sequence[Told],
+    told: Sequence[SharedTrial],
     *,
     value: Callable[[Trial], float | None],
     maximize: bool,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autotune.records import Config, Measurement, Trial
 from autotune.search.objective import Objective
+from autotune.shared.records import Config, Measurement, Trial
 
 BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
 SEARCHED = (BASELINE, PRIOR, SEARCH, AGAIN)

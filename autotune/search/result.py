@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.records import Trial
 from autotune.search.finals import Finals
 from autotune.search.ranking import SEARCHED, leaders, measured
-from autotune.stats import Interval, median_interval
+from autotune.shared.records import Trial
+from autotune.shared.stats import Interval, median_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from autotune.errors import InputError
-from autotune.records import Config, Trial
+from autotune.shared.errors import InputError
+from autotune.shared.records import Config, Trial
 from autotune.space import Dimension, Space, Value
 
 CONFIG_ID = "config_id"
@@ -35,7 +35,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class SharedTrial:
     """A configuration that was measured elsewhere: objective, and accuracy beyond the limit."""
 
     config: Config
@@ -97,10 +97,10 @@ class Study:
             if CONFIG_ID in trial.user_attrs and trial.state.is_finished()
         }
 
-    def others(self, run: str) -> list[Told]:
+    def others(self, run: str) -> list[SharedTrial]:
         """What other processes that share the storage have measured."""
         return [
-            Told(
+            SharedTrial(
                 config=Config.of(trial.params),
                 value=float(trial.value),
                 excess=float(trial.constraints.get(ACCURACY, 0.0)),

@@ -10,7 +10,7 @@ number of choices between the two, 1 from first to last. A knob that is active i
 only differs. The scales are those of the largest posterior density under log-normal priors
 (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 5), found by a
 random walk: there are few trials, and a second spent here is one not measured. The prior of a
-minor knob's relevance (`autotune.knobs`) is MINOR, that of any other 0: which allocator is used
+minor knob's relevance (`space.knobs`) is MINOR, that of any other 0: which allocator is used
 is worth trying once there is an engine worth trying it with.
 """
 
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autotune.knobs import KNOBS
-from autotune.records import Config, Scalar
+from autotune.shared.records import Config, Scalar
 from autotune.space import Space
+from autotune.space.knobs import KNOBS
 
 Array = npt.NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autotune.records import Config, Scalar
-from autotune.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
+from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
+from autotune.shared.records import Config, Scalar
 from autotune.space import Space
 
 ALL_KNOBS = SESSION_KNOBS | POINT_KNOBS

@@ -12,10 +12,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from autotune.errors import SpaceError
-from autotune.knobs import KNOBS, active
-from autotune.records import Config
+from autotune.shared.errors import SpaceError
+from autotune.shared.records import Config
 from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, SpaceFile, Value
+from autotune.space.knobs import KNOBS, active
 from autotune.space.space import Dimension, Space
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from autotune.errors import SpaceError
-from autotune.knobs import KNOBS
-from autotune.records import Scalar
+from autotune.shared.errors import SpaceError
+from autotune.shared.records import Scalar
+from autotune.space.knobs import KNOBS
 
 MAX_CHOICES = 1000
 MAX_FILE_BYTES = 1 << 20

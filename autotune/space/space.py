@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.records import Config, Scalar
+from autotune.shared.records import Config, Scalar
 from autotune.space.file import Bound, Condition, Constraint, Value
 
 INT8_REST = "int8_rest"

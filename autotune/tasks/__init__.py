@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-from autotune.errors import InputError
+from autotune.shared.errors import InputError
 from autotune.tasks.base import Task
 
 TASKS = {

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from autotune.records import ModelSource
-from autotune.worker_files import EncodedFeatures
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.records import ModelSource
 
 Row = Mapping[str, Any]
 """One example, in the fields of the task's `Task.load`."""

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Task, Texts
 from autotune.tasks.files import read_rows
 from autotune.tasks.labels import column
-from autotune.worker_files import EncodedFeatures
 
 TEXTS = ("text", "sentence", "content", "sentence1", "question", "context", "document")
 

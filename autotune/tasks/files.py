@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import DatasetError
+from autotune.shared.errors import DatasetError
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import DatasetError
+from autotune.shared.errors import DatasetError
 
 GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
 SHOWN = 12

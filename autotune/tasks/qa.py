@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import hub_rows, read_json
-from autotune.worker_files import EncodedFeatures
 
 N_BEST = 20
 MAX_ANSWER_TOKENS = 30

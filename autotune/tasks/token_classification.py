@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import read_rows
 from autotune.tasks.labels import column, cross_entropy, numbering
-from autotune.worker_files import EncodedFeatures
 
 WORDS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")

@@ -80,8 +80,8 @@ def _requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
 
 def answer(handlers: Handlers, request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request. Every exception becomes a failure with its words."""
-    from autotune.errors import TrialFailure
-    from autotune.records import to_jsonable
+    from autotune.shared.errors import TrialFailure
+    from autotune.shared.records import to_jsonable
 
     reply: dict[str, Any] = {"id": request["id"]}
     try:
@@ -135,10 +135,10 @@ def main(argv: list[str]) -> int:
 
     streams = _open(options.requests, "r"), _open(options.replies, "w")
     from autotune.worker.group import Group
-    from autotune.worker.session import Session
+    from autotune.worker.operations import Operations
 
     group = Group(folder=options.together, index=options.instance, count=options.instances)
-    handlers = Session(workdir=options.workdir, group=group, forked=forked).handlers()
+    handlers = Operations(workdir=options.workdir, group=group, forked=forked).handlers()
     failed = _converse(handlers, refused, *streams)
     if options.then:
         then = (os.path.join(options.then, name) for name in ("requests", "replies"))

@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from autotune.records import Scalar
+from autotune.shared.records import Scalar
 
 PROC = Path("/proc/self")
 BACKGROUND = ("jemalloc_bg_thd",)

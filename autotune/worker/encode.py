@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from autotune.errors import TrialFailure
-from autotune.records import ModelFacts, ModelSource
+from autotune.shared.errors import TrialFailure
+from autotune.shared.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, META_FILE
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import polynomial

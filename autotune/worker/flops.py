@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autotune.records import ModelSource
+from autotune.shared.records import ModelSource
 from autotune.worker.slim import transformers
 
 WIDTHS = (16, 32, 64)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import TrialFailure
-from autotune.padding import PlannedBatch
-from autotune.records import Measure, Pass, Screen
-from autotune.stopping import enough
+from autotune.shared.errors import TrialFailure
+from autotune.shared.padding import PlannedBatch
+from autotune.shared.records import Pass, Screen, StoppingRule
+from autotune.shared.stopping import enough
 from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.disturbance import Moment, taken_s
 
@@ -216,7 +216,7 @@ def collect(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class ReferenceOutputs:
     """What eager float32 answered, to see at once that something else does not.
 
     `arrays` are as `Outputs.arrays`. Only what has nothing to do with it is caught here: the
@@ -272,7 +272,7 @@ def measure(
     kinds: Mapping[str, str],
     planned: Sequence[PlannedBatch],
     features: Features,
-    rule: Measure,
+    rule: StoppingRule,
     clock: Clock = time.perf_counter,
     instance: int = 0,
     look: Callable[[], Moment] = Moment.now,

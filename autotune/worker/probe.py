@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from autotune.errors import TrialFailure
-from autotune.records import StackFacts
+from autotune.shared.errors import TrialFailure
+from autotune.shared.records import StackFacts
 from autotune.worker.engines.base import Environment
 
 DISTRIBUTIONS = (

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autotune.padding import batch_width, fits, shapes
-from autotune.records import Served
+from autotune.shared.padding import batch_width, fits, shapes
+from autotune.shared.records import ServedRequests
 from autotune.worker.batches import Batch, Features, Shape
 
 Clock = Callable[[], float]
@@ -50,7 +50,7 @@ def serve(
     met: set[Shape] | None = None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Served:
+) -> ServedRequests:
     """Answer `rows[i]`, which arrives `arrivals_s[i]` after the start, in order of arrival.
 
     Whatever waits when the engine is free goes together, as many as a batch of `point` holds,
@@ -90,4 +90,4 @@ def serve(
         if met is not None and (len(together), width) not in met:
             met.add((len(together), width))
             unmet += 1
-    return Served(latency_s=tuple(latency), batches=tuple(batches), unmet=unmet)
+    return ServedRequests(latency_s=tuple(latency), batches=tuple(batches), unmet=unmet)

@@ -6,7 +6,7 @@ import pytest
 import releases
 
 from autotune.emit.huggingface import script_line
-from autotune.records import Config
+from autotune.shared.records import Config
 from autotune.tasks.qa import QuestionAnswering
 from autotune.tasks.token_classification import TokenClassification
 
@@ -29,7 +29,7 @@ def line(version="4.52.4", script=QuestionAnswering.script, **knobs):
         data="d.json",
         max_seq_length=384,
         doc_stride=128,
-        settings={"OMP_NUM_THREADS": "2"},
+        variables={"OMP_NUM_THREADS": "2"},
     )
 
 
@@ -37,7 +37,7 @@ def test_the_guides_command_is_expressed_whole():
     found = line(mode="ipex_jit", precision="bf16", bf16_method="autocast")
     assert {"--no_cuda", "--use_ipex", "--jit_mode_eval", "--bf16"} <= set(found.argv)
     assert found.not_expressed == ()
-    assert found.settings == {"OMP_NUM_THREADS": "2"}
+    assert found.variables == {"OMP_NUM_THREADS": "2"}
 
 
 def test_each_script_gets_its_own_flags():

@@ -17,7 +17,7 @@ FAULTS = (
     *("exit", "segfault", "killed", "hang", "closed", "garbage"),
     *("other", "nan", "shape", "wrong", "flood", "child"),
 )
-SESSION = "autotune.worker.session"
+SESSION = "autotune.worker.operations"
 
 
 class Hook(importlib.abc.MetaPathFinder):
@@ -32,7 +32,7 @@ class Hook(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            change(module.Session, sys.modules["__main__"])
+            change(module.Operations, sys.modules["__main__"])
 
         spec.loader.exec_module = exec_module
         return spec

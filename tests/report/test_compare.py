@@ -11,14 +11,14 @@ from emit_line import LINE
 from fakes import FakeRunner, pass_seconds
 from test_report import manifest
 
-from autotune.compare import compare, tables
-from autotune.errors import ResumeError
-from autotune.export import export
-from autotune.finish import write_report
-from autotune.folder import RunFolder
-from autotune.records import Config
+from autotune.commands.compare import compare, tables
+from autotune.commands.export import export
+from autotune.commands.search.finish import write_report
 from autotune.report.build import Context, build
 from autotune.search.objective import objective_named
+from autotune.shared.errors import ResumeError
+from autotune.shared.records import Config
+from autotune.store.folder import RunFolder
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from autotune.folder import RunFolder
-from autotune.rebuild import rebuild
+from autotune.commands.rebuild import rebuild
 from autotune.report.schema import Report
+from autotune.store.folder import RunFolder
 
 EXAMPLE = RunFolder(Path(__file__).parents[2] / "reports" / "example")
 

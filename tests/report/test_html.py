@@ -13,15 +13,15 @@ from emit_line import LINE
 from fakes import FakeRunner, surroundings
 from test_report import manifest
 
-from autotune.knobs import KNOBS
-from autotune.records import Failure, Screen, Trial
+from autotune.driver.runner import Outcome
 from autotune.report import html as page
 from autotune.report.analysis import front
 from autotune.report.build import Context, build
 from autotune.report.figures import COLOURS, bars
-from autotune.runner import Outcome
 from autotune.search.objective import objective_named
+from autotune.shared.records import Failure, Screen, Trial
 from autotune.space import baseline
+from autotune.space.knobs import KNOBS
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'q' \u202e"
 LIMIT = 6 * 2**20

@@ -9,13 +9,13 @@ from bench_search import Bench
 from emit_line import LINE
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
-from autotune.records import Config, Failure, Screen, Trial
+from autotune.driver.runner import Outcome
 from autotune.report.analysis import progress
 from autotune.report.build import Context, build
 from autotune.report.text import escape, markdown, table
-from autotune.runner import Outcome
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
+from autotune.shared.records import Config, Failure, Screen, Trial
 from autotune.space import baseline
 
 

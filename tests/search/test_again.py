@@ -8,14 +8,14 @@ import pytest
 from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
-from autotune.journal import read_trials
-from autotune.records import Config, Failure, Pass, Screen, Trial
-from autotune.runner import Outcome
+from autotune.driver.runner import Outcome
 from autotune.search.again import disturbed, worth_another_try
 from autotune.search.objective import objective_named
 from autotune.search.observe import observed
 from autotune.search.ranking import AGAIN, FINAL
+from autotune.shared.records import Config, Failure, Pass, Screen, Trial
 from autotune.space import compile_space, load_space
+from autotune.store.journal import read_trials
 
 THROUGHPUT = objective_named("throughput")
 

@@ -8,14 +8,14 @@ import pytest
 from bench_search import SMALL, Bench
 from fakes import FakeRunner, pass_seconds, surroundings
 
-from autotune.errors import ResumeError, SearchError
-from autotune.journal import read_trials
-from autotune.records import Failure
-from autotune.runner import Outcome
+from autotune.driver.runner import Outcome
 from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, finals, processes
 from autotune.search.loop import FIRST
+from autotune.shared.errors import ResumeError, SearchError
+from autotune.shared.records import Failure
+from autotune.shared.stats import gain_interval
 from autotune.space import baseline, compile_space, load_space
-from autotune.stats import gain_interval
+from autotune.store.journal import read_trials
 
 
 @pytest.fixture

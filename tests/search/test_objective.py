@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 from fakes import measurement
 
-from autotune.errors import InputError
-from autotune.records import Answered, Pass
 from autotune.search.objective import (
     Latency,
-    Server,
+    ServerObjective,
     Throughput,
     features_per_s,
     objective_named,
     throughput,
 )
-from autotune.stats import median_interval
+from autotune.shared.errors import InputError
+from autotune.shared.records import LoadResult, Pass
+from autotune.shared.stats import median_interval
 
 
 def with_passes(*passes):
@@ -60,7 +60,7 @@ def served(*rates_and_p99):
     from dataclasses import replace
 
     answers = tuple(
-        Answered(per_s=rate, requests=100, p50_s=p99 / 2, p90_s=p99, p99_s=p99, mean_batch=1.0)
+        LoadResult(per_s=rate, requests=100, p50_s=p99 / 2, p90_s=p99, p99_s=p99, mean_batch=1.0)
         for rate, p99 in rates_and_p99
     )
     return replace(measurement(2.0), answered=answers)
@@ -68,14 +68,14 @@ def served(*rates_and_p99):
 
 @pytest.mark.parametrize("limit_s", [0.05, 0.0123, 2.5, 100.0])
 def test_an_objective_of_requests_is_known_by_its_name(limit_s):
-    named = objective_named(Server(limit_s).name)
-    assert named.name == Server(limit_s).name
+    named = objective_named(ServerObjective(limit_s).name)
+    assert named.name == ServerObjective(limit_s).name
     assert named.limit_s == pytest.approx(limit_s)
     assert named.kind == "server"
 
 
 def test_requests_served_late_count_in_proportion():
-    objective = Server(0.1)
+    objective = ServerObjective(0.1)
     assert objective.value(served((40, 0.09), (50, 0.1), (60, 0.05))) == 50
     assert objective.value(served((40, 0.2))) == 20
     assert objective.caveat(served((40, 0.09), (50, 0.1), (60, 0.2))) is None
@@ -84,9 +84,9 @@ def test_requests_served_late_count_in_proportion():
 
 def test_no_rate_is_more_than_what_is_done_without_waiting():
     one = measurement(2.0)  # ten rows in two seconds
-    assert Server(0.1).of_batches([0.5, 0.5], one, 2) == 20
-    assert Server(0.1).estimate(0.5, one, 2) == 40
-    assert Server(0.1).pace_s(served((40, 0.05))) == pytest.approx(10 / 40)
+    assert ServerObjective(0.1).of_batches([0.5, 0.5], one, 2) == 20
+    assert ServerObjective(0.1).estimate(0.5, one, 2) == 40
+    assert ServerObjective(0.1).pace_s(served((40, 0.05))) == pytest.approx(10 / 40)
 
 
 def test_parts_of_passes_count_as_the_whole_they_stand_for():

@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import surroundings
-from test_records import trial
+from fakes import surroundings, trial
 
-from autotune.errors import InputError
-from autotune.records import Failure
 from autotune.search.study import Study, open_storage
+from autotune.shared.errors import InputError
+from autotune.shared.records import Failure
 from autotune.space import compile_space, load_space
 
 SMALL = Path(__file__).parents[1] / "spaces" / "small.yaml"

@@ -10,8 +10,7 @@ import pytest
 from bench_search import SMALL
 from fakes import pass_seconds, surroundings
 
-from autotune.records import Config
-from autotune.runner import SESSION_KNOBS
+from autotune.driver.runner import SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.search.tuner import (
     STARTING_S,
@@ -27,6 +26,7 @@ from autotune.search.tuner import (
     student_cdf,
     within,
 )
+from autotune.shared.records import Config
 from autotune.space import compile_space, load_space
 
 

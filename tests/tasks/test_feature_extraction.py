@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.base import Columns
 from autotune.tasks.feature_extraction import neighbours
-from autotune.worker_files import EncodedFeatures
 
 TASK = task_named("feature-extraction")
 FEATURES = EncodedFeatures(

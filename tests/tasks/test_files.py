@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from autotune.errors import DatasetError
+from autotune.shared.errors import DatasetError
 from autotune.tasks.files import read_rows
 
 MEGABYTE = "word " * 210_000

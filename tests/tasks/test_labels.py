@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.errors import DatasetError
+from autotune.shared.errors import DatasetError
 from autotune.tasks.labels import SHOWN, column, numbering
 
 NAMES = ("negative", "positive")

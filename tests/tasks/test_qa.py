@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.qa import best_span, normalize, token_f1
-from autotune.worker_files import EncodedFeatures
 
 TASK = task_named("qa")
 ROW = {

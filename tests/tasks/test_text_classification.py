@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from autotune.errors import DatasetError
+from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.base import Columns
 from autotune.tasks.text_classification import f1

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from autotune.errors import DatasetError
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.base import Columns
 from autotune.tasks.token_classification import spans
-from autotune.worker_files import EncodedFeatures
 
 LABELS = ("B-loc", "B-per", "I-loc", "I-per", "O")
 TASK = task_named("token-classification").with_labels(LABELS)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.padding import batch_width, fits, own_part, plan, shapes
+from autotune.shared.padding import batch_width, fits, own_part, plan, shapes
 from autotune.worker.batches import Features
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=50)

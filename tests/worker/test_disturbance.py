@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.records import Pass, counted
+from autotune.shared.records import Pass, counted
 from autotune.worker.disturbance import TICK_S, Moment, reference_s, stolen_s, waited_s
 
 

@@ -14,15 +14,15 @@ import pytest
 from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 
 from autotune import demo
-from autotune.errors import ModelError
-from autotune.folder import RunFolder
-from autotune.instructions import has_vnni
-from autotune.knobs import EXPORTING_MODES
-from autotune.launch import worker_commands
-from autotune.parents import Parents, modules_of
-from autotune.records import Measure
-from autotune.saved import held, save_engine
-from autotune.stopping import continued, rest
+from autotune.commands.search.saved import held, save_engine
+from autotune.driver.command import worker_commands
+from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.shared.errors import ModelError
+from autotune.shared.instructions import has_vnni
+from autotune.shared.records import StoppingRule
+from autotune.shared.stopping import continued, rest
+from autotune.space.knobs import EXPORTING_MODES
+from autotune.store.folder import RunFolder
 
 pytestmark = pytest.mark.model
 
@@ -37,7 +37,7 @@ TYPICAL = {"fp32": 1e-4, "bf16_matmul": 0.1, "bf16": 0.1, "int8_dynamic": 1, "in
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parents")
-    with Parents(folder, memory_bytes=HOST.memory_bytes) as parents:
+    with ForkServers(folder, memory_bytes=HOST.memory_bytes) as parents:
         found = Bench(tmp_path_factory.mktemp("engines"), parents=parents)
         parents.preload(modules_of(found.workload.facts.model_type))
         yield found
@@ -230,7 +230,7 @@ def test_more_threads_than_cpus_is_a_fallback_failure(runner, monkeypatch):
             for c in worker_commands(*arguments)
         )
 
-    monkeypatch.setattr("autotune.runner.worker_commands", masked)
+    monkeypatch.setattr("autotune.driver.runner.worker_commands", masked)
     outcome = runner.run(config(threads=2), ONE_PASS)
     assert outcome.failure.kind == "fallback"
     assert "2 threads" in outcome.failure.detail
@@ -238,7 +238,7 @@ def test_more_threads_than_cpus_is_a_fallback_failure(runner, monkeypatch):
 
 MODEL_THAT_CANNOT_BE_TRACED = """
 import torch
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.jit import trace
 from autotune.worker.engines.torch_model import Runnable
 import numpy as np
@@ -282,7 +282,7 @@ def test_the_reference_reads_the_published_figures(tmp_path):
     """F1 54.48, EM 43.30 on all 194 questions, as demo/NOTICE.md says."""
     whole = Bench(tmp_path / "run", rows=0)
     running = whole.runner(tmp_path / "work")
-    outcome = running.run(config(padding="length_sorted", batch_size=8), Measure(min_passes=1))
+    outcome = running.run(config(padding="length_sorted", batch_size=8), StoppingRule(min_passes=1))
     running.close()
     assert outcome.failure is None, outcome.log
     rows, features = whole.workload.rows, whole.workload.features
@@ -295,13 +295,13 @@ def test_the_reference_reads_the_published_figures(tmp_path):
 
 def test_an_engine_meets_shapes_in_a_first_pass_and_goes_on_warm(runner):
     case = config(mode="openvino", batch_size=2)
-    outcome = runner.run(case, Measure(rung="first"))
+    outcome = runner.run(case, StoppingRule(rung="first"))
     assert outcome.failure is None, outcome.log
     first = outcome.measurement
     (cold,) = first.passes
     assert cold.cold
     assert 0 <= cold.meeting_s < cold.total_s
-    missing = rest(first, Measure(min_passes=2, max_passes=2, half_width=0.0, budget_s=99.0))
+    missing = rest(first, StoppingRule(min_passes=2, max_passes=2, half_width=0.0, budget_s=99.0))
     more = runner.run(case, missing).measurement
     assert len(more.passes) >= 2  # more where the host disturbed some
     assert not any(p.cold for p in more.passes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.errors import TrialFailure
 from autotune.host import detect
-from autotune.instructions import has_vnni
+from autotune.shared.errors import TrialFailure
+from autotune.shared.instructions import has_vnni
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_batches import features
 
-from autotune.errors import TrialFailure
-from autotune.padding import plan
-from autotune.records import Measure
+from autotune.shared.errors import TrialFailure
+from autotune.shared.padding import plan
+from autotune.shared.records import StoppingRule
 from autotune.worker.disturbance import Moment
-from autotune.worker.measure import Answers, measure, meet_shapes, part, warm_up
+from autotune.worker.measure import ReferenceOutputs, measure, meet_shapes, part, warm_up
 
 FEATURES = features([3, 5, 2])
 PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
@@ -52,7 +52,7 @@ class Machine:
             KINDS,
             PLANNED,
             FEATURES,
-            Measure(**rule),
+            StoppingRule(**rule),
             clock=lambda: self.now,
             look=look,
             settled=settled,
@@ -204,7 +204,7 @@ def test_a_part_has_times_and_no_outputs():
         KINDS,
         PLANNED[:1],
         FEATURES,
-        Measure(min_passes=2),
+        StoppingRule(min_passes=2),
         clock=lambda: machine.now,
         share=0.5,
         complete=False,
@@ -222,7 +222,7 @@ def test_an_instance_leaves_the_rows_of_the_others_out():
         KINDS,
         PLANNED[:1],
         FEATURES,
-        Measure(min_passes=1, max_passes=1, leader_s=1.0),
+        StoppingRule(min_passes=1, max_passes=1, leader_s=1.0),
         clock=lambda: machine.now,
         share=0.8,
     )
@@ -330,7 +330,7 @@ def test_what_meeting_shapes_took_is_known_by_the_warm_batches():
     assert (warm.cold, warm.meeting_s) == (False, 0)
 
 
-REFERENCE = Answers(
+REFERENCE = ReferenceOutputs(
     arrays={
         "start": np.arange(1, 11, dtype=np.float32),
         "label": np.array([6, 30, 19], np.float32),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from engine_bench import HOST, ONE_PASS, Bench, config
 
+from autotune.driver.forkserver import ForkServers
 from autotune.host.libraries import REMEDIES
-from autotune.parents import Parents
 
 pytestmark = pytest.mark.model
 
@@ -135,7 +135,7 @@ def test_an_exported_engine_starts_without_torch_the_next_time(bench, tmp_path):
     refusal = bench.stacks["default"].refusal(config(mode="openvino"))
     if refusal is not None:
         pytest.skip(refusal)
-    with Parents(tmp_path / "parents", memory_bytes=2**36) as parents:
+    with ForkServers(tmp_path / "parents", memory_bytes=2**36) as parents:
         runner = bench.runner(tmp_path, parents=parents)
         try:
             first = runner.run(config(mode="openvino"), ONE_PASS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.base import Engine
 
 ENGINES = {

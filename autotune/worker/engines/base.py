@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.instructions import has_bf16, has_vnni
-from autotune.records import ModelSource, Scalar
+from autotune.shared.instructions import has_bf16, has_vnni
+from autotune.shared.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
@@ -44,7 +44,7 @@ class Material:
     threads: int
     instruction_sets: frozenset[str]  # as Environment's
     cache: Path  # where an engine may keep what it made for the next process of the run
-    keep: bool = False  # and should, whatever its size: production starts from it
+    for_production: bool = False  # and should, whatever its size: production starts from it
 
     @property
     def vnni(self) -> bool:
@@ -115,7 +115,7 @@ class Engine(ABC):
         """Whether each new shape costs a compilation."""
         return False
 
-    def export(self, material: Material) -> None:  # noqa: B027 - most share nothing
+    def write_artefacts(self, material: Material) -> None:  # noqa: B027 - most share nothing
         """Put what the processes of a run share where it is kept, unless it is there.
 
         Of instances side by side one does, with the CPUs of all, before the others prepare.

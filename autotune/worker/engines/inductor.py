@@ -31,7 +31,7 @@ import torch._dynamo
 import torch._inductor
 import torch._inductor.config
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import (
@@ -131,12 +131,17 @@ class InductorEngine(Engine):
             call = Packaged.load(kept, tuple(material.samples[0]))
             return Prepared(call=call, effective={"ahead_of_time": True})
         if precision == "int8_static":
-            runnable = pt2e.quantized(material, str(options["attention"]))
+            runnable = pt2e.quantize_model(material, str(options["attention"]))
         else:
             model, _ = torch_model.load(material.source, str(options["attention"]))
             runnable = torch_model.at_precision(model, material, options)
         tolerance = SIMULATED if precision == "int8_static" else TOLERANCE[precision]
-        if material.keep and dynamic and precision in PACKAGED and self.backend == "inductor":
+        if (
+            material.for_production
+            and dynamic
+            and precision in PACKAGED
+            and self.backend == "inductor"
+        ):
             try:
                 call = package(runnable, material, kept)
                 difference = torch_model.compare(runnable, call, material.samples, tolerance)

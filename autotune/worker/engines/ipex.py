@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from autotune.errors import TrialFailure
-from autotune.records import Scalar
+from autotune.shared.errors import TrialFailure
+from autotune.shared.records import Scalar
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -84,7 +84,7 @@ def optimized(
     return Runnable(model, tuple(material.source.outputs), context), {"ipex_modules": packed}
 
 
-def quantized(
+def quantize_model(
     material: Material, options: Mapping[str, Scalar]
 ) -> tuple[Runnable, dict[str, Scalar]]:
     """The model prepared and converted by `ipex.quantization`, to be traced."""
@@ -150,7 +150,7 @@ class IpexJitEngine(IpexEngine):
     def prepare(self, material: Material) -> Prepared:
         precision = str(self.options["precision"])
         int8 = precision.startswith("int8")
-        runnable, effective = (quantized if int8 else optimized)(material, self.options)
+        runnable, effective = (quantize_model if int8 else optimized)(material, self.options)
         tolerance = SIMULATED if int8 else TOLERANCE[precision]
         call, difference = trace(runnable, material.samples, tolerance)
         return Prepared(call=call, effective={**effective, "trace_difference": difference})

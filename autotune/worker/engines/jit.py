@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
@@ -89,7 +89,7 @@ class JitEngine(Engine):
         runnable = torch_model.at_precision(model, material, self.options)
         call, difference = trace(runnable, material.samples, TOLERANCE[precision])
         # Weights packed for oneDNN or int8 cannot be written.
-        if material.keep and precision in PLAIN and self.options.get("linear") == "torch":
+        if material.for_production and precision in PLAIN and self.options.get("linear") == "torch":
             save(call, path, difference)
             return restored(path, names, material.samples[0])
         return Prepared(call=call, effective={"trace_difference": difference})

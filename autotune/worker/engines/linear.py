@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 
 MAX_INT8 = 127
 
@@ -116,7 +116,7 @@ def through_onednn(model: nn.Module, dtype: torch.dtype) -> int:
     return replace(model, lambda linear: OneDnnLinear(linear, dtype))
 
 
-def quantized_dynamically(model: nn.Module, *, per_channel: bool, reduce_range: bool) -> int:
+def quantize_linears(model: nn.Module, *, per_channel: bool, reduce_range: bool) -> int:
     """Give every Linear int8 weights."""
     return replace(
         model,

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -37,7 +37,7 @@ LEVELS = {
 }
 
 
-class Session:
+class OnnxModel:
     """An ONNX Runtime session as a callable from batches to outputs by name."""
 
     def __init__(self, path: Path, outputs: Sequence[str], *, threads: int, level: str) -> None:
@@ -74,13 +74,13 @@ class OnnxRuntimeEngine(Engine):
                 return f"{name} is not installed in this stack: {remedy}"
         return unsupported_precision(precision, environment)
 
-    def export(self, material: Material) -> None:
+    def write_artefacts(self, material: Material) -> None:
         self._exported(material)
 
     def prepare(self, material: Material) -> Prepared:
         path = self._exported(material)
         return Prepared(
-            call=Session(
+            call=OnnxModel(
                 path,
                 tuple(material.source.outputs),
                 threads=material.threads,
@@ -96,7 +96,7 @@ class OnnxRuntimeEngine(Engine):
         attention = str(options["attention"])
         plain = material.cached(f"onnx-{attention}.onnx")
         if not plain.exists():
-            export(material, attention, plain)
+            export_onnx(material, attention, plain)
         if options["precision"] == "fp32":
             return plain
         per_channel = options.get("int8_weights") == "per_channel"
@@ -106,7 +106,7 @@ class OnnxRuntimeEngine(Engine):
         return path
 
 
-def export(material: Material, attention: str, path: Path) -> None:
+def export_onnx(material: Material, attention: str, path: Path) -> None:
     """Write the model to `path`, compared with torch's on shorter and longer batches.
 
     Raises TrialFailure `fallback` with the exporter's words.
@@ -139,7 +139,7 @@ def export(material: Material, attention: str, path: Path) -> None:
         except Exception as error:
             words = " ".join(str(error).split())[:500]
             raise TrialFailure("fallback", f"torch.onnx.export failed: {words}") from error
-        call = Session(partial, names, threads=material.threads, level="all")
+        call = OnnxModel(partial, names, threads=material.threads, level="all")
         torch_model.compare(
             torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
         )

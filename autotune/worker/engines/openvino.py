@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -65,20 +65,20 @@ class OpenVinoEngine(Engine):
                 )
         return unsupported_precision(precision, environment)
 
-    def export(self, material: Material) -> None:
+    def write_artefacts(self, material: Material) -> None:
         # Its converter and NNCF would report their use over the network; without the module
         # they do not.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        self._exported(material, quantized=self._quantized)
+        self._exported(material, int8=self._is_int8)
 
     def prepare(self, material: Material) -> Prepared:
-        self.export(material)
+        self.write_artefacts(material)
         import openvino
 
         precision = str(self.options["precision"])
-        rest = str(self.options.get("int8_rest", "fp32")) if self._quantized else precision
+        rest = str(self.options.get("int8_rest", "fp32")) if self._is_int8 else precision
         core = openvino.Core()
-        path = self._path(material, self._quantized)
+        path = self._path(material, self._is_int8)
         compiled = core.compile_model(
             core.read_model(path),
             "CPU",
@@ -101,23 +101,23 @@ class OpenVinoEngine(Engine):
         )
 
     @property
-    def _quantized(self) -> bool:
+    def _is_int8(self) -> bool:
         return self.options["precision"] == "int8_static"
 
-    def _path(self, material: Material, quantized: bool) -> Path:
+    def _path(self, material: Material, int8: bool) -> Path:
         """Where the graph is kept; its weights lie beside it."""
         attention = self.options["attention"]
-        return material.cached(f"openvino-{attention}{'-int8' if quantized else ''}.xml")
+        return material.cached(f"openvino-{attention}{'-int8' if int8 else ''}.xml")
 
-    def _exported(self, material: Material, *, quantized: bool) -> Path:
+    def _exported(self, material: Material, *, int8: bool) -> Path:
         """The file of the converted model, written where it is not there."""
-        path = self._path(material, quantized)
+        path = self._path(material, int8)
         if path.exists():
             return path
-        if quantized:
+        if int8:
             import openvino
 
-            plain = self._exported(material, quantized=False)
+            plain = self._exported(material, int8=False)
             model = quantize(openvino.Core().read_model(plain), material)
         else:
             model = convert(material, str(self.options["attention"]))

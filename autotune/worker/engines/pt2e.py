@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import Material
 from autotune.worker.engines.torch_model import Positional, Runnable
@@ -64,7 +64,7 @@ class ByName(torch.nn.Module):
         return dict(zip(self.outputs, found, strict=True))
 
 
-def quantized(material: Material, attention: str) -> Runnable:
+def quantize_model(material: Material, attention: str) -> Runnable:
     """The model with calibrated int8 matrix products, not yet compiled.
 
     Raises TrialFailure `fallback` with the exporter's words.

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autotune.errors import TrialFailure
-from autotune.records import ModelSource, Scalar
+from autotune.shared.errors import TrialFailure
+from autotune.shared.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import TOLERANCE, Material
@@ -125,7 +125,7 @@ def at_precision(
         else:
             context = autocast
     elif precision == "int8_dynamic":
-        linear.quantized_dynamically(
+        linear.quantize_linears(
             model,
             per_channel=options["int8_weights"] == "per_channel",
             reduce_range=not material.vnni,

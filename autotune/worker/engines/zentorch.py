@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from autotune.errors import TrialFailure
+from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.base import Environment, Material, Prepared
 from autotune.worker.engines.inductor import InductorEngine
 

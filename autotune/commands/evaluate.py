@@ -1,0 +1,322 @@
+"""Evaluation with the face of Hugging Face's run_qa.py, run_glue.py and run_ner.py.
+
+The same flags, files and keys, on any engine, stack and version of transformers. What is timed
+is what a search times: padded batches to logits, after warming up; importing, preparing and
+warming up are reported apart.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autotune.commands.search.settings import resolve_model
+from autotune.driver import stacks
+from autotune.driver.runner import Outcome, ProcessRunner
+from autotune.driver.start import start_worker
+from autotune.host import Host, detect
+from autotune.search.objective import features_per_s
+from autotune.shared.errors import InputError, OutputError, SearchError, StackError
+from autotune.shared.records import (
+    DEFAULT_STACK,
+    ONE_PASS,
+    Config,
+    ModelFacts,
+    StackFacts,
+)
+from autotune.space import Surroundings, complete, knobs
+from autotune.space.file import Value
+from autotune.store.folder import RunFolder, write
+from autotune.tasks import task_named
+from autotune.tasks.base import Task
+from autotune.tasks.workload import Workload, encode, inputs_of, split
+
+TIMEOUT_S = 24 * 3600.0
+"""For preparing and one pass: an evaluation of everything may take hours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """The flags of the example script that say how to run. None or False: not given."""
+
+    per_device_eval_batch_size: int | None = None
+    pad_to_max_length: bool | None = None
+    use_ipex: bool = False
+    jit_mode_eval: bool = False
+    torch_compile: bool = False
+    bf16: bool = False
+    bf16_full_eval: bool = False
+
+    def given(self) -> dict[str, dict[str, Value]]:
+        """Flag -> the knobs it stands for, of those given. Raises InputError where two are at
+        odds."""
+        found: dict[str, dict[str, Value]] = {}
+        if self.torch_compile and (self.use_ipex or self.jit_mode_eval):
+            raise InputError("--torch_compile is an engine of its own; drop it or the others")
+        if self.use_ipex and self.jit_mode_eval:
+            found["--use_ipex --jit_mode_eval"] = {"mode": "ipex_jit"}
+        elif self.use_ipex:
+            found["--use_ipex"] = {"mode": "ipex"}
+        elif self.jit_mode_eval:
+            found["--jit_mode_eval"] = {"mode": "jit"}
+        elif self.torch_compile:
+            found["--torch_compile"] = {"mode": "inductor"}
+        if self.bf16 and self.bf16_full_eval:
+            raise InputError("--bf16 and --bf16_full_eval are two ways to bfloat16; drop one")
+        if self.bf16:
+            found["--bf16"] = {"precision": "bf16", "bf16_method": "autocast"}
+        if self.bf16_full_eval:
+            found["--bf16_full_eval"] = {"precision": "bf16", "bf16_method": "full"}
+        if self.per_device_eval_batch_size is not None:
+            found["--per_device_eval_batch_size"] = {"batch_size": self.per_device_eval_batch_size}
+        if self.pad_to_max_length is not None:
+            padding = "max_length" if self.pad_to_max_length else "longest"
+            found[f"--pad_to_max_length {self.pad_to_max_length}"] = {"padding": padding}
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One evaluation. `dataset` is a file or a dataset id; None for a length is the default of
+    `config`, else the script's."""
+
+    task: str
+    model: str
+    dataset: str
+    output: Path
+    flags: Flags
+    config: Path | None = None
+    stack: str | None = None
+    calibration: str | None = None
+    max_seq_length: int | None = None
+    doc_stride: int | None = None
+    max_eval_samples: int | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What best.yaml says, or nothing."""
+
+    values: Mapping[str, Value]
+    python: str | None = None
+    max_seq_length: int | None = None
+    doc_stride: int | None = None
+
+
+def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, Any]:
+    """Run the rows once, write what the example script writes, and return its metrics.
+
+    Raises InputError (nothing is written), or SearchError where the engine fails.
+    """
+    task = task_named(asked.task)
+    chosen = read_config(asked.config, task)
+    flagged = asked.flags.given()
+    check_agreement(flagged, chosen.values, asked.config)
+    rows, calibration = split(
+        task.load(asked.dataset, None),
+        asked.max_eval_samples or 0,
+        None if asked.calibration is None else task.load(asked.calibration, None),
+    )
+    model, host = resolve_model(asked.model), detect()
+    with tempfile.TemporaryDirectory(prefix="autotune-evaluate-") as temporary:
+        folder = RunFolder(Path(temporary))
+        name, python = interpreter(asked.stack, chosen)
+        found = stacks.examine({name: python}, host, folder.work)
+        length = asked.max_seq_length or chosen.max_seq_length or task.default_max_seq_length
+        stride = asked.doc_stride if asked.doc_stride is not None else chosen.doc_stride
+        announce(f"encoding {len(rows)} examples")
+        with start_worker(host, python, folder.work / "encode") as worker:
+            workload = encode(
+                worker,
+                task=task,
+                source=task.source(
+                    model,
+                    revision=asked.revision,
+                    trust_remote_code=asked.trust_remote_code,
+                    allow_pickle=asked.allow_pickle,
+                ),
+                rows=rows,
+                calibration=calibration,
+                max_seq_length=length,
+                doc_stride=(task.default_doc_stride or 0) if stride is None else stride,
+                folder=folder,
+            )
+        config = configure(chosen, flagged, task, name, workload.facts, host)
+        refusal = found[name].refusal(config)
+        if refusal is not None:
+            raise StackError(refusal)
+        announce(f"running {knobs.describe(config)}")
+        outcome = run(config, workload, folder, found, host)
+    if outcome.measurement is None:
+        assert outcome.failure is not None
+        lines = outcome.log.strip().splitlines()
+        words = f" ({lines[-1][:300]})" if lines and outcome.failure.kind == "crash" else ""
+        raise SearchError(
+            f"{knobs.describe(config)}: {outcome.failure.kind}: {outcome.failure.detail}{words}"
+        )
+    metrics = metrics_of(workload, config, outcome)
+    answers = workload.task.answers(workload.rows, workload.features, outcome.outputs)
+    save(asked.output, metrics, answers)
+    return metrics
+
+
+def read_config(path: Path | None, task: Task) -> Chosen:
+    """Of best.yaml, or of the run's folder that holds it. Raises InputError."""
+    if path is None:
+        return Chosen(values={})
+    file = path / "best.yaml" if path.is_dir() else path
+    try:
+        best = yaml.safe_load(file.read_text(encoding="utf-8"))
+        chosen = Chosen(
+            values={str(k): v for k, v in best["config"].items()},
+            python=str(best["stack"]["python"]),
+            max_seq_length=int(best["max_seq_length"]),
+            doc_stride=int(best["doc_stride"]),
+        )
+        made_for = best["task"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"--config {path} is not the best.yaml of a search: {error}") from error
+    if made_for != task.name:
+        raise InputError(f"--config {path} is for {made_for}, this command runs {task.name}")
+    unknown = sorted(set(chosen.values) - set(knobs.KNOBS))
+    if unknown:
+        raise InputError(f"--config {path} has knobs this version does not know: {unknown[0]}")
+    return chosen
+
+
+def check_agreement(
+    flagged: Mapping[str, Mapping[str, Value]], values: Mapping[str, Value], path: Path | None
+) -> None:
+    """Raises InputError where a flag says something else than the configuration."""
+    if path is None:
+        return
+    for flag, stands_for in flagged.items():
+        for name, value in stands_for.items():
+            if values.get(name) != value:
+                raise InputError(
+                    f"{flag} asks for {name}={value}, --config {path} for "
+                    f"{name}={values.get(name, 'no such knob')}; drop one of the two"
+                )
+
+
+def interpreter(stack: str | None, chosen: Chosen) -> tuple[str, str]:
+    """Name and path of the interpreter to run: --stack, else that of the configuration."""
+    name = str(chosen.values.get("stack", DEFAULT_STACK))
+    if stack is not None:
+        found = stacks.parse([stack])
+        return next((n, p) for n, p in reversed(found.items()))
+    if chosen.python is None:
+        return DEFAULT_STACK, stacks.parse([])[DEFAULT_STACK]
+    if not Path(chosen.python).is_file():
+        raise StackError(
+            f"the configuration's interpreter {chosen.python} is not here; pass --stack"
+        )
+    return name, chosen.python
+
+
+def configure(
+    chosen: Chosen,
+    flagged: Mapping[str, Mapping[str, Value]],
+    task: Task,
+    stack: str,
+    facts: ModelFacts,
+    host: Host,
+) -> Config:
+    """The configuration to run: that of best.yaml, or what the flags stand for."""
+    if chosen.values:
+        return Config.of({**chosen.values, "stack": stack})
+    wanted: dict[str, Value] = {"stack": stack}
+    if task.script is not None and not task.script.pads:
+        wanted["padding"] = "longest"
+    for stands_for in flagged.values():
+        wanted.update(stands_for)
+    where = Surroundings(
+        cores=host.cores, attentions=facts.attentions, modes={}, objective="throughput"
+    )
+    return complete(where, wanted)
+
+
+def run(
+    config: Config,
+    workload: Workload,
+    folder: RunFolder,
+    found: Mapping[str, StackFacts],
+    host: Host,
+) -> Outcome:
+    """One pass over the workload."""
+    runner = ProcessRunner(
+        host=host,
+        stacks=found,
+        inputs=inputs_of(folder, workload.source, host),
+        expected=workload.expected,
+        workdir=folder.work / "trial",
+        timeout_s=TIMEOUT_S,
+    )
+    try:
+        return runner.run(config, ONE_PASS)
+    finally:
+        runner.close()
+
+
+def metrics_of(workload: Workload, config: Config, outcome: Outcome) -> dict[str, Any]:
+    """The keys of the Trainer's eval_results.json, rounded as it rounds, and ours."""
+    task, measurement = workload.task, outcome.measurement
+    assert measurement is not None
+    predictions = task.decode(workload.rows, workload.features, outcome.outputs)
+    scale = 1.0 if task.script is not None and task.script.percent else 100.0
+    scores = task.score(workload.rows, predictions)
+    metrics: dict[str, Any] = {f"eval_{name}": score / scale for name, score in scores.items()}
+    batch_size = int(config.get("batch_size", 0) or 8)
+    loss = task.loss(workload.rows, outcome.outputs, workload.features, batch_size)
+    if loss is not None:
+        metrics["eval_loss"] = loss
+    rate = features_per_s(measurement)
+    runtime_s = measurement.features / rate
+    phases = measurement.phases_s
+    metrics |= {
+        "eval_import_time": round(phases.get("import", 0.0), 4),
+        "eval_model_preparation_time": round(phases.get("prepare", 0.0), 4),
+        "eval_warm_up_time": round(phases.get("warm_up", 0.0), 4),
+        "eval_runtime": round(runtime_s, 4),
+        "eval_samples": measurement.features,
+        "eval_samples_per_second": round(rate, 3),
+        "eval_steps_per_second": round(len(measurement.batch_features) / runtime_s, 3),
+    }
+    return metrics
+
+
+def save(output: Path, metrics: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
+    """Write the files; `all_results.json` keeps what other runs left in it, as the Trainer's.
+
+    Raises OutputError.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--output_dir {output} cannot be written: {error.strerror}") from error
+    everything = output / "all_results.json"
+    kept: dict[str, Any] = {}
+    if everything.exists():
+        try:
+            kept = json.loads(everything.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{everything} cannot be read: {error}") from error
+    for name, content in {
+        **answers,
+        "eval_results.json": dict(metrics),
+        "all_results.json": {**kept, **metrics},
+    }.items():
+        ordered = name.endswith("results.json")
+        text = json.dumps(content, indent=4, sort_keys=ordered, ensure_ascii=True)
+        write(output / name, text + ("" if ordered else "\n"))

@@ -1,0 +1,160 @@
+"""A finished run, opened again for measuring: its winner, its workload, its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autotune.driver.arrays import EncodedFeatures
+from autotune.driver.forkserver import ForkServers
+from autotune.driver.runner import Expected, Outcome, ProcessRunner, Runner, read_outputs
+from autotune.host import Host
+from autotune.search.objective import Objective, objective_named
+from autotune.shared.errors import ResumeError
+from autotune.shared.records import (
+    Config,
+    Failure,
+    Measurement,
+    ModelSource,
+    StackFacts,
+    StoppingRule,
+)
+from autotune.shared.stats import Interval, in_turn
+from autotune.space import knobs
+from autotune.store.folder import RunFolder
+from autotune.store.wire import WireError, parse
+from autotune.tasks import task_named
+from autotune.tasks.base import Row, Task
+from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.workload import inputs_of
+
+TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened:
+    """What a run's folder says. `best` is best.yaml as it stands, `promised` the interval of the
+    objective in it."""
+
+    folder: RunFolder
+    manifest: Mapping[str, Any]
+    best: Mapping[str, Any]
+    objective: Objective
+    promised: Interval
+    task: Task
+    source: ModelSource
+    rows: list[Row]
+    features: EncodedFeatures
+
+    @property
+    def chosen(self) -> Config:
+        return Config.of(self.best["config"])
+
+    @property
+    def baseline(self) -> Config:
+        return Config.of(self.manifest["baseline"])
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """Stack -> interpreter, of those that the run searched."""
+        return {name: stack["python"] for name, stack in self.manifest["stacks"].items()}
+
+    @property
+    def expected(self) -> Expected:
+        return Expected.of(self.rows, self.features)
+
+    def gate(self) -> Gate:
+        return Gate(
+            task=self.task,
+            rows=self.rows,
+            features=self.features,
+            max_drop=self.manifest["max_accuracy_drop"],
+        )
+
+    def reference(self) -> Reference:
+        """What eager float32 answered. Raises ResumeError where that is gone."""
+        try:
+            outputs = read_outputs([self.folder.reference], self.task.outputs, self.expected)
+        except WireError as error:
+            raise ResumeError(f"{self.folder.path} is damaged: {error}") from error
+        return self.gate().reference(outputs)
+
+    def runner(
+        self,
+        host: Host,
+        stacks: Mapping[str, StackFacts],
+        work: Path,
+        parents: ForkServers | None = None,
+    ) -> ProcessRunner:
+        """Scratch files go below `work`, prepared engines too where the run kept none."""
+        kept = self.folder.engine
+        return ProcessRunner(
+            host=host,
+            stacks=stacks,
+            inputs=inputs_of(
+                self.folder, self.source, host, kept if kept.exists() else work / "cache"
+            ),
+            expected=self.expected,
+            workdir=work / "trial",
+            timeout_s=TIMEOUT_S,
+            parents=parents,
+        )
+
+
+def reopen(folder: RunFolder) -> Reopened:
+    """Raises ResumeError where the folder holds no finished run, or is damaged."""
+    manifest = folder.read_manifest()
+    try:
+        best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
+        task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
+        promise = best["promise"]
+        return Reopened(
+            folder=folder,
+            manifest=manifest,
+            best=best,
+            objective=objective_named(str(promise["objective"])),
+            promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
+            task=task,
+            source=parse(ModelSource, best["model"]),
+            rows=task.labelled(task.load(str(folder.data.resolve()), None)),
+            features=EncodedFeatures.load(folder.workload),
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:
+        raise ResumeError(f"{folder.path} holds no finished run: {error}") from error
+
+
+def visit_in_turn(
+    runner: Runner, configs: Sequence[Config], rounds: int, rule: StoppingRule
+) -> dict[Config, list[Outcome]]:
+    """`rounds` visits to each, in processes kept side by side, each round in an order of its own.
+
+    Raises VisitFailed with the first configuration that cannot be measured.
+    """
+    runner.keep_open(configs)
+    visits: dict[Config, list[Outcome]] = {config: [] for config in configs}
+    try:
+        for _ in range(rounds):
+            for config in in_turn(configs):
+                outcome = runner.run(config, rule)
+                if outcome.failure is not None:
+                    raise VisitFailed(config, outcome.failure)
+                visits[config].append(outcome)
+    finally:
+        runner.close()
+    return visits
+
+
+def measurements(visits: Sequence[Outcome]) -> list[Measurement]:
+    """What visits measured."""
+    return [o.measurement for o in visits if o.measurement is not None]
+
+
+class VisitFailed(Exception):
+    """A configuration that could not be measured, and why."""
+
+    def __init__(self, config: Config, failure: Failure) -> None:
+        super().__init__(f"{knobs.describe(config)}: {failure.kind}: {failure.detail}")

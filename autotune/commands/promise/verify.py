@@ -1,0 +1,205 @@
+"""`autotune verify`: does a run's promise still hold, here and now?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autotune.commands.promise.differences import differences
+from autotune.commands.promise.reopen import (
+    Reopened,
+    VisitFailed,
+    measurements,
+    reopen,
+    visit_in_turn,
+)
+from autotune.driver import stacks
+from autotune.driver.channel import WorkerFailed
+from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.runner import OutputArrays, Runner
+from autotune.driver.start import start_worker
+from autotune.host import Host, detect
+from autotune.search.finals import VISIT_RULE
+from autotune.search.objective import objective_named
+from autotune.search.rates import for_objective
+from autotune.shared.errors import StackError
+from autotune.shared.records import ONE_PASS, Config, StackFacts, to_jsonable
+from autotune.shared.stats import Interval, gain_interval, median_interval
+from autotune.space import knobs
+from autotune.store.folder import folder_of
+
+ROUNDS = 12
+KEPT = 0.8
+"""Of the promised speedup, what must be left where the user names no minimum."""
+BASELINE_APART = 1.5
+"""A baseline this many times slower or faster than promised makes the speedup another one."""
+DIGEST_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found. The promise holds where `causes` is empty; `differences` are of the host
+    and the stack, and harmless where it holds nevertheless. `objective` is the run's, by name."""
+
+    objective: str
+    causes: tuple[str, ...]
+    differences: tuple[str, ...]
+    minimum: float
+    promised_speedup: float
+    speedup: Interval | None = None
+    best: Interval | None = None
+    baseline: Interval | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        return not self.causes
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = to_jsonable(self)
+        return {"holds": self.holds, **found}
+
+
+def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Verified:
+    """Measure the run's best configuration against its baseline again, in turn.
+
+    `path` is best.yaml or its folder. Raises ResumeError where it holds no finished run.
+    """
+    run, host = reopen(folder_of(path)), detect()
+    minimum = min_speedup
+    if minimum is None:
+        minimum = KEPT * float(run.best["promise"]["speedup"])
+    with tempfile.TemporaryDirectory(prefix="autotune-verify-") as temporary:
+        work = Path(temporary)
+        try:
+            found = stacks.examine(run.pythons, host, work)
+            changed = _model_changed(run, host, found, work)
+        except StackError as error:
+            return _without_measuring(run, host, {}, minimum, str(error))
+        cause = changed or found[str(run.chosen["stack"])].refusal(run.chosen)
+        if cause is not None:
+            return _without_measuring(run, host, found, minimum, cause)
+        with ForkServers(work / "parents", memory_bytes=host.memory_bytes) as parents:
+            parents.preload(modules_of(run.manifest["model"]["model_type"]))
+            inner = run.runner(host, found, work, parents)
+            runner = for_objective(run.objective, inner, run.expected.features)
+            return measure_again(
+                run, runner, apart(run, host, found), minimum=minimum, rounds=rounds
+            )
+
+
+def _without_measuring(
+    run: Reopened, host: Host, found: Mapping[str, StackFacts], minimum: float, cause: str
+) -> Verified:
+    return Verified(
+        objective=run.objective.name,
+        causes=(cause,),
+        differences=tuple(apart(run, host, found)),
+        minimum=minimum,
+        promised_speedup=float(run.best["promise"]["speedup"]),
+    )
+
+
+def apart(run: Reopened, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
+    """What is not as it was when the run was made, of the stack as far as it is known."""
+    stack = found.get(str(run.chosen["stack"]))
+    then = {name: v for name, v in run.best["stack"].items() if name != "python"}
+    return differences(run.best, host, then if stack is None else stack.versions)
+
+
+def _model_changed(
+    run: Reopened, host: Host, found: Mapping[str, StackFacts], work: Path
+) -> str | None:
+    python = found[str(run.chosen["stack"])].python
+    with start_worker(host, python, work / "digest") as worker:
+        try:
+            digest = worker.request(
+                "digest", {"source": to_jsonable(run.source)}, timeout_s=DIGEST_TIMEOUT_S
+            )
+        except WorkerFailed as failed:
+            return f"the model cannot be read: {failed.failure.detail}"
+    if digest != run.manifest["model"]["digest"]:
+        return f"the files of the model {run.source.path} have changed since the run was made"
+    return None
+
+
+def measure_again(
+    run: Reopened, runner: Runner, changes: list[str], *, minimum: float, rounds: int
+) -> Verified:
+    """The two in turn, judged against the promise."""
+    promise = run.best["promise"]
+    objective = run.objective
+    base, best = run.baseline, run.chosen
+    verified = Verified(
+        objective=objective.name,
+        causes=(),
+        differences=tuple(changes),
+        minimum=minimum,
+        promised_speedup=float(promise["speedup"]),
+    )
+    try:
+        visits = visit_in_turn(runner, list(dict.fromkeys([base, best])), rounds, VISIT_RULE)
+    except VisitFailed as failed:
+        return replace(verified, causes=(str(failed),))
+    pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)
+    speedup = gain_interval([objective.ratio(one, other) for one, other in pairs])
+    gate = run.gate()
+    reference = run.reference()
+    answers = visits[best][-1].outputs or whole_pass(runner, best)
+    accuracy = gate.judge(answers, reference)
+    speeds = {
+        config: median_interval([objective.value(m) for m in measurements(visits[config])])
+        for config in visits
+    }
+    causes = []
+    inaccurate = gate.failure(accuracy, reference)
+    if inaccurate is not None:
+        causes.append(f"{knobs.describe(best)} is no longer right: {inaccurate.detail}")
+    if speedup.median < minimum:
+        causes.append(
+            f"{knobs.describe(best)} {objective.verb} {speedup.median:.2f}x {objective.compared} "
+            f"the baseline ({speedup.low:.2f} to {speedup.high:.2f}), "
+            f"at least {minimum:.2f}x is asked for"
+        )
+    then = promise.get("baseline")
+    if then is not None:
+        times = speeds[base].median / float(then)
+        if not 1 / BASELINE_APART <= times <= BASELINE_APART:
+            causes.append(
+                f"the baseline reads {objective.shown(speeds[base].median)}, it was "
+                f"{objective.shown(float(then))} when the promise was made: the speedup is one "
+                "over something else"
+            )
+    return replace(
+        verified,
+        causes=tuple(causes),
+        speedup=speedup,
+        best=speeds[best],
+        baseline=speeds[base],
+        metrics=accuracy.metrics,
+    )
+
+
+def whole_pass(runner: Runner, config: Config) -> OutputArrays:
+    """The outputs of one pass; visits run a part of passes that take long."""
+    outcome = runner.run(config, ONE_PASS)
+    runner.close()
+    return outcome.outputs
+
+
+def lines(found: Verified) -> list[str]:
+    """For people."""
+    text = [f"then and now: {line}" for line in found.differences]
+    if found.speedup is not None:
+        metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
+        text.append(
+            f"{found.speedup.median:.2f}x {objective_named(found.objective).compared} the baseline "
+            f"({found.speedup.low:.2f} to {found.speedup.high:.2f}), promised "
+            f"{found.promised_speedup:.2f}x; {metrics}"
+        )
+    text += [f"BROKEN: {cause}" for cause in found.causes]
+    text.append("the promise holds" if found.holds else "the promise does not hold")
+    return text

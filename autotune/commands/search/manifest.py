@@ -1,0 +1,114 @@
+"""manifest.json: what a run was asked and where it ran, and whether it may go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autotune import __version__
+from autotune.commands.search.settings import Settings, without_password
+from autotune.host import Host
+from autotune.shared.errors import ResumeError
+from autotune.shared.records import Config, StackFacts, to_jsonable
+from autotune.space import Space, SpaceFile
+from autotune.tasks.workload import Workload
+
+
+def describe_run(
+    settings: Settings,
+    *,
+    output: Path,
+    command_line: list[str],
+    workload: Workload,
+    objective: str,
+    baseline: Config,
+    space_name: str,
+    space: Space,
+    space_digest: str,
+    host: Host,
+    found: Mapping[str, StackFacts],
+    seeds: Sequence[Config],
+) -> dict[str, Any]:
+    """The manifest's content. `found` is what each stack can run, `seeds` what earlier
+    searches said to try first."""
+    return {
+        "autotune": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command_line": [without_password(word) for word in command_line],
+        "settings": {
+            **asdict(settings),
+            "output": str(output),
+            "storage": settings.storage and without_password(settings.storage),
+        },
+        "model": {
+            "name": settings.model,
+            "path": workload.source.path,
+            **to_jsonable(workload.facts),
+            "trust_remote_code": settings.trust_remote_code,
+            "allow_pickle": settings.allow_pickle,
+        },
+        "workload": {
+            "id": workload.id,
+            **workload.identity,
+            "examples": workload.expected.examples,
+            "features": workload.expected.features,
+            "tokens": workload.expected.tokens,
+        },
+        "objective": objective,
+        "max_accuracy_drop": settings.max_accuracy_drop,
+        "baseline": baseline,
+        "seeds": list(seeds),
+        "space": {
+            "file": space_name,
+            "dimensions": {d.name: list(d.choices) for d in space.dimensions},
+            "digest": space_digest,
+            "unavailable": dict(space.unavailable),
+        },
+        "host": {**host.fingerprint(), "kernel": host.kernel},
+        "stacks": found,
+    }
+
+
+def space_digest(file: SpaceFile, space: Space) -> str:
+    text = file.model_dump_json() + repr(space.dimensions)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Whether a run may go on: same workload, question, space, host and stack.
+
+    Raises ResumeError with the first difference.
+    """
+    current = json.loads(json.dumps(to_jsonable(now)))
+    named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
+    places = [
+        *(("workload", key) for key in current["workload"] if key != "id"),
+        ("objective",),
+        ("max_accuracy_drop",),
+        ("baseline",),
+        ("space", "digest"),
+        ("space", "unavailable"),
+        *(("host", key) for key in current["host"]),
+        *(("stacks", name, key) for name in named for key in ("python", "versions")),
+    ]
+    for place in places:
+        before: Any = stored
+        after: Any = current
+        for key in place:
+            before = before.get(key) if isinstance(before, Mapping) else None
+            after = after.get(key) if isinstance(after, Mapping) else None
+        if before != after:
+            raise ResumeError(
+                f"--resume: {' '.join(place)} of this run is {_short(before)}, now it is "
+                f"{_short(after)}; pass the same options, or start a new run"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,448 @@
+"""One search from what the user asked to what it leaves: the `search` command without its
+printing."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.commands.search.finish import finish, write_failure
+from autotune.commands.search.manifest import check_same, describe_run, space_digest
+from autotune.commands.search.settings import (
+    DEFAULT_TIME_BUDGET_S,
+    HIDDEN,
+    Settings,
+    find_space,
+    load_rows,
+    resolve_model,
+)
+from autotune.driver import stacks
+from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.process import WorkerProcess
+from autotune.driver.runner import Outcome, ProcessRunner, read_outputs
+from autotune.driver.start import start_worker
+from autotune.host import Host, detect
+from autotune.search.bounds import Bounds, peaks
+from autotune.search.loop import Listener, Search
+from autotune.search.objective import objective_named
+from autotune.search.ranking import SEARCHED, leaders, measured
+from autotune.search.rates import for_objective
+from autotune.search.result import Result
+from autotune.search.study import Study, open_storage
+from autotune.shared.errors import (
+    InputError,
+    OutputError,
+    ResumeError,
+    SearchError,
+    SpaceError,
+    StackError,
+)
+from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
+from autotune.space import (
+    Space,
+    Surroundings,
+    baseline,
+    compile_space,
+    load_space,
+    parse_overrides,
+)
+from autotune.store import learned
+from autotune.store.folder import RunFolder, create, default_path
+from autotune.store.journal import Journal
+from autotune.store.wire import WireError
+from autotune.tasks import task_named
+from autotune.tasks.base import Row
+from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.workload import Workload, encode, inputs_of
+
+UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
+PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
+"""What a run killed before its manifest was written may have left."""
+
+
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
+)
+"""Errors of the run's folder: full, read-only, broken, or gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A search that left its results in `folder`."""
+
+    folder: RunFolder
+    report: dict[str, Any]
+
+
+class Tuning:
+    """The `search` command. `run` may be called once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        output: Path | None,
+        resume: bool,
+        command_line: list[str],
+        listener: Listener,
+        announce: Callable[[str], None],
+    ) -> None:
+        if resume and output is None:
+            raise InputError("--resume needs the run to resume: pass --output reports/<run>")
+        if settings.storage is not None and HIDDEN in settings.storage:
+            raise InputError("--storage: the password is not stored with a run; pass it again")
+        self._settings = settings
+        self._command_line = command_line
+        self._listener = listener
+        self._announce = announce
+        self._resume = resume
+        self._task = task_named(settings.task)
+        self._objective = objective_named(settings.objective)
+        self._overrides = parse_overrides(settings.overrides)
+        self._space_path = find_space(settings.space or self._task.name)
+        self._space_file = load_space(self._space_path)
+        if self._space_file.task != self._task.name:
+            raise SpaceError(
+                f"{self._space_path} is a space for task {self._space_file.task}, "
+                f"not {self._task.name}"
+            )
+        self._model = resolve_model(settings.model)
+        self._pythons = stacks.parse(settings.stacks)
+        self._output = output or default_path(settings.model, settings.task, datetime.now())
+
+    def run(self) -> Finished:
+        """Raises InputError (nothing is left half-written) or SearchError."""
+        self._began = time.monotonic()
+        rows, calibration = load_rows(self._settings, self._task)
+        host = detect()
+        fresh = not (self._resume and self._has_run())
+        existed = self._output.exists()
+        folder = create(self._output) if fresh else RunFolder(self._output)
+        try:
+            journal = Journal(folder.trials)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
+        try:
+            parents_at = folder.work / "parents"
+            with ForkServers(parents_at, memory_bytes=host.memory_bytes) as parents:
+                return self._run(folder, journal, rows, calibration, host, fresh, parents)
+        except OSError as error:
+            raise OutputError(
+                f"{folder.path} cannot be written: {error}; make room there, and what was "
+                f"measured goes on with --resume --output {folder.path}"
+            ) from error
+        except (InputError, KeyboardInterrupt) as error:
+            if journal.trials and isinstance(error, KeyboardInterrupt):
+                self._announce(
+                    f"what was measured is kept; go on with --resume --output {folder.path}"
+                )
+            elif fresh and not journal.trials:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                if existed:
+                    folder.path.mkdir()
+            raise
+        finally:
+            folder.clean()
+            journal.close()
+
+    def _has_run(self) -> bool:
+        """Whether the folder to resume holds a run; one killed too early starts afresh."""
+        folder = RunFolder(self._output)
+        if folder.manifest.exists():
+            return True
+        if self._output.is_dir():
+            left = {path.name for path in self._output.iterdir()}
+            if left - PARTIAL:
+                raise ResumeError(f"--output {self._output} holds no run (no manifest.json)")
+            shutil.rmtree(self._output)
+        self._announce(f"{self._output} holds no run yet; starting it")
+        return False
+
+    def _run(
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        rows: list[Row],
+        calibration: list[Row],
+        host: Host,
+        fresh: bool,
+        parents: ForkServers,
+    ) -> Finished:
+        settings, task = self._settings, self._task
+        folder.clean()
+        self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
+        with (
+            stacks.Examination(self._pythons, host, folder.work) as examination,
+            start_worker(host, sys.executable, folder.work / "encode", parents) as worker,
+        ):
+            encoded = functools.partial(
+                encode,
+                worker,
+                task=task,
+                source=task.source(
+                    self._model,
+                    revision=settings.revision,
+                    trust_remote_code=settings.trust_remote_code,
+                    allow_pickle=settings.allow_pickle,
+                ),
+                rows=rows,
+                calibration=calibration,
+                max_seq_length=settings.max_seq_length,
+                doc_stride=settings.doc_stride,
+                folder=folder,
+            )
+            workload, found = self._encoded(encoded, examination, bool(calibration))
+            bounds = self._bounds(worker, host, found, workload)
+        parents.preload(modules_of(workload.facts.model_type))
+        surroundings = stacks.surroundings(
+            host, found, attentions=workload.facts.attentions, objective=self._objective.kind
+        )
+        seeds = self._seeds(folder, workload, host, fresh)
+        space = compile_space(
+            self._space_file,
+            surroundings,
+            overrides=self._overrides,
+            dropped=settings.dropped,
+            first=seeds,
+        )
+        storage = open_storage(settings.storage, folder.study)
+        manifest = describe_run(
+            settings,
+            output=self._output,
+            command_line=self._command_line,
+            workload=workload,
+            objective=self._objective.name,
+            baseline=baseline(surroundings),
+            space_name=self._space_path.name,
+            space=space,
+            space_digest=space_digest(self._space_file, space),
+            seeds=seeds,
+            host=host,
+            found=found,
+        )
+        if fresh:
+            folder.write_manifest(manifest)
+        else:
+            check_same(folder.read_manifest(), manifest)
+        if settings.unlimited:
+            minutes = DEFAULT_TIME_BUDGET_S / 60
+            self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
+        runner = self._runner(folder, workload, host, found, parents)
+        try:
+            result, elapsed_s = self._search(
+                folder, journal, workload, host, space, surroundings, storage, runner, bounds
+            )
+        except SearchError as error:
+            write_failure(folder, manifest, journal.trials, str(error))
+            raise SearchError(f"{error} ({folder.report_html})") from error
+        if result.interrupted:
+            self._announce(
+                "interrupted: writing the report of what there is; again to stop at once"
+            )
+        self._learn(result, workload, host, manifest["created"])
+        report = finish(
+            result,
+            folder=folder,
+            settings=settings,
+            workload=workload,
+            inputs=inputs_of(folder, workload.source, host),
+            host=host,
+            found=found,
+            manifest=manifest,
+            objective=self._objective,
+            bounds=bounds,
+            elapsed_s=elapsed_s,
+            runner=runner,
+            exported=runner.exported(result.best.config),
+            announce=self._announce,
+        )
+        return Finished(folder=folder, report=report)
+
+    def _encoded(
+        self, encoded: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
+    ) -> tuple[Workload, dict[str, StackFacts]]:
+        """The workload, encoded while the stacks are examined. What a stack lacks is said before
+        what the model does: it may be why."""
+        failed: InputError | None = None
+        try:
+            workload = encoded()
+        except InputError as error:
+            failed = error
+        found = examination.found()
+        if not calibrated:
+            found = {
+                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+            }
+        self._check_modes(found)
+        if failed is not None:
+            raise failed
+        return workload, found
+
+    def _seeds(
+        self, folder: RunFolder, workload: Workload, host: Host, fresh: bool
+    ) -> list[Config]:
+        """What earlier searches say to try first; a resumed one keeps what it began with."""
+        if not fresh:
+            return [Config.of(values) for values in folder.read_manifest().get("seeds", ())]
+        if not self._settings.learned:
+            return []
+        return learned.seeds(
+            learned.recall(host),
+            workload.facts,
+            task=self._task.name,
+            objective=self._objective.kind,
+        )
+
+    def _learn(self, result: Result, workload: Workload, host: Host, created: str) -> None:
+        """Remember the leaders for the next search on this host."""
+        if not self._settings.learned or not result.significant:
+            return
+        ranked = leaders(result.trials, self._objective, SEARCHED)
+        chosen = learned.leading([result.best.config, *(trial.config for trial in ranked)])
+        by_config = {trial.config: trial for trial in ranked}
+        speedups = [
+            self._objective.ratio(measured(by_config[config]), measured(result.trials[0]))
+            for config in chosen
+        ]
+        learned.remember(
+            host,
+            learned.Finding(
+                created=created,
+                model=self._settings.model,
+                model_type=workload.facts.model_type,
+                parameters=workload.facts.parameters,
+                task=self._task.name,
+                objective=self._objective.kind,
+                configs=tuple(chosen),
+                speedups=tuple(speedups),
+            ),
+        )
+
+    def _bounds(
+        self,
+        worker: WorkerProcess,
+        host: Host,
+        found: Mapping[str, StackFacts],
+        workload: Workload,
+    ) -> Bounds | None:
+        """What the host can do with this model at most; None where the model's work could not
+        be counted or the host's peak not be measured, and nothing is ruled out by it."""
+        if workload.facts.work is None:
+            return None
+        try:
+            measured_peaks = peaks(worker, host, found[DEFAULT_STACK])
+        except StackError as error:
+            self._announce(str(error))
+            return None
+        return Bounds(
+            polynomial=workload.facts.work,
+            peaks=measured_peaks,
+            lengths=workload.features.lengths,
+            max_seq_length=self._settings.max_seq_length,
+        )
+
+    def _check_modes(self, found: Mapping[str, StackFacts]) -> None:
+        """Refuse a mode the user named that cannot run, before the model is loaded."""
+        for mode in self._overrides.get("mode", []):
+            reasons = [r for f in found.values() for r in f.modes.get(str(mode), {}).values()]
+            if reasons and all(reason is not None for reason in reasons):
+                raise SpaceError(f"--set mode={mode}: {reasons[0]}")
+
+    def _runner(
+        self,
+        folder: RunFolder,
+        workload: Workload,
+        host: Host,
+        found: Mapping[str, StackFacts],
+        parents: ForkServers,
+    ) -> ProcessRunner:
+        return ProcessRunner(
+            host=host,
+            stacks=found,
+            inputs=replace(
+                inputs_of(folder, workload.source, host),
+                reference=str(folder.reference.resolve()),
+            ),
+            expected=workload.expected,
+            workdir=folder.work / "trial",
+            timeout_s=self._settings.trial_timeout_s,
+            parents=parents,
+            most_bytes=self._settings.max_memory_bytes,
+        )
+
+    def _search(
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        workload: Workload,
+        host: Host,
+        space: Space,
+        surroundings: Surroundings,
+        storage: Any,
+        runner: ProcessRunner,
+        bounds: Bounds | None,
+    ) -> tuple[Result, float]:
+        settings = self._settings
+        gate = Gate(
+            task=workload.task,
+            rows=workload.rows,
+            features=workload.features,
+            max_drop=settings.max_accuracy_drop,
+        )
+
+        def save_reference(outcome: Outcome) -> None:
+            partial = folder.reference.with_name("partial.npz")
+            np.savez(partial, **dict(outcome.outputs))  # type: ignore[arg-type]
+            partial.replace(folder.reference)
+
+        def stored_reference() -> Reference | None:
+            if not folder.reference.exists():
+                return None
+            try:
+                outputs = read_outputs([folder.reference], self._task.outputs, workload.expected)
+            except WireError as error:
+                raise ResumeError(f"the reference of this run: {error}; start a new run") from error
+            return gate.reference(outputs)
+
+        search = Search(
+            run_name=str(folder.path.resolve()),
+            space=space,
+            baseline=baseline(surroundings),
+            study=Study(
+                space,
+                storage=storage,
+                name=self._study_name(workload, host),
+                seed=settings.seed + len(journal.trials),
+                maximize=self._objective.maximize,
+            ),
+            runner=for_objective(self._objective, runner, workload.expected.features),
+            gate=gate,
+            journal=journal,
+            objective=self._objective,
+            max_drop=settings.max_accuracy_drop,
+            limits=settings.limits,
+            save_reference=save_reference,
+            stored_reference=stored_reference,
+            listener=self._listener,
+            seed=settings.seed,
+            bounds=bounds,
+            spent_s=time.monotonic() - self._began,
+        )
+        return search.run(), search.elapsed_s
+
+    def _study_name(self, workload: Workload, host: Host) -> str:
+        """One study for each workload, host and objective."""
+        return f"{workload.id}-{host.id}-{self._objective.name}"

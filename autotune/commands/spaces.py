@@ -1,0 +1,94 @@
+"""`autotune spaces`: the search spaces there are, and what one comes to on this host."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.driver import stacks
+from autotune.host import detect
+from autotune.space import SpaceFile, compile_space, load_space, parse_overrides
+from autotune.space.file import Bound
+
+COUNTED = 200_000
+"""Combinations looked at for the number of configurations."""
+ATTENTIONS = ("sdpa", "eager")
+"""What most models have; which does only the model says."""
+
+
+def here(
+    path: Path,
+    *,
+    named_stacks: Sequence[str] = (),
+    objective: str = "throughput",
+    overrides: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The space of the file at `path` on this host and these stacks, as JSON.
+
+    `configurations` is None where there are more combinations than can be counted. Raises
+    SpaceError and StackError as a search would.
+    """
+    file, host = load_space(path), detect()
+    with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
+        found = stacks.examine(stacks.parse(named_stacks), host, Path(workdir))
+    where = stacks.surroundings(host, found, attentions=ATTENTIONS, objective=objective)
+    space = compile_space(file, where, overrides=parse_overrides(overrides), dropped=dropped)
+    everything = space.whole(COUNTED)
+    return {
+        "path": str(path),
+        **_written(file),
+        "knobs": {
+            dimension.name: {
+                "values": list(dimension.choices),
+                "when": {knob: _allowed(values) for knob, values in dimension.when.items()},
+            }
+            for dimension in space.dimensions
+        },
+        "unavailable": dict(space.unavailable),
+        "configurations": None if everything is None else len(everything),
+    }
+
+
+def _written(file: SpaceFile) -> dict[str, Any]:
+    return {
+        "task": file.task,
+        "description": file.description,
+        "constraints": {one.name: one.because for one in file.constraints},
+        "priors": len(file.priors),
+    }
+
+
+def _allowed(values: Sequence[Any] | Bound) -> Any:
+    return values.model_dump(exclude_none=True) if isinstance(values, Bound) else list(values)
+
+
+def lines(shown: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    text = [f"{shown['path']}: {shown['description']}", "", "knobs"]
+    for name, knob in shown["knobs"].items():
+        condition = " and ".join(
+            f"{parent} is {_words(values)}" for parent, values in knob["when"].items()
+        )
+        values = ", ".join(map(_word, knob["values"]))
+        text.append(f"    {name:22} {values}" + (f"   where {condition}" if condition else ""))
+    text.append("constraints")
+    text += [f"    {name}: {why}" for name, why in shown["constraints"].items()] or ["    none"]
+    if shown["unavailable"]:
+        text.append("not available here")
+        text += [f"    {name}: {why}" for name, why in shown["unavailable"].items()]
+    count = shown["configurations"]
+    number = f"over {COUNTED:,} combinations" if count is None else f"{count:,} configurations"
+    return [*text, f"{number}, {shown['priors']} priors to begin with"]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _words(values: Any) -> str:
+    if isinstance(values, Mapping):
+        return f"{values.get('min', '')} to {values.get('max', '')}".strip()
+    return " or ".join(map(_word, values))

@@ -1,0 +1,157 @@
+"""The folder of one run: what lies where, and writing it so that nothing is half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from autotune.shared.errors import OutputError, ResumeError
+from autotune.shared.records import to_jsonable
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.journal"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.yaml"
+
+    @property
+    def launch(self) -> Path:
+        return self.path / "launch.sh"
+
+    @property
+    def requests(self) -> Path:
+        """What the launch script asks the worker."""
+        return self.path / "launch.jsonl"
+
+    @property
+    def report_json(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def report_markdown(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def workload(self) -> Path:
+        """The encoded dataset, its rows, and the reference outputs."""
+        return self.path / "workload"
+
+    @property
+    def data(self) -> Path:
+        """The rows scored, in the layout of the example script."""
+        return self.workload / "validation.json"
+
+    @property
+    def calibration(self) -> Path:
+        """Features of the rows that engines calibrate on, which are not scored."""
+        return self.workload / "calibration"
+
+    @property
+    def cache(self) -> Path:
+        """What engines keep between the processes of a search."""
+        return self.work / "cache"
+
+    @property
+    def engine(self) -> Path:
+        """What was kept of the prepared engine: a folder a stack."""
+        return self.path / "engine"
+
+    @property
+    def reference(self) -> Path:
+        return self.workload / "reference.npz"
+
+    @property
+    def work(self) -> Path:
+        """Scratch space of the workers; gone when the search ends."""
+        return self.path / ".work"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Raises ResumeError where there is none or it is damaged."""
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ResumeError(f"{self.path} holds no run (no manifest.json)") from None
+        except (OSError, ValueError) as error:
+            raise ResumeError(f"{self.manifest} cannot be read: {error}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ResumeError(f"{self.manifest} is not of format {FORMAT}; start a new run")
+        return manifest
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        write(self.manifest, json.dumps({"format": FORMAT, **to_jsonable(content)}, indent=2))
+
+    def clean(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def folder_of(path: Path) -> RunFolder:
+    """The run's folder, given that or the best.yaml in it."""
+    return RunFolder(path if path.is_dir() else path.parent)
+
+
+def write(path: Path, text: str, *, executable: bool = False) -> None:
+    """Replace `path` by `text` in one step. Raises OutputError where it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if executable:
+            partial.chmod(0o755)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def default_path(model: str, task: str, now: datetime) -> Path:
+    """`reports/<time>-<model>-<task>`, safe as a file name whatever the model is called."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
+    return Path("reports") / f"{now:%Y%m%d-%H%M%S}-{name[:60]}-{task}"
+
+
+def create(path: Path) -> RunFolder:
+    """An empty run folder at `path`. Raises OutputError."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(
+            f"--output {path} exists and is not empty; add --resume to continue it, or pass another"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".work").mkdir()
+    except OSError as error:
+        raise OutputError(
+            f"--output {path} cannot be written: {error.strerror}; pass a folder you may write to"
+        ) from error
+    return RunFolder(path)

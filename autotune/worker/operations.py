@@ -1,0 +1,349 @@
+"""One worker's state: a prepared engine that measures points, and the other operations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune.shared.errors import TrialFailure
+from autotune.shared.padding import PlannedBatch, own_part, plan
+from autotune.shared.records import (
+    SCREENED,
+    Measurement,
+    ModelFacts,
+    ModelSource,
+    Opened,
+    Scalar,
+    Screen,
+    ServedRequests,
+    StackFacts,
+    StoppingRule,
+)
+from autotune.worker.batches import Batch, Features, Shape
+from autotune.worker.effective import in_effect
+from autotune.worker.engines.base import Engine, Material, Prepared
+from autotune.worker.group import Group
+from autotune.worker.measure import (
+    Logits,
+    ReferenceOutputs,
+    measure,
+    meet_shapes,
+    part,
+    shapes_of,
+    warm_up,
+)
+from autotune.worker.serve import meet, serve
+
+OUTPUTS_FILE = "outputs.npz"
+
+
+def samples_of(features: Features) -> list[Batch]:
+    """The example to trace with, then a shorter, a longer, an odd and a full-width batch.
+
+    The example never depends on the point measured later: points that share a session must
+    be measured on the same prepared engine that the launch script prepares.
+    """
+    order = np.argsort(features.lengths, kind="stable")
+    middle = len(order) // 2
+
+    def rows(*positions: int) -> list[int]:
+        return [int(order[position % len(order)]) for position in positions]
+
+    def batch(chosen: list[int]) -> Batch:
+        return features.batch(chosen, max(int(features.lengths[row]) for row in chosen))
+
+    return [
+        batch(rows(middle - 1, middle, middle + 1, middle + 2)),
+        batch(rows(0)),
+        batch(rows(-1, -2, -3)),
+        batch(rows(0, middle, -1, middle // 2, 1)),
+        features.batch(rows(middle), features.max_seq_length),
+    ]
+
+
+def tell_torch(process: Mapping[str, Scalar]) -> None:
+    """The process knobs that torch is told of. Raises TrialFailure `unsupported`."""
+    import torch
+
+    flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
+    if process["flush_denormals"] and not flushes:
+        raise TrialFailure("unsupported", "this CPU cannot flush denormals")
+    torch.set_num_threads(int(process["threads"]))
+    torch.set_num_interop_threads(int(process["interop_threads"]))
+
+
+def tokens_of(planned: Sequence[PlannedBatch]) -> int:
+    """Padding included."""
+    return sum(p.width * len(p.rows) for p in planned)
+
+
+def calibration_of(features: Features) -> list[Batch]:
+    """Every row that is not scored, one a batch and without padding."""
+    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
+
+
+class Operations:
+    """The operations of `worker.__main__`, by name.
+
+    `probe`, `encode`, `digest` and `peak` stand alone. `open` prepares one engine, after which
+    `measure` and `serve` may be called any number of times, for any points. Instances of one
+    `group` measure together.
+    """
+
+    def __init__(self, workdir: str, group: Group | None = None, forked: bool = False) -> None:
+        self._workdir = workdir
+        self._forked = forked
+        self._group = group or Group()
+        self._opened: _Opened | None = None
+        self._measured = 0
+        self._served = 0
+        self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
+        self._last: dict[str, Any] | None = None  # the point measured last
+        self._met: set[Shape] = set()  # shapes that an engine which specialises has run
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "probe": self.probe,
+            "encode": self.encode,
+            "peak": self.peak,
+            "digest": self.digest,
+            "open": self.open,
+            "measure": self.measure,
+            "serve": self.serve,
+        }
+
+    def probe(self, *, instruction_sets: list[str]) -> StackFacts:
+        from autotune.worker.probe import probe
+
+        return probe(instruction_sets)
+
+    def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
+        from autotune.worker.encode import encode
+
+        return encode(ModelSource(**source), **arguments)
+
+    def digest(self, *, source: dict[str, Any]) -> str:
+        from autotune.worker.encode import model_digest
+
+        return model_digest(ModelSource(**source))
+
+    def peak(self, *, threads: int, precisions: list[str]) -> dict[str, float]:
+        from autotune.worker.peak import peak
+
+        return peak(threads, precisions)
+
+    def open(
+        self,
+        *,
+        source: dict[str, Any],
+        engine: Mapping[str, Scalar],
+        process: Mapping[str, Scalar],
+        features: str,
+        calibration: str | None,
+        reference: str | None,
+        instruction_sets: list[str],
+        cache: str | None,
+        keep: bool,
+    ) -> Opened:
+        """Import, load and prepare `engine` (the engine knobs of a configuration).
+
+        `process` holds the process knobs that torch is told of. `features` and `calibration`
+        are folders that `encode` wrote; `reference` is the file of the baseline's outputs, None
+        or not there before they are known; `cache` is where prepared artefacts are kept (None:
+        in the workdir), all that an engine has of them where `keep`.
+        """
+        start = time.perf_counter()
+        model = ModelSource(**source)
+        from autotune.worker.engines import engine_class
+
+        found = engine_class(str(engine["mode"]))(engine)
+        if not found.own_threads or process["flush_denormals"]:
+            tell_torch(process)
+        imported = time.perf_counter()
+        loaded = Features.load(features)
+        material = Material(
+            source=model,
+            samples=samples_of(loaded),
+            calibration=calibration_of(Features.load(calibration)) if calibration else (),
+            threads=int(process["threads"]),
+            instruction_sets=frozenset(instruction_sets),
+            cache=Path(cache or os.path.join(self._workdir, "cache")),
+            for_production=keep,
+        )
+        if self._group.count > 1:
+            if self._group.index == 0:
+                found.write_artefacts(material)
+            self._group.wait("exported")
+        prepared = found.prepare(material)
+        phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
+        answers = None
+        if reference is not None and os.path.exists(reference):
+            with np.load(reference, allow_pickle=False) as arrays:
+                known = {name: arrays[name] for name in model.outputs}
+            answers = ReferenceOutputs(arrays=known, kinds=model.outputs, features=loaded)
+        self._opened = _Opened(
+            engine=found,
+            prepared=prepared,
+            features=loaded,
+            outputs=model.outputs,
+            answers=answers,
+            phases_s=phases,
+        )
+        return Opened(phases_s=phases, files=prepared.files)
+
+    def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
+        """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
+
+        One that its first batches show to be hopeless is only screened. The "rest" of a rule is
+        for the point measured last.
+
+        Instances of a group share the batches, where there are enough. They begin together, and
+        go on running untimed until all are done, so that every timed pass had all of them beside
+        it.
+        """
+        opened, group = self._opened, self._group
+        if opened is None:
+            raise TrialFailure("protocol", "measure was asked before a successful open")
+        features, call = opened.features, opened.prepared.call
+        start = time.perf_counter()
+        whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
+        padded = tokens_of(whole)
+        mine = range(len(whole))[own_part(len(whole), group.index, group.count)]
+        planned = [whole[index] for index in mine]
+        batches = [features.batch(p.rows, p.width) for p in planned]
+        known = point in self._warm
+        met = self._met if opened.engine.specialises_by_shape else None
+        asked = StoppingRule(**rule)
+        self._measured += 1
+        timed, settled, warm_s = planned, True, None
+        if asked.rung != "rest":
+            share = tokens_of(planned) / padded
+            screen, hopeless = self._screen(opened, planned, batches, known, asked, share)
+            if group.all_say(f"hopeless-{self._measured}", hopeless):
+                phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
+                return replace(
+                    screen,
+                    batches=tuple(mine[index] for index in screen.batches),
+                    pass_s=screen.pass_s / share,
+                    phases_s=phases,
+                )
+            settled = known or screen.settled
+            chosen = part(len(planned), screen.pass_s, asked.part_s)
+            timed, due = planned[chosen], batches[chosen]
+            if met is not None and asked.rung != "first":
+                meet_shapes(call, due, met)
+            elif met is not None and not shapes_of(due) <= met:
+                warm_s = screen.pass_s * tokens_of(timed) / tokens_of(planned)
+                met |= shapes_of(due)
+            if not known:
+                self._warm.append(point)
+        elif self._last != point:
+            raise TrialFailure("protocol", "the rest was asked of a point not measured last")
+        self._last = point
+        released = group.wait(f"warm-{self._measured}")
+        warm = time.perf_counter()
+        passes, outputs, repeatable = measure(
+            call,
+            opened.outputs,
+            timed,
+            features,
+            asked,
+            instance=group.index,
+            share=tokens_of(timed) / padded,
+            complete=len(timed) == len(planned),
+            settled=settled,
+            warm_s=warm_s,
+        )
+        measured = time.perf_counter()
+        group.arrive(f"done-{self._measured}")
+        for batch in itertools.cycle(batches):
+            if group.all_at(f"done-{self._measured}"):
+                break
+            call(batch)
+        phases = {**opened.phases_s, "warm_up": warm - start, "measure": measured - warm}
+        if outputs is not None:
+            np.savez(
+                os.path.join(self._workdir, OUTPUTS_FILE),
+                **outputs.arrays,  # type: ignore[arg-type]
+            )
+        return Measurement(
+            examples=features.examples,
+            features=len(features),
+            tokens=int(features.lengths.sum()),
+            padded_tokens=padded,
+            batch_features=tuple(len(p.rows) for p in timed),
+            passes=passes,
+            phases_s=phases,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            effective={
+                **in_effect(torch_threads=not opened.engine.own_threads),
+                **opened.prepared.effective,
+                "released_s": released,  # CLOCK_MONOTONIC
+                "forked": self._forked,
+            },
+            outputs_digest=outputs.digest if outputs else "",
+            outputs_repeatable=repeatable,
+        )
+
+    def _screen(
+        self,
+        opened: _Opened,
+        planned: Sequence[PlannedBatch],
+        batches: Sequence[Batch],
+        known: bool,
+        rule: StoppingRule,
+        share: float,
+    ) -> tuple[Screen, bool]:
+        """Warm up for a pass over these batches, a `share` of the workload: what is known of it
+        then, and whether it is hopeless."""
+
+        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
+            if opened.answers is not None:
+                opened.answers.check([planned[index] for index in indices], outputs)
+
+        return warm_up(
+            opened.prepared.call,
+            batches,
+            met=self._met if opened.engine.specialises_by_shape else None,
+            known=known,
+            warm=bool(self._warm),
+            clock=time.perf_counter,
+            hopeless_s=math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share,
+            look_at=look_at,
+        )
+
+    def serve(
+        self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
+    ) -> ServedRequests:
+        """Answer requests for `rows` as they arrive; `measure` of the point has warmed it up."""
+        opened = self._opened
+        if opened is None:
+            raise TrialFailure("protocol", "serve was asked before a successful open")
+        call, features = opened.prepared.call, opened.features
+        met = self._met if opened.engine.specialises_by_shape else None
+        if met is not None:
+            meet(call, features, point=point, met=met)
+        self._served += 1
+        self._group.wait(f"serve-{self._served}")
+        return serve(call, features, rows, arrivals_s, point=point, met=met)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What `open` leaves for `measure`."""
+
+    engine: Engine
+    prepared: Prepared
+    features: Features
+    outputs: Mapping[str, str]
+    answers: ReferenceOutputs | None
+    phases_s: Mapping[str, float]

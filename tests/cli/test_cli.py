@@ -1,0 +1,310 @@
+"""Bad input on the real command line: exit code 2, one line, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+from events import events, reported
+
+from autotune import demo
+
+SMALL = ("--max-samples", "4", "--trials", "2", "--time-budget", "30s")
+
+
+def search(autotune, *arguments, model="demo", **options):
+    return autotune("search", "--model", model, "--output", "run", *arguments, **options)
+
+
+@pytest.fixture
+def refused(autotune, tmp_path):
+    """Runs a search that must be refused; returns its line."""
+
+    def run(*arguments, model="demo", **options):
+        before = sorted(tmp_path.iterdir())
+        done = search(autotune, *arguments, model=model, **options)
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("encoding ")]
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        lines = [line for line in lines if not line.startswith(("Usage:", "Try ")) and line]
+        assert len(lines) == 1, done.stderr
+        assert sorted(tmp_path.iterdir()) == before
+        return lines[0]
+
+    return run
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_model_folder_that_does_not_exist(refused):
+    assert "no such folder" in refused(model="./nowhere")
+
+
+def test_model_id_that_is_none(refused):
+    assert "not a model id" in refused(model="$(touch x) ; rm")
+
+
+def test_model_folder_without_a_config(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in refused(model=str(tmp_path / "empty"))
+
+
+def test_model_that_is_missing(autotune):
+    done = autotune("search", "--task", "qa")
+    assert done.returncode == 2
+    assert "--model is needed" in done.stderr
+
+
+@pytest.mark.model
+def test_hub_that_cannot_be_reached(refused, tmp_path):
+    line = refused("--dataset", str(demo.DATASET), model="nobody/no-such-model")
+    assert "download it where the hub is reachable" in line
+    assert "--model DIR" in line
+
+
+@pytest.mark.model
+def test_model_without_a_head_for_the_task(refused, shared):
+    model = shared / "models" / "minilm-l6-sst2"
+    line = refused("--dataset", str(demo.DATASET), model=str(model))
+    assert "no trained head for AutoModelForQuestionAnswering" in line
+    assert "fine-tuned for the task" in line
+
+
+def test_default_dataset_that_cannot_be_reached(refused):
+    pytest.importorskip("datasets")
+    line = refused(model=str(demo.MODEL))
+    assert "dataset 'squad', split 'validation' cannot be loaded" in line
+    assert "--dataset FILE" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"data": [{"sentence": "a", "label": 1}]}', "row 1 lacks question, context, answers"),
+        ('{"data": []}', "holds no questions"),
+        ("", "is empty"),
+        ("{", "neither JSON nor JSON lines"),
+    ],
+)
+def test_dataset_that_does_not_fit(refused, tmp_path, content, words):
+    assert words in refused("--dataset", write(tmp_path / "data.json", content))
+
+
+def test_dataset_that_does_not_exist(refused):
+    assert "no such file" in refused("--dataset", "none.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("knobs: [", "not valid YAML"),
+        ("version: 1\ntask: qa\nknobs: {}\nknob: 1\n", "known keys: version, task"),
+        ("version: 1\ntask: qa\nknobs: {sped: [1]}\n", "unknown knob 'sped'; known knobs:"),
+        ("version: 1\ntask: poetry\nknobs: {}\n", "is a space for task poetry"),
+    ],
+)
+def test_space_that_is_malformed(refused, tmp_path, content, words):
+    assert words in refused("--space", write(tmp_path / "space.yaml", content))
+
+
+def test_space_that_is_unknown(refused):
+    assert "no such space; known: " in refused("--space", "everything")
+
+
+@pytest.mark.model
+def test_constraint_that_nothing_satisfies(refused, tmp_path):
+    text = (
+        "version: 1\ntask: qa\nknobs: {mode: eager}\n"
+        "constraints: [{name: never, forbid: {mode: eager}, because: of a test}]\n"
+    )
+    line = refused("--space", write(tmp_path / "space.yaml", text))
+    assert "no configuration satisfies" in line
+    assert "never: of a test" in line
+
+
+@pytest.mark.model
+def test_more_threads_than_cores(refused):
+    line = refused("--set", "threads=4096")
+    assert "threads must be at most the" in line
+    assert "got 4096" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "precision=fp7"), "precision must be one of"),
+        (("--set", "nonsense"), "--set takes KNOB=VALUE"),
+        (("--time-budget", "soon"), "a duration is written 90s, 10m or 1h30m"),
+        (("--max-accuracy-drop", "150%"), "expected a share such as 1%"),
+        (("--max-memory", "lots"), "a size is written 512m or 4g, got 'lots'"),
+        (("--task", "poetry"), "--task must be one of qa"),
+        (("--objective", "joy"), "'joy' is not one of"),
+        (("--objective", "server"), "pass --max-latency-ms"),
+        (("--max-latency-ms", "50"), "is the limit of --objective server"),
+        (("--trials", "0"), "0 is not in the range"),
+        (("--doc-stride", "500"), "--doc-stride must be below --max-seq-length 384"),
+        (("--resume",), "holds no run"),
+        (("--stack", "a b=/x"), "--stack takes NAME=PYTHON"),
+        (("--stack", "new=/nowhere/python"), "/nowhere/python is not a Python interpreter"),
+        (("--stack", "never-created"), "no such stack"),
+        (("--calibration", "none.json"), "no such file"),
+    ],
+)
+def test_options_that_make_no_sense(refused, tmp_path, arguments, words):
+    if arguments == ("--resume",):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "diary.txt").write_text("dear diary")
+    assert words in refused(*arguments)
+
+
+def test_resume_without_a_folder(autotune):
+    done = autotune("search", "--model", "demo", "--resume")
+    assert done.returncode == 2
+    assert "--resume needs the run to resume" in done.stderr
+
+
+def test_output_that_holds_something_else(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "diary.txt").write_text("dear diary")
+    assert "exists and is not empty; add --resume" in refused()
+    assert (tmp_path / "run" / "diary.txt").read_text() == "dear diary"
+
+
+def test_output_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    done_line = refused("--output", str(tmp_path / "file" / "run"))
+    assert "cannot be written" in done_line
+
+
+def mismatched(folder):
+    """An interpreter whose IPEX is of another series, faked by its metadata alone."""
+    metadata = folder / "site" / "intel_extension_for_pytorch-2.5.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: intel-extension-for-pytorch\nVersion: 2.5.0\n"
+    )
+    wrapper = folder / "python"
+    wrapper.write_text(f'#!/bin/sh\nexport PYTHONPATH={folder}/site\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+@pytest.mark.model
+def test_ipex_that_does_not_match_torch(tmp_path):
+    from autotune.driver.start import ask_for_probe, probed, start_worker
+    from autotune.host import detect
+
+    wrapper = mismatched(tmp_path)
+    with start_worker(detect(), str(wrapper), tmp_path / "work") as worker:
+        ask_for_probe(worker, detect())
+        stack = probed(worker)
+    assert "2.5.0 needs torch 2.5.x" in stack.ipex
+    assert stack.modes["ipex"]["fp32"] == stack.ipex
+    assert stack.modes["jit"]["fp32"] is None
+
+
+@pytest.mark.model
+def test_ipex_that_is_missing_but_asked_for(refused):
+    import importlib.util
+
+    if importlib.util.find_spec("intel_extension_for_pytorch"):
+        pytest.skip("it is installed here")
+    line = refused("--set", "mode=ipex")
+    assert "intel-extension-for-pytorch is not installed" in line
+
+
+@pytest.mark.model
+def test_doctor_as_json(autotune):
+    done = autotune("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["host"]["cores"] >= 1
+    assert found["stacks"]["default"]["modes"]["eager"]["fp32"] is None
+    assert {"allocator=jemalloc", "openmp=intel", "huge_pages=true"} <= set(found["settings"])
+    assert "peak" not in found["stacks"]["default"]
+    lines = autotune("doctor", "--peak").stdout
+    assert re.search(r"peak +fp32 +\d+ billion operations a second with 1 thread\n", lines)
+    assert "process settings" in lines
+    assert f"stack default: {sys.executable}" in lines
+
+
+@pytest.mark.model
+def test_a_named_stack_that_does_not_match_is_refused_on_the_command_line(refused, tmp_path):
+    wrapper = mismatched(tmp_path / "stack")
+    line = refused("--stack", f"old={wrapper}")
+    assert "--stack old: intel-extension-for-pytorch 2.5.0 needs torch 2.5.x" in line
+
+
+def test_stack_commands(autotune, tmp_path):
+    empty = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    assert autotune("stack", "list", "--json", **empty).stdout.strip() == "{}"
+    done = autotune("stack", "create", "new", "--extra", "warp", **empty)
+    assert done.returncode == 2
+    assert "--extra must be one of ipex, torch" in done.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.model
+def test_a_search_leaves_everything(finished):
+    names = {path.name for path in finished.run.iterdir()}
+    assert names == {
+        "manifest.json",
+        "trials.jsonl",
+        "study.journal",
+        "best.yaml",
+        "launch.sh",
+        "launch.jsonl",
+        "report.json",
+        "report.md",
+        "report.html",
+        "workload",
+    }
+    check = finished.report["launch_check"]
+    assert "error" not in check, check
+    assert check["same_metrics"]
+    assert "baseline" in finished.output
+
+
+@pytest.mark.model
+def test_a_path_is_data_wherever_it_goes(finished):
+    assert finished.report["launch_check"]["same_metrics"]
+    assert not list(finished.run.parent.rglob("owned"))
+    assert list((finished.run / "workload").iterdir())
+
+
+@pytest.mark.model
+def test_a_search_resumes(autotune, tmp_path):
+    jit = ("--set", "mode=jit", "--set", "precision=fp32")
+    done = search(autotune, "--max-samples", "4", "--trials", "1", "--time-budget", "20s", *jit)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    before = (run / "trials.jsonl").read_bytes()
+
+    different = search(autotune, "--resume", "--max-seq-length", "256", "--trials", "2")
+    assert different.returncode == 2
+    assert "max_seq_length of this run is 384, now it is 256" in different.stderr
+    assert (run / "trials.jsonl").read_bytes() == before
+
+    longer = ("--trials", "2", "--time-budget", "60s")
+    more = autotune("search", "--resume", "--output", "run", *longer, "--json")
+    assert more.returncode == 0, more.stderr
+    assert reported(more)["trials"]["measured"] == 2
+    assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}
+    assert (run / "trials.jsonl").read_bytes().startswith(before)
+
+
+@pytest.mark.model
+def test_a_baseline_that_fails_is_explained_and_has_a_page(autotune, tmp_path):
+    done = search(autotune, *SMALL, "--trial-timeout", "0.05s")
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("autotune: ")]
+    assert "the baseline (eager float32) failed, timeout" in line
+    assert "run/report.html" in line
+    assert "no result" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / ".work").exists()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from autotune import demo
+from autotune.commands.search.manifest import check_same
+from autotune.commands.search.settings import (
+    Settings,
+    find_space,
+    load_rows,
+    resolve_model,
+    without_password,
+)
+from autotune.shared.errors import InputError, ModelError, ResumeError
+from autotune.tasks import task_named
+from autotune.tasks.workload import CALIBRATION_ROWS, sample, split
+
+
+def test_passwords_of_a_storage_are_not_written_down():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://***@host/db"
+    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+def test_a_row_that_is_scored_never_calibrates():
+    rows = [{"n": n} for n in range(1000)]
+    scored, calibration = split(rows, 100, None)
+    assert len(scored) == 100
+    assert len(calibration) == CALIBRATION_ROWS
+    assert not {r["n"] for r in scored} & {r["n"] for r in calibration}
+    assert split(rows, 0, None) == (rows, [])
+    assert split(rows[:5], 0, [*rows[3:5], {"n": -1}]) == (rows[:5], [{"n": -1}])
+
+
+@pytest.mark.parametrize("name", ["owner/name", "bert-base-uncased"])
+def test_hub_ids_are_taken_as_they_are(name):
+    assert resolve_model(name) == name
+
+
+@pytest.mark.parametrize("name", ["./x", "~/x", "/x/y", "a/b/c", "a b", "", "-rf", "..", "a;b"])
+def test_what_is_neither_folder_nor_id_is_refused(name):
+    with pytest.raises(ModelError):
+        resolve_model(name)
+
+
+def test_demo_is_the_embedded_model_and_data():
+    assert resolve_model("demo") == str(demo.MODEL)
+    rows, calibration = load_rows(Settings(model="demo"), task_named("qa"))
+    assert len(rows) == 194
+    assert len(calibration) == 62
+
+
+def test_rows_are_sampled_evenly_and_in_order():
+    rows = [{"n": n} for n in range(10)]
+    assert [r["n"] for r in sample(rows, 3)] == [0, 3, 6]
+    assert sample(rows, 0) == sample(rows, 10) == sample(rows, 99) == rows
+
+
+def test_a_space_is_found_by_name_or_path(tmp_path):
+    assert find_space("qa").name == "qa.yaml"
+    assert find_space("smoke.yaml").name == "smoke.yaml"
+    with pytest.raises(InputError, match="no such space"):
+        find_space("nonsense")
+
+
+MANIFEST = {
+    "workload": {"id": "x", "model": "a", "max_seq_length": 384},
+    "objective": "throughput",
+    "max_accuracy_drop": 0.01,
+    "baseline": {"threads": 2},
+    "space": {"digest": "d", "unavailable": {}},
+    "host": {"model_name": "CPU", "cores": 2},
+    "stacks": {"default": {"python": "/p", "versions": {"torch": "2.8.0"}}},
+}
+
+
+def test_the_same_run_may_go_on():
+    check_same(MANIFEST, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("workload", "model", "workload model"),
+        ("workload", "max_seq_length", "workload max_seq_length of this run is 384, now it is 1"),
+        ("host", "cores", "host cores"),
+        ("stacks", "default", "stacks default python"),
+        ("space", "digest", "space digest"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(section, key, words):
+    with pytest.raises(ResumeError, match=words):
+        check_same(MANIFEST, {**MANIFEST, section: {**MANIFEST[section], key: 1}})
+
+
+def test_a_stack_more_or_less_is_another_run():
+    other = {"default": MANIFEST["stacks"]["default"], "new": {"python": "/n", "versions": {}}}
+    for one, two in ((MANIFEST["stacks"], other), (other, MANIFEST["stacks"])):
+        with pytest.raises(ResumeError, match="stacks new python"):
+            check_same({**MANIFEST, "stacks": one}, {**MANIFEST, "stacks": two})

@@ -1,0 +1,166 @@
+"""A promise, kept and broken, on a made-up machine and on the real one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes import MODES, FakeRunner, host, measurement
+from run_folder import BEST, leave_run
+
+from autotune.commands.promise import verify
+from autotune.commands.promise.reopen import reopen
+from autotune.commands.promise.verify import ROUNDS, lines, measure_again
+from autotune.driver.runner import Outcome
+from autotune.shared.records import Failure, StackFacts
+from autotune.shared.stats import gain_interval
+
+ZEROS = np.zeros(10, np.float32)
+
+
+def between(times):
+    """The ends of the interval of `times` as fast, six rounds that agree, as people read it."""
+    found = gain_interval([times] * 6)
+    return f"{found.low:.2f} to {found.high:.2f}"
+
+
+class Machine(FakeRunner):
+    """The best takes a quarter of the baseline's time, and answers as it does."""
+
+    def __init__(self, best=2.5, baseline=10.0, wrong=False, failure=None):
+        super().__init__()
+        self.best, self.base, self.wrong, self.failing = best, baseline, wrong, failure
+
+    def run(self, config, rule):
+        chosen = config == BEST
+        if chosen and self.failing:
+            return Outcome(failure=self.failing)
+        logits = np.tile(np.float32([0, 1]), 5) if chosen and self.wrong else ZEROS
+        return Outcome(
+            measurement=measurement(self.best if chosen else self.base),
+            outputs={"start_logits": ZEROS, "end_logits": logits},
+        )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return reopen(leave_run(tmp_path / "run"))
+
+
+def again(run, machine, minimum=3.2):
+    return measure_again(run, machine, [], minimum=minimum, rounds=6)
+
+
+def test_a_promise_that_holds(run):
+    found = again(run, Machine())
+    assert found.holds
+    assert found.speedup.median == pytest.approx(4.0)
+    assert found.metrics == {"f1": 100.0, "exact_match": 100.0}
+    told = between(4.0)
+    assert lines(found)[0].startswith(f"4.00x as fast as the baseline ({told}), promised")
+    assert lines(found)[-1] == "the promise holds"
+    rate = replace(found, objective="server-50ms")
+    assert lines(rate)[0].startswith("4.00x the rate of the baseline")
+    assert json.loads(json.dumps(found.as_json()))["holds"] is True
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (
+            Machine(best=5.0),
+            f"2.00x as fast as the baseline ({between(2.0)}), at least 3.20x",
+        ),
+        (Machine(best=10.0, baseline=40.0), "the baseline reads 0.2/s, it was 1.0/s"),
+        (Machine(failure=Failure(kind="crash", detail="gone")), "crash: gone"),
+    ],
+)
+def test_a_promise_that_is_broken_names_the_cause(run, machine, words):
+    found = again(run, machine)
+    assert not found.holds
+    assert words in found.causes[0]
+    assert lines(found)[-1] == "the promise does not hold"
+
+
+def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
+    gate = run.gate()
+    monkeypatch.setattr(type(run), "gate", lambda self: gate)
+    monkeypatch.setattr(
+        gate, "judge", lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0})
+    )
+    monkeypatch.setattr(gate, "failure", lambda *_: Failure(kind="inaccurate", detail="f1 90"))
+    assert "no longer right: f1 90" in again(run, Machine()).causes[0]
+
+
+def test_what_has_changed_is_listed(run):
+    facts = SimpleNamespace(versions={"torch": "2.9.0"})
+    apart = verify.apart(run, host(2), {"default": facts})
+    assert "host cores: 4 then, 2 now" in apart
+    assert "torch: 2.8.0 then, 2.9.0 now" in apart
+    assert (
+        verify.apart(run, host(4), {"default": SimpleNamespace(versions={"torch": "2.8.0"})}) == []
+    )
+    assert verify.apart(run, host(4), {}) == []
+
+
+def test_a_host_without_bf16_is_told_why(run):
+    reason = "bf16 needs AVX512-BF16 or AMX-BF16"
+    modes = {**MODES, "jit": {**MODES["jit"], "bf16": reason}}
+    facts = StackFacts(python="p", python_version="3", versions={}, ipex=None, modes=modes)
+    assert facts.refusal(run.chosen) == f"jit bf16 cannot run here: {reason}"
+    assert replace(facts, modes=MODES).refusal(run.chosen) is None
+    assert "does not offer it" in replace(facts, modes={}).refusal(run.chosen)
+
+
+@pytest.mark.model
+def test_a_real_run_verifies(autotune, finished):
+    folder = finished.run
+    kept = autotune("verify", folder / "best.yaml", "--min-speedup", "0.1", "--json")
+    found = json.loads(kept.stdout)
+    assert not [cause for cause in found["causes"] if "baseline reads" not in cause], kept.stderr
+    assert found["speedup"]["samples"] == ROUNDS
+
+    written = json.loads((folder / "report.json").read_text())
+    (folder / "report.html").unlink()
+    again = autotune("report", folder, "--json")
+    assert json.loads(again.stdout) == written, again.stderr
+    assert (folder / "report.html").exists()
+
+    ran = autotune("run", folder, "--json")
+    assert json.loads(ran.stdout)["same_metrics"], ran.stderr
+    assert ran.stderr == ""
+
+    served = autotune("serve-test", folder, "--rate", "3", "--seconds", "2", "--json")
+    found = json.loads(served.stdout)
+    assert found["best"]["requests"] == 6, served.stderr
+    assert 0 < found["best"]["p50_s"] <= found["best"]["p99_s"]
+    impossible = autotune(
+        "serve-test", folder, "--rate", "3", "--max-latency-ms", "1", "--seconds", "1"
+    )
+    assert impossible.returncode == 3
+
+    too_much = autotune("verify", folder, "--min-speedup", "1000", "--rounds", "3")
+    assert too_much.returncode == 3
+    assert "at least 1000.00x is asked for" in too_much.stdout
+
+
+@pytest.mark.model
+def test_a_model_that_has_changed_does_not_verify(autotune, finished):
+    config = finished.model / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(json.dumps({**json.loads(before), "changed": 1}))
+        changed = autotune("verify", finished.run)
+    finally:
+        config.write_text(before)
+    assert changed.returncode == 3
+    assert "have changed since the run was made" in changed.stdout
+
+
+def test_a_folder_without_a_run_is_bad_input(autotune, tmp_path):
+    done = autotune("verify", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
