@@ -1,8 +1,9 @@
 # Everything a contributor runs. Each target builds what it needs.
 #
 #   make demo    build .venv and search for the embedded model (report in reports/demo)
-#   make test    build .venv and run the tests
-#   make check   what CI runs: lint, types, tests
+#   make test    build .venv and run the tests: some minutes
+#   make test-full  all of them: every engine, whole searches under faults, the wheel
+#   make check   what CI runs: lint, imports, types, tests
 #   make lock    resolve the versions in locks/ again
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready-$(STACK)
 DEMO ?= reports/demo
 BESIDE ?= 2
 
-.PHONY: demo test check lint types lock clean help
+.PHONY: demo test test-full check lint imports types lock clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,20 +33,26 @@ demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/autotune search --model demo --time-budget 5m --output $(DEMO)
 
-# Tests of real models use every core, and beside each other wait more than they work.
+# Real models use every core, so their tests run one at a time.
 test: $(READY)
+	$(BIN)/python -m pytest -m 'not model and not full' -n $(BESIDE) --dist loadfile
+	$(BIN)/python -m pytest -m 'model and not full' --durations 10
+
+test-full: $(READY)
 	$(BIN)/python -m pytest -m 'not model' -n $(BESIDE) --dist loadfile
 	$(BIN)/python -m pytest -m model --durations 20
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+imports: $(READY)
 	$(BIN)/lint-imports
 
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint imports types test
 
 # Versions only: no index addresses, so that an install asks whatever index its user has.
 lock: $(READY)

@@ -3,14 +3,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import command
 from hypothesis import settings
+from small_model import make_small_model
 
 from autotune import demo
 
@@ -43,12 +43,12 @@ def cache_of_its_own(tmp_path_factory):
         os.environ["XDG_CACHE_HOME"] = before
 
 
-def command_line(folder):
-    """The real command line in `folder`: run("search", ...) -> CompletedProcess."""
+def command_line(folder, *, stub=False):
+    """The command line in `folder`: run("search", ...) -> CompletedProcess."""
 
     def run(*arguments, cwd=folder, timeout=300, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "autotune", *map(str, arguments)],
+            command(*arguments, stub=stub),
             capture_output=True,
             text=True,
             cwd=cwd,
@@ -62,8 +62,14 @@ def command_line(folder):
 
 @pytest.fixture
 def autotune(tmp_path):
-    """The real command line in an empty folder: autotune("search", ...) -> CompletedProcess."""
+    """The command line in an empty folder: autotune("search", ...) -> CompletedProcess."""
     return command_line(tmp_path)
+
+
+@pytest.fixture
+def stubbed(tmp_path):
+    """As `autotune`, but its workers are stubs (`tests/stub`), which need no torch."""
+    return command_line(tmp_path, stub=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def finished(tmp_path_factory):
     """A search for a model whose path is hostile; whoever uses it leaves it as it was."""
     folder = tmp_path_factory.mktemp("finished")
     model = folder / 'it\'s a "$(touch owned)" model'
-    shutil.copytree(demo.MODEL, model)
+    make_small_model(model)
     done = command_line(folder)(
         *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
         *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),

@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+from commands import STUB
 from events import events, reported
 
 from autotune import demo
@@ -19,12 +20,12 @@ def search(autotune, *arguments, model="demo", **options):
 
 
 @pytest.fixture
-def refused(autotune, tmp_path):
-    """Runs a search that must be refused; returns its line."""
+def refused(autotune, stubbed, tmp_path):
+    """Runs a search that must be refused; returns its line. With `stub` no worker needs torch."""
 
-    def run(*arguments, model="demo", **options):
+    def run(*arguments, model="demo", stub=False, **options):
         before = sorted(tmp_path.iterdir())
-        done = search(autotune, *arguments, model=model, **options)
+        done = search(stubbed if stub else autotune, *arguments, model=model, **options)
         lines = [line for line in done.stderr.splitlines() if not line.startswith("encoding ")]
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
@@ -117,20 +118,18 @@ def test_space_that_is_unknown(refused):
     assert "no such space; known: " in refused("--space", "everything")
 
 
-@pytest.mark.model
 def test_constraint_that_nothing_satisfies(refused, tmp_path):
     text = (
         "version: 1\ntask: qa\nknobs: {mode: eager}\n"
         "constraints: [{name: never, forbid: {mode: eager}, because: of a test}]\n"
     )
-    line = refused("--space", write(tmp_path / "space.yaml", text))
+    line = refused("--space", write(tmp_path / "space.yaml", text), stub=True)
     assert "no configuration satisfies" in line
     assert "never: of a test" in line
 
 
-@pytest.mark.model
 def test_more_threads_than_cores(refused):
-    line = refused("--set", "threads=4096")
+    line = refused("--set", "threads=4096", stub=True)
     assert "threads must be at most the" in line
     assert "got 4096" in line
 
@@ -278,30 +277,28 @@ def test_a_path_is_data_wherever_it_goes(finished):
     assert list((finished.run / "workload").iterdir())
 
 
-@pytest.mark.model
-def test_a_search_resumes(autotune, tmp_path):
-    jit = ("--set", "mode=jit", "--set", "precision=fp32")
-    done = search(autotune, "--max-samples", "4", "--trials", "1", "--time-budget", "20s", *jit)
+def test_a_search_resumes(stubbed, tmp_path):
+    jit = ("--set", "mode=jit", "--set", "precision=fp32", "--dataset", STUB / "questions.json")
+    done = search(stubbed, "--max-samples", "4", "--trials", "1", "--time-budget", "20s", *jit)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     before = (run / "trials.jsonl").read_bytes()
 
-    different = search(autotune, "--resume", "--max-seq-length", "256", "--trials", "2")
+    different = search(stubbed, "--resume", "--max-seq-length", "256", "--trials", "2")
     assert different.returncode == 2
     assert "max_seq_length of this run is 384, now it is 256" in different.stderr
     assert (run / "trials.jsonl").read_bytes() == before
 
     longer = ("--trials", "2", "--time-budget", "60s")
-    more = autotune("search", "--resume", "--output", "run", *longer, "--json")
+    more = stubbed("search", "--resume", "--output", "run", *longer, "--json")
     assert more.returncode == 0, more.stderr
     assert reported(more)["trials"]["measured"] == 2
     assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}
     assert (run / "trials.jsonl").read_bytes().startswith(before)
 
 
-@pytest.mark.model
-def test_a_baseline_that_fails_is_explained_and_has_a_page(autotune, tmp_path):
-    done = search(autotune, *SMALL, "--trial-timeout", "0.05s")
+def test_a_baseline_that_fails_is_explained_and_has_a_page(stubbed, tmp_path):
+    done = search(stubbed, *SMALL, "--trial-timeout", "0.001s")
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("autotune: ")]
     assert "the baseline (eager float32) failed, timeout" in line

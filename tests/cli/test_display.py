@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from commands import STUB, command
 from fakes import measurement, surroundings
 
 from autotune.cli.common import printable, say
@@ -29,7 +30,8 @@ ACCURACY = Accuracy(
     metrics={"f1": 90.0}, relative_drop=0.0, agreement=1.0, max_abs_logit_difference=0, allowed=True
 )
 SEARCH = ("search", "--model", "demo", "--max-samples", "2", "--max-seq-length", "64")
-SMALL = (*SEARCH, "--doc-stride", "16", "--set", "mode=eager", "--output", "run")
+QUESTIONS = ("--dataset", str(STUB / "questions.json"))
+SMALL = (*SEARCH, *QUESTIONS, "--doc-stride", "16", "--set", "mode=eager", "--output", "run")
 
 
 def trial(number, config, pass_s=None, failure=None):
@@ -164,7 +166,7 @@ class OnTerminal:
     def __init__(self, folder, *arguments):
         self._screen, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "autotune", *arguments],
+            command(*arguments, stub=True),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -193,7 +195,6 @@ class OnTerminal:
         return self.process.returncode, out
 
 
-@pytest.mark.model
 def test_a_terminal_is_drawn_on_and_left_clean(tmp_path):
     search = OnTerminal(tmp_path, *SMALL, "--trials", "2", "--time-budget", "60s")
     search.read("best")
@@ -205,11 +206,10 @@ def test_a_terminal_is_drawn_on_and_left_clean(tmp_path):
     assert "\x1b" not in out
 
 
-@pytest.mark.model
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_a_search_with_what_it_has(tmp_path, sent):
     process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *SMALL, "--time-budget", "10m"],
+        command(*SMALL, "--time-budget", "10m", stub=True),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -152,7 +152,14 @@ def test_the_best_answers_are_those_of_the_example_script(seed, tokens, question
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("flags", [(), ("--jit_mode_eval",), ("--bf16_full_eval", "True")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), marks=pytest.mark.full),
+        ("--jit_mode_eval",),
+        pytest.param(("--bf16_full_eval", "True"), marks=pytest.mark.full),
+    ],
+)
 def test_run_qa_on_the_demo(autotune, tmp_path, flags):
     command = (
         *("run-qa", "--model_name_or_path", demo.MODEL, "--validation_file", demo.DATASET),
@@ -212,6 +219,7 @@ print(json.dumps(trainer.evaluate()))
 """
 
 
+@pytest.mark.full
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("command", "head", "labels", "rows", "kind"),

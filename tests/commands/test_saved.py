@@ -14,7 +14,7 @@ pytestmark = pytest.mark.model
 def searched(autotune, mode, *options):
     done = autotune(
         *("search", "--model", "demo", "--max-samples", "4", "--set", f"mode={mode}"),
-        *("--set", "precision=fp32", "--set", "threads=1", "--set", "padding=longest"),
+        *("--set", "precision=fp32", "--set", "padding=length_sorted"),  # surely a gain
         *("--trials", "3", "--time-budget", "30s", "--save-engine", "--output", "run", "--json"),
         *options,
     )
@@ -22,6 +22,7 @@ def searched(autotune, mode, *options):
     return reported(done)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -34,9 +35,7 @@ def test_a_kept_engine_is_started_from_and_answers_the_same(autotune, tmp_path, 
         pytest.skip(f"{mode} is not installed")
     report = searched(autotune, mode, *options)
     engine = report["engine"]
-    if report["best"]["config"]["mode"] == "eager":  # nothing was surely faster in so short a time
-        assert not engine["kept"]
-        return
+    assert report["best"]["config"]["mode"] == mode
     assert engine["kept"], engine
     assert engine["bytes"] > 0
     run = tmp_path / "run"

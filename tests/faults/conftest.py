@@ -1,5 +1,7 @@
 """What the fault tests share: a small search, and what must be left after one.
 
+Every test runs on the stub worker (`tests/stub`), and in `make test-full` on the real one too.
+
 With AUTOTUNE_FAULTS=FILE the outcomes go there as the table of docs/reliability.md.
 """
 
@@ -9,12 +11,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import STUB, command
 
 SPACE = """\
 version: 1
@@ -22,6 +24,7 @@ task: qa
 knobs: {stack: auto, mode: eager, threads: 1, batch_size: 4}
 """
 SMALL = ("--max-samples", "4", "--max-seq-length", "64", "--doc-stride", "16")
+QUESTIONS = STUB / "questions.json"
 
 
 outcomes: dict[str, list[str]] = {}
@@ -52,10 +55,11 @@ def heed_signals() -> None:
 
 
 class Searches:
-    """Searches in one folder, as a user starts them."""
+    """Searches in one folder, as a user starts them; with `stub`, of the stub worker."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, stub: bool) -> None:
         self.folder = folder
+        self.stub = stub
         self.run = folder / "run"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -64,8 +68,10 @@ class Searches:
 
     def start(self, *options: str, resume: bool = False) -> subprocess.Popen[str]:
         asked = ["--resume"] if resume else ["--model", "demo", "--space", "space.yaml", *SMALL]
+        if self.stub and not resume:
+            asked += ["--dataset", str(QUESTIONS)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "autotune", "search", *asked, "--output", "run", *options],
+            command("search", *asked, "--output", "run", *options, stub=self.stub),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -141,8 +147,17 @@ class Searches:
         return found
 
 
+REAL = pytest.param(False, id="real", marks=(pytest.mark.model, pytest.mark.full))
+
+
+@pytest.fixture(scope="module", params=[pytest.param(True, id="stub"), REAL])
+def stub(request):
+    """Whether searches run on the stub worker."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def searches(tmp_path_factory):
+def searches(tmp_path_factory, stub):
     """Makes a folder for searches, and ends what still runs in those made before it."""
     made: list[Searches] = []
 
@@ -152,7 +167,7 @@ def searches(tmp_path_factory):
 
     def make() -> Searches:
         end()
-        made.append(Searches(tmp_path_factory.mktemp("faults")))
+        made.append(Searches(tmp_path_factory.mktemp("faults"), stub=stub))
         return made[-1]
 
     yield make

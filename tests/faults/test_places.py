@@ -12,8 +12,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.model
-
 TWO = ("--trials", "2", "--time-budget", "20s")
 
 
@@ -101,7 +99,7 @@ def test_a_second_search_on_the_same_folder_is_refused_and_disturbs_nothing(sear
 def test_a_signal_before_there_is_a_trial_leaves_nothing_running(searches, sent, after_s):
     search = searches()
     process = search.start(*TWO)
-    time.sleep(after_s)
+    time.sleep(after_s / 3 if search.stub else after_s)
     number = getattr(signal, sent)
     process.send_signal(number)
     if sent == "SIGKILL":

@@ -167,6 +167,7 @@ def test_only_an_objective_with_a_limit_serves():
 
 
 @pytest.mark.model
+@pytest.mark.full
 def test_a_search_for_a_rate_ends_with_a_script_that_serves_it(autotune, tmp_path):
     (tmp_path / "space.yaml").write_text(
         "version: 1\ntask: qa\nknobs: {mode: eager, padding: longest, batch_size: 2}\n"

@@ -59,10 +59,21 @@ def reference(bench, tmp_path_factory):
     return outcome.outputs
 
 
+ONE_A_MODE = {
+    ("eager", "int8_dynamic"): {},
+    ("jit", "bf16"): {},
+    ("ipex", "bf16"): {},
+    ("ipex_jit", "fp32"): {},
+    ("inductor", "fp32"): {},
+    ("onnxruntime", "int8_dynamic"): {},
+    ("openvino", "int8_static"): {"int8_rest": "bf16"},
+}
+"""The rows that `make test` runs; `make test-full` runs them all."""
 ENGINES = [
     pytest.param(
         {"mode": mode, "precision": precision, **extra},
         id="-".join([mode, precision, *(f"{k}={v}" for k, v in extra.items())]),
+        marks=() if ONE_A_MODE.get((mode, precision)) == extra else pytest.mark.full,
     )
     for mode, precision, extra in [
         ("eager", "fp32", {"attention": "eager"}),
@@ -136,6 +147,7 @@ def test_engine_gives_the_logits_of_eager(knobs, bench, runner, reference):
         assert any(compiled.rglob("*.so")), "what it compiles does not stay in the run"
 
 
+@pytest.mark.full
 def test_inductor_keeps_a_package_that_answers_as_what_it_compiles(bench, runner, tmp_path):
     knobs = {"mode": "inductor", "precision": "bf16", "bf16_method": "full"}
     skip_unless_available(bench, knobs)
@@ -160,6 +172,7 @@ def test_inductor_keeps_a_package_that_answers_as_what_it_compiles(bench, runner
     assert packaged.measurement.outputs_digest == compiled.measurement.outputs_digest
 
 
+@pytest.mark.full
 def test_ipex_calibrates_once_for_all_processes_of_a_run(bench, runner, tmp_path):
     knobs = {"mode": "ipex_jit", "precision": "int8_static", "int8_rest": "bf16"}
     skip_unless_available(bench, knobs)
@@ -181,9 +194,9 @@ def test_ipex_calibrates_once_for_all_processes_of_a_run(bench, runner, tmp_path
     "knobs",
     [
         {"mode": "eager", "precision": "bf16"},
-        {"mode": "ipex_jit", "precision": "fp32"},
+        pytest.param({"mode": "ipex_jit", "precision": "fp32"}, marks=pytest.mark.full),
         {"mode": "openvino", "precision": "fp32"},
-        {"mode": "onnxruntime", "precision": "fp32"},
+        pytest.param({"mode": "onnxruntime", "precision": "fp32"}, marks=pytest.mark.full),
     ],
     ids=lambda knobs: f"{knobs['mode']}-{knobs['precision']}",
 )
@@ -278,6 +291,7 @@ def test_tracing_that_fails_or_does_not_generalise_is_seen(body, words, tmp_path
     assert bool(words) == bool(done.stdout.strip())
 
 
+@pytest.mark.full
 def test_the_reference_reads_the_published_figures(tmp_path):
     """F1 54.48, EM 43.30 on all 194 questions, as demo/NOTICE.md says."""
     whole = Bench(tmp_path / "run", rows=0)

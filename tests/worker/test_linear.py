@@ -147,7 +147,7 @@ def test_int8_is_near_and_eight_bits_are_nearer_than_seven(torch, linear, per_ch
         model = shared_and_nested(torch)
         with torch.no_grad():
             before = model(x)
-            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=reduce_range)
+            linear.quantize_linears(model, per_channel=per_channel, reduce_range=reduce_range)
             apart[reduce_range] = float((model(x) - before).abs().mean())
     assert 0 < apart[True] < 0.1
     if has_vnni(detect().instruction_sets):  # where sums of eight bits do not saturate
@@ -165,7 +165,7 @@ def test_a_scale_a_channel_keeps_small_channels(torch, linear):
         apart = {}
         for per_channel in (False, True):
             model = torch.nn.Sequential(layer)
-            linear.quantized_dynamically(model, per_channel=per_channel, reduce_range=True)
+            linear.quantize_linears(model, per_channel=per_channel, reduce_range=True)
             apart[per_channel] = float((model(x)[:, 1] - small).abs().max())
     assert apart[True] < 0.1 * apart[False]
 

@@ -41,6 +41,7 @@ def need(bench, name):
     return intel if name == "intel" else HOST.libraries[name]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["jemalloc", "tcmalloc"])
 def test_the_allocator_is_mapped(bench, measured, name):
     need(bench, name)
@@ -49,8 +50,15 @@ def test_the_allocator_is_mapped(bench, measured, name):
     assert outcome.measurement.effective["allocator"] == name
 
 
-@pytest.mark.parametrize("name", ["gnu", "intel"])
-@pytest.mark.parametrize("wait", ["default", "active"])
+@pytest.mark.parametrize(
+    ("name", "wait"),
+    [
+        pytest.param("gnu", "default", marks=pytest.mark.full),
+        pytest.param("gnu", "active", marks=pytest.mark.full),
+        pytest.param("intel", "default", marks=pytest.mark.full),
+        ("intel", "active"),
+    ],
+)
 def test_parallel_regions_enter_the_runtime_that_was_preloaded(bench, measured, name, wait):
     path = need(bench, name)
     outcome = measured(openmp=name, omp_wait=wait)
@@ -59,6 +67,7 @@ def test_parallel_regions_enter_the_runtime_that_was_preloaded(bench, measured, 
     assert outcome.measurement.effective["omp_wait"] == wait
 
 
+@pytest.mark.full
 def test_huge_pages_are_there(measured):
     if HOST.huge_pages_refused:
         pytest.skip(HOST.huge_pages_refused)
@@ -81,6 +90,7 @@ def test_pinned_threads_are_on_their_cores(measured):
     assert outcome.measurement.effective["cpus"] == str(HOST.allowed[0])
 
 
+@pytest.mark.full
 def test_a_library_that_does_not_load_is_a_fallback(measured, tmp_path):
     bogus = tmp_path / "libjemalloc.so.2"
     bogus.write_text("not a library")
@@ -105,7 +115,7 @@ def test_a_mask_that_the_kernel_refuses_is_unsupported(measured):
 
 
 @pytest.mark.skipif(HOST.cores < 2, reason="needs two cores")
-@pytest.mark.parametrize("pinning", ["none", "compact"])
+@pytest.mark.parametrize("pinning", [pytest.param("none", marks=pytest.mark.full), "compact"])
 def test_instances_run_side_by_side_and_give_the_same_answers(bench, measured, pinning):
     alone = measured(threads=1)
     both = measured(threads=1, instances=2, pinning=pinning)
@@ -121,6 +131,7 @@ def test_instances_run_side_by_side_and_give_the_same_answers(bench, measured, p
         assert first != second
 
 
+@pytest.mark.full
 def test_another_interpreter_runs_the_same_worker(bench, tmp_path):
     """A stack is a path: this interpreter under another name, nothing installed for it."""
     found = {"other": replace(bench.stacks["default"], python=sys.executable)}
@@ -148,6 +159,7 @@ def test_an_exported_engine_starts_without_torch_the_next_time(bench, tmp_path):
     assert again.measurement.outputs_digest == first.measurement.outputs_digest
 
 
+@pytest.mark.full
 def test_background_threads_of_jemalloc_do_not_count_as_unpinned(bench, measured):
     need(bench, "jemalloc")
     outcome = measured(allocator="jemalloc", pinning="compact", threads=1)
