@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -152,44 +149,6 @@ def read_outputs(
         if not np.isfinite(array).all():
             raise WireError(f"output {name} holds NaN or infinity")
     return arrays
-
-
-def merge_measurements(measurements: Sequence[Measurement]) -> Measurement:
-    """What instances side by side measured, as one measurement.
-
-    Raises WireError where they did not do the same work.
-    """
-    first = measurements[0]
-    if len(measurements) == 1:
-        return first
-    shared = any(p.share < 1 for m in measurements for p in m.passes)
-    batches = [m.batch_features for m in measurements]
-    if not shared and len(set(batches)) > 1:
-        raise WireError("instances side by side ran different batches")
-    digests = [m.outputs_digest for m in measurements]
-    released = [float(m.effective.get("released_s", math.nan)) for m in measurements]
-    if any(map(math.isnan, released)):
-        raise WireError("an instance does not say when it was released")
-    return replace(
-        first,
-        passes=tuple(p for m in measurements for p in m.passes),
-        phases_s={
-            phase: max(m.phases_s.get(phase, 0.0) for m in measurements) for phase in first.phases_s
-        },
-        peak_rss_bytes=sum(m.peak_rss_bytes for m in measurements),
-        effective={
-            **first.effective,
-            "cpus": " ".join(str(m.effective["cpus"]) for m in measurements),
-            "instances": len(measurements),
-            "release_spread_s": max(released) - min(released),
-        },
-        batch_features=tuple(itertools.chain(*batches)) if shared else first.batch_features,
-        outputs_digest=hashlib.sha256("".join(digests).encode()).hexdigest()
-        if shared
-        else first.outputs_digest,
-        outputs_repeatable=all(m.outputs_repeatable for m in measurements)
-        and (shared or len(set(digests)) == 1),
-    )
 
 
 def merge_served(parts: Sequence[ServedRequests], requests: int) -> ServedRequests:
@@ -426,7 +385,10 @@ class ProcessRunner:
         for command, measurement in zip(session.commands, measurements, strict=True):
             check_measurement(measurement, self._expected)
             check_effective(command, measurement)
-        measurement = merge_measurements(measurements)
+        try:
+            measurement = Measurement.merge(measurements)
+        except ValueError as error:
+            raise WireError(str(error)) from error
         check_memory(measurement.peak_rss_bytes, self._most_bytes)
         return measurement
 

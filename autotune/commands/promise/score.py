@@ -13,7 +13,6 @@ from autotune.driver.runner import (
     OUTPUTS_FILE,
     OutputArrays,
     ProcessRunner,
-    merge_measurements,
     merge_served,
     read_outputs,
 )
@@ -25,7 +24,7 @@ from autotune.shared.errors import SearchError
 from autotune.shared.records import Measurement, ServedRequests, StackFacts, to_jsonable
 from autotune.shared.stats import Interval
 from autotune.store.folder import RunFolder
-from autotune.store.wire import WireError, loads, parse
+from autotune.store.wire import loads, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +119,7 @@ def score(folder: RunFolder, work: Path) -> Score:
     run = reopen(folder)
     try:
         replies = [_replies(instance) for instance in instances(work)]
-        measurement = merge_measurements([measured for measured, _ in replies])
+        measurement = Measurement.merge([measured for measured, _ in replies])
         served = [one for _, one in replies if one is not None]
         if served:
             requests = sum(len(one.latency_s) for one in served)
@@ -128,7 +127,7 @@ def score(folder: RunFolder, work: Path) -> Score:
             measurement = replace(measurement, answered=(found,))
         files = [instance / OUTPUTS_FILE for instance in instances(work)]
         outputs = read_outputs(files, run.task.outputs, run.expected)
-    except (OSError, IndexError, KeyError, TypeError, WireError) as error:
+    except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
     return judge(run, measurement, outputs)
 
