@@ -9,13 +9,8 @@ from typing import Any
 
 from autotune.commands.promise.differences import differences, installed
 from autotune.commands.promise.reopen import Reopened, reopen
-from autotune.driver.runner import (
-    OUTPUTS_FILE,
-    OutputArrays,
-    ProcessRunner,
-    merge_served,
-    read_outputs,
-)
+from autotune.driver.replies import OUTPUTS_FILE, OutputArrays, merge_served, read_outputs
+from autotune.driver.runner import ProcessRunner
 from autotune.emit.launch_script import LAUNCH_RULE, LAUNCH_SERVING_S
 from autotune.host import Host
 from autotune.search.objective import objective_named
