@@ -31,7 +31,7 @@ from autotune.shared.records import (
     StackFacts,
 )
 from autotune.space import Surroundings, complete, knobs
-from autotune.space.file import Value
+from autotune.space.surroundings import Value
 from autotune.store.folder import RunFolder, write
 from autotune.tasks import task_named
 from autotune.tasks.base import Task

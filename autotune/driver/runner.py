@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from autotune.driver.arrays import EncodedFeatures, read_arrays
 from autotune.driver.channel import WorkerFailed
-from autotune.driver.command import Command, worker_commands
+from autotune.driver.command import worker_commands
 from autotune.driver.forkserver import ForkServers
 from autotune.driver.process import WorkerProcess
+from autotune.driver.replies import (
+    OUTPUTS_FILE,
+    Expected,
+    OutputArrays,
+    check_effective,
+    check_measurement,
+    merge_served,
+    read_outputs,
+    slow,
+)
+from autotune.driver.session import Session, check_memory
 from autotune.host import Host
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import (
@@ -37,8 +40,6 @@ from autotune.shared.stopping import of_each
 from autotune.space import knobs
 from autotune.store.wire import WireError, parse
 
-OutputArrays = Mapping[str, npt.NDArray[np.float32]]
-
 PROCESS_KNOBS = knobs.names("process")
 ENGINE_KNOBS = knobs.names("engine")
 SESSION_KNOBS = PROCESS_KNOBS | ENGINE_KNOBS
@@ -46,7 +47,6 @@ POINT_KNOBS = knobs.names("point")
 EXPORT_KNOBS = ENGINE_KNOBS | {"stack"}
 MODEL_KNOBS = frozenset({"stack", "mode", "precision", "attention"})
 """What mostly decides whether an engine needs the model, or what was exported of it is there."""
-OUTPUTS_FILE = "outputs.npz"
 MEMORY_SHARE = 0.7
 """Of the host's memory, what the peaks of sessions kept side by side may add up to."""
 
@@ -74,19 +74,6 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """End whatever is still running."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What every measurement of a workload must agree with."""
-
-    examples: int
-    features: int
-    tokens: int
-
-    @classmethod
-    def of(cls, rows: Sequence[object], features: EncodedFeatures) -> Expected:
-        return cls(examples=len(rows), features=len(features.lengths), tokens=features.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,153 +113,6 @@ def measure_request(config: Config, rule: StoppingRule) -> dict[str, object]:
     return {"point": config.only(POINT_KNOBS).as_dict(), "rule": to_jsonable(rule)}
 
 
-def read_outputs(
-    paths: Sequence[Path], kinds: Mapping[str, str], expected: Expected
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The outputs that the instances left, each NaN where another ran a row, checked against the
-    workload. Raises WireError."""
-    lengths = {"token": expected.tokens, "feature": expected.features}
-    arrays: dict[str, npt.NDArray[np.float32]] = {}
-    for path in paths:
-        found = read_arrays(path)
-        if set(found) != set(kinds):
-            raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(found)}")
-        for name, kind in kinds.items():
-            array = found[name]
-            if array.dtype != np.float32 or array.shape[:1] != (lengths[kind],):
-                raise WireError(
-                    f"output {name} must be float32 of {lengths[kind]} rows, "
-                    f"got {array.dtype} of shape {array.shape}"
-                )
-            known = arrays.setdefault(name, array)
-            if known.shape != array.shape:
-                raise WireError(f"output {name} has shapes {known.shape} and {array.shape}")
-            np.copyto(known, array, where=np.isnan(known))
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise WireError(f"output {name} holds NaN or infinity")
-    return arrays
-
-
-def merge_measurements(measurements: Sequence[Measurement]) -> Measurement:
-    """What instances side by side measured, as one measurement.
-
-    Raises WireError where they did not do the same work.
-    """
-    first = measurements[0]
-    if len(measurements) == 1:
-        return first
-    shared = any(p.share < 1 for m in measurements for p in m.passes)
-    batches = [m.batch_features for m in measurements]
-    if not shared and len(set(batches)) > 1:
-        raise WireError("instances side by side ran different batches")
-    digests = [m.outputs_digest for m in measurements]
-    released = [float(m.effective.get("released_s", math.nan)) for m in measurements]
-    if any(map(math.isnan, released)):
-        raise WireError("an instance does not say when it was released")
-    return replace(
-        first,
-        passes=tuple(p for m in measurements for p in m.passes),
-        phases_s={
-            phase: max(m.phases_s.get(phase, 0.0) for m in measurements) for phase in first.phases_s
-        },
-        peak_rss_bytes=sum(m.peak_rss_bytes for m in measurements),
-        effective={
-            **first.effective,
-            "cpus": " ".join(str(m.effective["cpus"]) for m in measurements),
-            "instances": len(measurements),
-            "release_spread_s": max(released) - min(released),
-        },
-        batch_features=tuple(itertools.chain(*batches)) if shared else first.batch_features,
-        outputs_digest=hashlib.sha256("".join(digests).encode()).hexdigest()
-        if shared
-        else first.outputs_digest,
-        outputs_repeatable=all(m.outputs_repeatable for m in measurements)
-        and (shared or len(set(digests)) == 1),
-    )
-
-
-def merge_served(parts: Sequence[ServedRequests], requests: int) -> ServedRequests:
-    """What instances answered of so many requests that were dealt to them in turn.
-
-    Raises WireError where one answered more or fewer than it was dealt, or ran other batches.
-    """
-    latency_s = [0.0] * requests
-    for index, part in enumerate(parts):
-        if len(part.latency_s) != len(latency_s[index :: len(parts)]):
-            raise WireError(f"{len(part.latency_s)} answers of an instance")
-        latency_s[index :: len(parts)] = part.latency_s
-    batches = tuple(batch for part in parts for batch in part.batches)
-    if sum(batches) != requests:
-        raise WireError(f"batches of {sum(batches)} requests, {requests} were asked for")
-    return ServedRequests(
-        latency_s=tuple(latency_s),
-        batches=batches,
-        unmet=sum(part.unmet for part in parts),
-    )
-
-
-def slow(screen: Screen, rule: StoppingRule) -> Failure:
-    """The failure of a configuration that did not pass its screen. Raises WireError where the
-    rule asked for none."""
-    if rule.leader_s is None:
-        raise WireError("a screen where a measurement was asked for")
-    times = screen.pass_s / rule.leader_s
-    detail = (
-        f"screened out: by {len(screen.batches)} batches a pass would take {screen.pass_s:.2g} s, "
-        f"{times:.1f} times the leader's"
-    )
-    return Failure(kind="slow", detail=detail)
-
-
-def check_measurement(measurement: Measurement, expected: Expected) -> None:
-    """Whether a worker's measurement is one of this workload. Raises WireError."""
-    found = Expected(
-        examples=measurement.examples,
-        features=measurement.features,
-        tokens=measurement.tokens,
-    )
-    if found != expected:
-        raise WireError(f"expected {expected}, got {found}")
-    if not measurement.passes:
-        raise WireError("a measurement of no passes")
-    held = sum(measurement.batch_features)
-    shares = {p.share for p in measurement.passes}
-    possible = all(0 < share <= 1 for share in shares) and len(shares) <= 1
-    if not possible or (held == measurement.features) != measurement.whole:
-        raise WireError("the batches do not hold every feature once")
-    counts = {len(p.batch_s) for p in measurement.passes}
-    if counts != {len(measurement.batch_features)}:
-        raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")
-    if min(min(p.batch_s) for p in measurement.passes) <= 0:
-        raise WireError("a batch took no time")
-
-
-def check_effective(command: Command, measurement: Measurement) -> None:
-    """Whether what was asked was in effect. Raises WorkerFailed `fallback` where it was not."""
-    for name, asked in command.expected.items():
-        found = measurement.effective.get(name)
-        if found != asked:
-            raise WorkerFailed(
-                Failure(kind="fallback", detail=f"asked for {name} {asked}, in effect is {found}")
-            )
-    if "cpus" not in command.expected:
-        cpus = str(measurement.effective.get("cpus", "")).split(",")
-        threads = int(command.expected["threads"])
-        if len(cpus) < threads:
-            detail = f"asked for {threads} threads, on {len(cpus)} CPUs"
-            raise WorkerFailed(Failure(kind="fallback", detail=detail))
-
-
-def check_memory(held_bytes: int, most_bytes: int | None) -> None:
-    """Raises WorkerFailed `out-of-memory` where workers hold more than they may."""
-    if most_bytes is not None and held_bytes > most_bytes:
-        detail = (
-            f"{held_bytes / 2**30:.1f} GiB in use, --max-memory is {most_bytes / 2**30:.1f} GiB"
-        )
-        raise WorkerFailed(Failure(kind="out-of-memory", detail=detail))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
     """The files that an engine needs in the place of the model."""
@@ -280,45 +120,6 @@ class EngineFiles:
     files: tuple[Path, ...]
     prepare_s: float  # seconds when it was prepared first, exporting them
     again_s: float | None  # and the last time, from them; None: it was prepared once
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """The workers of one configuration's process and engine knobs, one an instance."""
-
-    commands: tuple[Command, ...]
-    workers: list[WorkerProcess]
-    folder: Path
-    timeout_s: float
-    most_bytes: int | None
-
-    @property
-    def log(self) -> str:
-        """What the workers wrote, a failing one's traceback last."""
-        return "".join(worker.log for worker in reversed(self.workers))
-
-    def ask(self, op: str, arguments: Mapping[str, object]) -> list[object]:
-        """The answer of every worker. Raises the WorkerFailed of the first that fails, or of
-        all where together they hold more than `most_bytes`."""
-        return self.ask_each(op, [arguments] * len(self.workers))
-
-    def ask_each(
-        self, op: str, arguments: Sequence[Mapping[str, object]], more_s: float = 0.0
-    ) -> list[object]:
-        """As `ask`, each worker with arguments of its own, and with `more_s` to answer."""
-        for worker, own in zip(self.workers, arguments, strict=True):
-            worker.send(op, own)
-        watch = None if self.most_bytes is None else self._check_memory
-        timeout_s = self.timeout_s + more_s
-        return [worker.receive(timeout_s=timeout_s, watch=watch) for worker in self.workers]
-
-    def _check_memory(self) -> None:
-        check_memory(sum(worker.resident_bytes for worker in self.workers), self.most_bytes)
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class ProcessRunner:
@@ -426,7 +227,10 @@ class ProcessRunner:
         for command, measurement in zip(session.commands, measurements, strict=True):
             check_measurement(measurement, self._expected)
             check_effective(command, measurement)
-        measurement = merge_measurements(measurements)
+        try:
+            measurement = Measurement.merge(measurements)
+        except ValueError as error:
+            raise WireError(str(error)) from error
         check_memory(measurement.peak_rss_bytes, self._most_bytes)
         return measurement
 

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from packaging.requirements import Requirement
+
 from autotune.driver import probes
 from autotune.driver.process import WorkerProcess
 from autotune.driver.start import ask_for_probe, probed, start_worker
@@ -238,9 +240,13 @@ def requirements(extras: Sequence[str]) -> list[str]:
         )
     found = []
     for line in importlib.metadata.requires(DISTRIBUTION) or []:
-        requirement, _, marker = line.partition(";")
-        if any(re.search(rf"extra == ['\"]{extra}['\"]", marker) for extra in extras):
-            found.append(requirement.strip())
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            continue  # needed by autotune itself, whatever the extra
+        if any(marker.evaluate({"extra": extra}) for extra in extras):
+            requirement.marker = None
+            found.append(str(requirement))
     return [*dict.fromkeys(found)]
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from packaging.version import Version
+
 from autotune.shared.records import Config
 from autotune.space.knobs import KNOBS
 from autotune.tasks.base import Script
@@ -46,11 +48,6 @@ class ScriptLine:
     source: str  # where the script is
 
 
-def version_series(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
 def script_line(
     config: Config,
     *,
@@ -66,7 +63,7 @@ def script_line(
 
     `variables` are those of `driver.command.process_variables`.
     """
-    series = version_series(transformers)
+    series = Version(transformers).release[:2]
     flags: list[str] = []
     missing: list[str] = []
     mode, precision = str(config["mode"]), str(config["precision"])

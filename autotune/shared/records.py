@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -238,6 +240,48 @@ class Measurement:
     def counted(self) -> tuple[Pass, ...]:
         """The passes that say how fast it is."""
         return counted(self.passes)
+
+    @classmethod
+    def merge(cls, measurements: Sequence[Measurement]) -> Measurement:
+        """The measurements of instances side by side, as one measurement.
+
+        Memory is added up; each phase takes as long as its slowest instance. Raises ValueError
+        if the instances did not do the same work.
+        """
+        first = measurements[0]
+        if len(measurements) == 1:
+            return first
+        shared = any(p.share < 1 for m in measurements for p in m.passes)
+        batches = [m.batch_features for m in measurements]
+        if not shared and len(set(batches)) > 1:
+            raise ValueError("instances side by side ran different batches")
+        digests = [m.outputs_digest for m in measurements]
+        same_outputs = shared or len(set(digests)) == 1
+        released = [float(m.effective.get("released_s", math.nan)) for m in measurements]
+        if any(map(math.isnan, released)):
+            raise ValueError("an instance does not say when it was released")
+        return dataclasses.replace(
+            first,
+            passes=tuple(p for m in measurements for p in m.passes),
+            phases_s={
+                phase: max(m.phases_s.get(phase, 0.0) for m in measurements)
+                for phase in first.phases_s
+            },
+            peak_rss_bytes=sum(m.peak_rss_bytes for m in measurements),
+            effective={
+                **first.effective,
+                "cpus": " ".join(str(m.effective["cpus"]) for m in measurements),
+                "instances": len(measurements),
+                "release_spread_s": max(released) - min(released),
+            },
+            batch_features=tuple(itertools.chain(*batches)) if shared else first.batch_features,
+            outputs_digest=(
+                hashlib.sha256("".join(digests).encode()).hexdigest()
+                if shared
+                else first.outputs_digest
+            ),
+            outputs_repeatable=all(m.outputs_repeatable for m in measurements) and same_outputs,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

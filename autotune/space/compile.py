@@ -10,68 +10,19 @@ import collections
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
-from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, SpaceFile, Value
-from autotune.space.knobs import KNOBS, active
+from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
+from autotune.space.knobs import KNOBS, Knob, active
 from autotune.space.space import Dimension, Space
-
-Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
-"""stack -> mode -> precision -> None (it runs) or why not: `StackFacts.modes` of each stack."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What `auto` and availability depend on."""
-
-    cores: int
-    attentions: tuple[str, ...]
-    modes: Modes
-    objective: str
-    nodes: int = 1  # NUMA nodes
-    vnni: bool = True  # whether the CPU sums int8 products without saturating
-    # knob -> value -> why it cannot be had here
-    missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
-
-
-def _counts(cores: int) -> list[Value]:
-    powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
-    return [*dict.fromkeys([*powers, cores])]
-
-
-def auto_choices(name: str, surroundings: Surroundings) -> list[Value]:
-    """What `auto` means here. Raises SpaceError for a knob that does not know it."""
-    if name == "stack":
-        return list(surroundings.modes)
-    if name in ("threads", "instances"):
-        return _counts(surroundings.cores)
-    if name == "pinning":
-        return ["none", "compact", *(["spread"] if surroundings.nodes > 1 else [])]
-    if name == "attention":
-        return list(surroundings.attentions)
-    if name == "batch_size":
-        return [1] if surroundings.objective == "latency" else [1, 2, 4, 8, 16, 32]
-    knob = KNOBS[name]
-    if knob.allowed is not None:
-        return [v for v in knob.allowed if v not in surroundings.missing.get(name, {})]
-    if knob.type is bool:
-        return [False, True]
-    raise SpaceError(f"{name} has no auto choices; list them")
+from autotune.space.surroundings import Surroundings, Value
 
 
 def default_values(surroundings: Surroundings) -> dict[str, Value]:
     """Every knob's value where nothing is said: what the user has today."""
-    return {
-        **{name: knob.default for name, knob in KNOBS.items() if knob.default is not None},
-        "mode": "eager",
-        "precision": "fp32",
-        "attention": surroundings.attentions[0],
-        "threads": surroundings.cores,
-        "batch_size": 1 if surroundings.objective == "latency" else 8,
-        "padding": "max_length",
-    }
+    return {name: knob.default_for(surroundings) for name, knob in KNOBS.items()}
 
 
 def baseline(surroundings: Surroundings) -> Config:
@@ -118,28 +69,15 @@ def compile_space(
     dimensions: list[Dimension] = []
     # Knobs come in the registry's order, so that every condition looks back.
     for name, knob in KNOBS.items():
-        spec = space.knobs.get(name)
-        if name in overrides:
+        spec, asked = space.knobs.get(name), name in overrides
+        if asked:
             choices = overrides[name]
         elif spec is None or name in dropped:
             choices = [defaults[name]]
-        elif spec.range is not None:
-            choices = spec.range.values()
-        elif spec.choices == "auto":
-            choices = auto_choices(name, surroundings)
         else:
-            assert isinstance(spec.choices, list)
-            choices = [*dict.fromkeys(spec.choices)]
-        choices = _possible(name, choices, surroundings, asked=name in overrides)
-        when: dict[str, list[Value] | Bound] = dict(spec.when) if spec else {}
-        for parent, allowed in knob.needs.items():
-            when.setdefault(parent, list(allowed))
-        for parent in when:
-            if parent not in BESIDE and parent not in {d.name for d in dimensions}:
-                raise SpaceError(
-                    f"knobs.{name}.when: {parent} is decided after {name}; turn the condition "
-                    "around or use a constraint"
-                )
+            choices = _listed(spec, knob, surroundings)
+        choices = knob.possible(choices, surroundings, asked=asked)
+        when = _condition(spec, knob, decided={d.name for d in dimensions})
         dimensions.append(Dimension(name=name, choices=tuple(choices), when=when))
     if surroundings.objective == "latency" and overrides.get("batch_size", [1]) != [1]:
         raise SpaceError("--objective latency runs one example at a time; drop --set batch_size")
@@ -166,64 +104,33 @@ def compile_space(
     return replace(compiled, priors=tuple(priors))
 
 
-def _possible(
-    name: str, choices: list[Value], surroundings: Surroundings, *, asked: bool
-) -> list[Value]:
-    """The choices this host, model and stacks allow. Raises SpaceError."""
-    cores = surroundings.cores
-    if name in ("threads", "instances"):
-        over = [value for value in choices if int(value) > cores]
-        if over:
-            raise SpaceError(
-                f"{name} must be at most the {cores} cores this process may use, "
-                f"got {over[0]}; lower it, or use {name}: auto"
-            )
-    missing = surroundings.missing.get(name, {})
-    if any(value in missing for value in choices):
-        kept = [value for value in choices if value not in missing]
-        if asked or not kept:
-            value = next(value for value in choices if value in missing)
-            raise SpaceError(f"{name}={value} cannot be had here: {missing[value]}")
-        return kept
-    if name == "stack":
-        unknown = [value for value in choices if value not in surroundings.modes]
-        if unknown:
-            raise SpaceError(
-                f"stack must be one of {', '.join(surroundings.modes)}, got {unknown[0]}; "
-                "name others with --stack NAME=PYTHON"
-            )
-    if name == "attention":
-        fitting: list[Value] = [value for value in choices if value in surroundings.attentions]
-        if asked and len(fitting) < len(choices):
-            raise SpaceError(
-                f"attention must be one of {', '.join(surroundings.attentions)} for this model"
-            )
-        return fitting or list(surroundings.attentions[:1])
-    if name == "mode":
-        return _possible_modes(choices, surroundings, asked=asked)
-    if name == "batch_size" and surroundings.objective == "latency" and not asked:
-        return [1]
-    return choices
+def _listed(spec: KnobSpec, knob: Knob, surroundings: Surroundings) -> list[Value]:
+    """The values that the space file gives the knob, `auto` and ranges expanded."""
+    if spec.range is not None:
+        return spec.range.values()
+    if spec.choices == "auto":
+        return knob.auto(surroundings)
+    assert isinstance(spec.choices, list)
+    return [*dict.fromkeys(spec.choices)]
 
 
-def _possible_modes(
-    choices: list[Value], surroundings: Surroundings, *, asked: bool
-) -> list[Value]:
-    """The modes that run at some precision on some stack."""
-    kept: list[Value] = []
-    for mode in choices:
-        reasons = [
-            reason
-            for modes in surroundings.modes.values()
-            for reason in modes.get(str(mode), {}).values()
-        ]
-        if any(reason is None for reason in reasons):
-            kept.append(mode)
-        elif asked or len(choices) == 1:
+def _condition(
+    spec: KnobSpec | None, knob: Knob, *, decided: set[str]
+) -> dict[str, list[Value] | Bound]:
+    """When the knob is active: the file's condition, and the knob's own needs.
+
+    Raises SpaceError if the condition names a knob that is not `decided` yet.
+    """
+    when: dict[str, list[Value] | Bound] = dict(spec.when) if spec else {}
+    for parent, allowed in knob.needs.items():
+        when.setdefault(parent, list(allowed))
+    for parent in when:
+        if parent not in BESIDE and parent not in decided:
             raise SpaceError(
-                f"mode {mode} cannot run here: {next(iter(reasons), 'unknown to this stack')}"
+                f"knobs.{knob.name}.when: {parent} is decided after {knob.name}; turn the "
+                "condition around or use a constraint"
             )
-    return kept
+    return when
 
 
 def _unavailable(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Scalar
 from autotune.space.knobs import KNOBS
+from autotune.space.surroundings import Value
 
 MAX_CHOICES = 1000
 MAX_FILE_BYTES = 1 << 20
@@ -25,8 +26,6 @@ BESIDE: dict[str, tuple[bool | str, ...]] = {
     VNNI: (True, False),
 }
 """What may stand in conditions and priors beside the knobs, and its values."""
-
-Value = bool | int | str
 
 
 class _Strict(BaseModel):

@@ -5,14 +5,20 @@ A search space (`autotune.space`) chooses among these; adding a knob starts here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autotune.shared.errors import SpaceError
 from autotune.shared.padding import PADDINGS
 from autotune.shared.records import DEFAULT_STACK, Config
+from autotune.space.surroundings import Surroundings, Value
 
 Kind = Literal["process", "engine", "point"]
+
+Limit = Callable[[list[Value], Surroundings, bool], list[Value]]
+"""(choices, surroundings, asked) -> the choices that can be had. With `asked` the command line
+named the choices; a value that cannot be had is then refused with SpaceError, not dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +32,122 @@ class Knob:
     about: str
     allowed: tuple[str, ...] | None = None  # of a str knob; None: checked elsewhere
     minimum: int = 1  # of an int knob
-    default: bool | int | str | None = None  # None: the baseline's value
+    default: bool | int | str | None = None  # None: `default_here` computes it
+    default_here: Callable[[Surroundings], Value] | None = None
+    """The baseline's value where it depends on the surroundings; goes before `default`."""
+    auto_here: Callable[[Surroundings], Sequence[Value]] | None = None
+    """The choices of `auto`; None: every allowed value that is not missing."""
+    limit: Limit | None = None
+    """Drops or refuses choices by a rule of this knob; None: only missing values are dropped."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The knob is active only where each of these has one of these values."""
     minor: bool = False
     """Taken to be worth a few percent of speed, until a search's trials say more."""
+
+    def default_for(self, surroundings: Surroundings) -> Value:
+        """The baseline's value of this knob: what the user has today."""
+        if self.default_here is not None:
+            return self.default_here(surroundings)
+        assert self.default is not None
+        return self.default
+
+    def auto(self, surroundings: Surroundings) -> list[Value]:
+        """The choices that `auto` stands for. Raises SpaceError if the knob has no `auto`."""
+        if self.auto_here is not None:
+            return list(self.auto_here(surroundings))
+        if self.allowed is not None:
+            missing = surroundings.missing.get(self.name, {})
+            return [value for value in self.allowed if value not in missing]
+        if self.type is bool:
+            return [False, True]
+        raise SpaceError(f"{self.name} has no auto choices; list them")
+
+    def possible(
+        self, choices: list[Value], surroundings: Surroundings, *, asked: bool
+    ) -> list[Value]:
+        """The `choices` that this host, its stacks and the model allow.
+
+        A missing value is dropped. It is refused with SpaceError if the command line `asked`
+        for the choices, or if no other choice remains.
+        """
+        missing = surroundings.missing.get(self.name, {})
+        refused = [value for value in choices if value in missing]
+        if refused:
+            kept = [value for value in choices if value not in missing]
+            if asked or not kept:
+                value = refused[0]
+                raise SpaceError(f"{self.name}={value} cannot be had here: {missing[value]}")
+            choices = kept
+        return choices if self.limit is None else self.limit(choices, surroundings, asked)
+
+
+def _counts(surroundings: Surroundings) -> list[Value]:
+    """1, 2, 4, ... up to the cores, and all cores."""
+    cores = surroundings.cores
+    powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
+    return [*dict.fromkeys([*powers, cores])]
+
+
+def _at_most_cores(name: str) -> Limit:
+    """A limit that refuses a number of `name` above the cores."""
+
+    def limit(choices: list[Value], surroundings: Surroundings, asked: bool) -> list[Value]:
+        cores = surroundings.cores
+        over = [value for value in choices if int(value) > cores]
+        if over:
+            raise SpaceError(
+                f"{name} must be at most the {cores} cores this process may use, "
+                f"got {over[0]}; lower it, or use {name}: auto"
+            )
+        return choices
+
+    return limit
+
+
+def _known_stacks(choices: list[Value], surroundings: Surroundings, asked: bool) -> list[Value]:
+    unknown = [value for value in choices if value not in surroundings.modes]
+    if unknown:
+        raise SpaceError(
+            f"stack must be one of {', '.join(surroundings.modes)}, got {unknown[0]}; "
+            "name others with --stack NAME=PYTHON"
+        )
+    return choices
+
+
+def _attentions_that_load(
+    choices: list[Value], surroundings: Surroundings, asked: bool
+) -> list[Value]:
+    fitting: list[Value] = [v for v in choices if v in surroundings.attentions]
+    if asked and len(fitting) < len(choices):
+        raise SpaceError(
+            f"attention must be one of {', '.join(surroundings.attentions)} for this model"
+        )
+    return fitting or list(surroundings.attentions[:1])
+
+
+def _modes_that_run(choices: list[Value], surroundings: Surroundings, asked: bool) -> list[Value]:
+    """The modes that run at some precision on some stack."""
+    kept: list[Value] = []
+    for mode in choices:
+        reasons = [
+            reason
+            for modes in surroundings.modes.values()
+            for reason in modes.get(str(mode), {}).values()
+        ]
+        if any(reason is None for reason in reasons):
+            kept.append(mode)
+        elif asked or len(choices) == 1:
+            raise SpaceError(
+                f"mode {mode} cannot run here: {next(iter(reasons), 'unknown to this stack')}"
+            )
+    return kept
+
+
+def _one_by_one_for_latency(
+    choices: list[Value], surroundings: Surroundings, asked: bool
+) -> list[Value]:
+    """Latency is measured one example at a time; `compile_space` refuses another batch size."""
+    return [1] if surroundings.objective == "latency" and not asked else choices
 
 
 TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
@@ -47,12 +164,17 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=str,
             default=DEFAULT_STACK,
+            auto_here=lambda here: list(here.modes),
+            limit=_known_stacks,
             about="the interpreter that runs the model, by the name --stack gave it",
         ),
         Knob(
             name="threads",
             kind="process",
             type=int,
+            default_here=lambda here: here.cores,
+            auto_here=_counts,
+            limit=_at_most_cores("threads"),
             about="intra-op threads of a worker (OMP_NUM_THREADS)",
         ),
         Knob(
@@ -60,6 +182,8 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default=1,
+            auto_here=_counts,
+            limit=_at_most_cores("instances"),
             about="workers side by side, which share the batches of a pass; throughputs are added",
         ),
         Knob(
@@ -69,6 +193,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("none", "compact", "spread"),
             default="none",
             minor=True,
+            auto_here=lambda here: ["none", "compact", *(["spread"] if here.nodes > 1 else [])],
             about="none: all allowed CPUs; else a physical core a thread, on neighbouring cores "
             "(compact) or on NUMA nodes in turn (spread), threads bound to them",
         ),
@@ -129,6 +254,8 @@ KNOBS: dict[str, Knob] = {
             kind="engine",
             type=str,
             allowed=(*TORCH_MODES, *IPEX_MODES, *EXPORTING_MODES),
+            default_here=lambda here: "eager",
+            limit=_modes_that_run,
             about="the engine that runs the model",
         ),
         Knob(
@@ -136,6 +263,7 @@ KNOBS: dict[str, Knob] = {
             kind="engine",
             type=str,
             allowed=("fp32", "bf16_matmul", "bf16", "int8_dynamic", "int8_static"),
+            default_here=lambda here: "fp32",
             about="what the matrix products are computed in",
         ),
         Knob(
@@ -144,6 +272,9 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("sdpa", "eager"),
             default="sdpa",
+            default_here=lambda here: here.attentions[0],
+            auto_here=lambda here: here.attentions,
+            limit=_attentions_that_load,
             about="transformers' attn_implementation",
         ),
         Knob(
@@ -221,6 +352,7 @@ KNOBS: dict[str, Knob] = {
             kind="point",
             type=str,
             allowed=PADDINGS,
+            default_here=lambda here: "max_length",
             about="how rows are grouped and padded, see autotune.shared.padding.plan",
         ),
         Knob(
@@ -228,6 +360,9 @@ KNOBS: dict[str, Knob] = {
             kind="point",
             type=int,
             needs={"padding": COUNTED},
+            default_here=lambda here: 1 if here.objective == "latency" else 8,
+            auto_here=lambda here: [1] if here.objective == "latency" else [1, 2, 4, 8, 16, 32],
+            limit=_one_by_one_for_latency,
             about="model inputs in a batch",
         ),
         Knob(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.shared.records import Config, Scalar
-from autotune.space.file import Bound, Condition, Constraint, Value
+from autotune.space.file import Bound, Condition, Constraint
+from autotune.space.surroundings import Modes, Value
 
 INT8_REST = "int8_rest"
 """The knob whose values are precisions: of the operators that are not int8."""
@@ -33,7 +34,7 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
     constraints: tuple[Constraint, ...]
-    modes: Mapping[str, Mapping[str, Mapping[str, str | None]]]  # as compile.Modes
+    modes: Modes
     cores: int
     beside: Mapping[str, Value]  # what conditions may name beside the knobs
     defaults: Mapping[str, Value]

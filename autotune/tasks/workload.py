@@ -15,7 +15,8 @@ from pathlib import Path
 from autotune.driver.arrays import EncodedFeatures
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.process import WorkerProcess
-from autotune.driver.runner import Expected, Inputs
+from autotune.driver.replies import Expected
+from autotune.driver.runner import Inputs
 from autotune.host import Host
 from autotune.shared.errors import DatasetError, ModelError
 from autotune.shared.records import ModelFacts, ModelSource, to_jsonable

@@ -9,7 +9,8 @@ import pytest
 from fakes import host, measurement
 
 from autotune.driver.channel import WorkerFailed
-from autotune.driver.runner import Expected, Inputs, ProcessRunner, read_outputs
+from autotune.driver.replies import Expected, read_outputs
+from autotune.driver.runner import Inputs, ProcessRunner
 from autotune.search.objective import Latency, Throughput
 from autotune.shared.records import (
     Config,

@@ -10,7 +10,7 @@ from autotune.host.libraries import THP, find_libraries, huge_pages_refused
 from autotune.host.limits import cgroup_limits
 from autotune.host.topology import parse_cpulist
 from autotune.space import Surroundings
-from autotune.space.compile import auto_choices
+from autotune.space.knobs import KNOBS
 
 FLAGS = "fpu avx2 avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 amx_tile"
 
@@ -210,5 +210,5 @@ def test_a_quota_of_one_core_offers_one_thread(root):
     }
     host = detect(root(files), frozenset(range(16)))
     where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
-    assert auto_choices("threads", where) == [1]
-    assert auto_choices("instances", where) == [1]
+    assert KNOBS["threads"].auto(where) == [1]
+    assert KNOBS["instances"].auto(where) == [1]

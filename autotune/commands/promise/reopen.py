@@ -11,7 +11,8 @@ import yaml
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.driver.forkserver import ForkServers
-from autotune.driver.runner import Expected, Outcome, ProcessRunner, Runner, read_outputs
+from autotune.driver.replies import Expected, read_outputs
+from autotune.driver.runner import Outcome, ProcessRunner, Runner
 from autotune.host import Host
 from autotune.search.objective import Objective, objective_named
 from autotune.shared.errors import ResumeError

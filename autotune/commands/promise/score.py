@@ -9,14 +9,8 @@ from typing import Any
 
 from autotune.commands.promise.differences import differences, installed
 from autotune.commands.promise.reopen import Reopened, reopen
-from autotune.driver.runner import (
-    OUTPUTS_FILE,
-    OutputArrays,
-    ProcessRunner,
-    merge_measurements,
-    merge_served,
-    read_outputs,
-)
+from autotune.driver.replies import OUTPUTS_FILE, OutputArrays, merge_served, read_outputs
+from autotune.driver.runner import ProcessRunner
 from autotune.emit.launch_script import LAUNCH_RULE, LAUNCH_SERVING_S
 from autotune.host import Host
 from autotune.search.objective import objective_named
@@ -25,7 +19,7 @@ from autotune.shared.errors import SearchError
 from autotune.shared.records import Measurement, ServedRequests, StackFacts, to_jsonable
 from autotune.shared.stats import Interval
 from autotune.store.folder import RunFolder
-from autotune.store.wire import WireError, loads, parse
+from autotune.store.wire import loads, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +114,7 @@ def score(folder: RunFolder, work: Path) -> Score:
     run = reopen(folder)
     try:
         replies = [_replies(instance) for instance in instances(work)]
-        measurement = merge_measurements([measured for measured, _ in replies])
+        measurement = Measurement.merge([measured for measured, _ in replies])
         served = [one for _, one in replies if one is not None]
         if served:
             requests = sum(len(one.latency_s) for one in served)
@@ -128,7 +122,7 @@ def score(folder: RunFolder, work: Path) -> Score:
             measurement = replace(measurement, answered=(found,))
         files = [instance / OUTPUTS_FILE for instance in instances(work)]
         outputs = read_outputs(files, run.task.outputs, run.expected)
-    except (OSError, IndexError, KeyError, TypeError, WireError) as error:
+    except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SearchError(f"the worker left no usable measurement: {error}") from error
     return judge(run, measurement, outputs)
 

@@ -19,7 +19,8 @@ from autotune.commands.promise.reopen import (
 from autotune.driver import stacks
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.forkserver import ForkServers, modules_of
-from autotune.driver.runner import OutputArrays, Runner
+from autotune.driver.replies import OutputArrays
+from autotune.driver.runner import Runner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.finals import VISIT_RULE

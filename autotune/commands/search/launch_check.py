@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from autotune.driver.channel import Channel, WorkerFailed
-from autotune.driver.runner import Runner, measure_request, merge_measurements
+from autotune.driver.runner import Runner, measure_request
 from autotune.emit.launch_script import THEN
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import Objective
 from autotune.shared.records import Config, Failure, Measurement, StoppingRule
 from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
 from autotune.shared.stopping import of_each
-from autotune.store.wire import WireError, parse
+from autotune.store.wire import parse
 
 TIMEOUT_S = 1800
 TURN_S, LEAST_TURN_S = 0.5, 0.1
@@ -116,8 +116,8 @@ class Launched:
             for channel in self._channels
         ]
         try:
-            return merge_measurements([parse(Measurement, reply) for reply in replies])
-        except WireError as error:
+            return Measurement.merge([parse(Measurement, reply) for reply in replies])
+        except ValueError as error:
             raise WorkerFailed(Failure(kind="protocol", detail=str(error))) from error
 
     def finish(self) -> dict[str, Any]:

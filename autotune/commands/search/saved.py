@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from autotune.driver.runner import EngineFiles, Expected, Inputs, ProcessRunner
+from autotune.driver.replies import Expected
+from autotune.driver.runner import EngineFiles, Inputs, ProcessRunner
 from autotune.host import Host
 from autotune.shared.records import ONE_PASS, Config, Measurement, StackFacts
 from autotune.store.folder import RunFolder

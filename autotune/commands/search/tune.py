@@ -29,7 +29,8 @@ from autotune.commands.search.settings import (
 from autotune.driver import stacks
 from autotune.driver.forkserver import ForkServers, modules_of
 from autotune.driver.process import WorkerProcess
-from autotune.driver.runner import Outcome, ProcessRunner, read_outputs
+from autotune.driver.replies import read_outputs
+from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.bounds import Bounds, peaks
