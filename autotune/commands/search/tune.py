@@ -152,13 +152,13 @@ class Tuning:
                 return self._run(opened, rows, calibration)
         except OSError as error:
             raise OutputError(
-                f"{folder.path} cannot be written: {error}; make room there, and what was "
-                f"measured goes on with --resume --output {folder.path}"
+                f"{folder.path} cannot be written: {error}; free some space, then continue "
+                f"with --resume --output {folder.path}"
             ) from error
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
-                    f"what was measured is kept; go on with --resume --output {folder.path}"
+                    f"finished trials are kept; continue with --resume --output {folder.path}"
                 )
             elif fresh and not journal.trials:
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -203,7 +203,7 @@ class Tuning:
             raise SearchError(f"{error} ({run.folder.report_html})") from error
         if result.interrupted:
             self._announce(
-                "interrupted: writing the report of what there is; again to stop at once"
+                "interrupted: writing the report of the finished trials; again to stop at once"
             )
         self._learn(run, result)
         report = finish(
