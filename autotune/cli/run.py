@@ -12,8 +12,8 @@ import click
 from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
 
 if TYPE_CHECKING:
-    from autotune.commands.promise.reopen import Reopened
-    from autotune.commands.promise.score import Score
+    from autotune.commands.promise.reopen import FinishedRun
+    from autotune.commands.promise.score import PromiseCheck
     from autotune.host import Host
 
 
@@ -109,12 +109,12 @@ def serve_test(
     with Reported(debug):
         import tempfile
 
-        from autotune.commands.promise.score import runner_of
+        from autotune.commands.promise.score import best_runner
         from autotune.search.serving import LoadTest, check_serving, lines
 
         opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
-            runner = runner_of(opened, host, Path(work))
+            runner = best_runner(opened, host, Path(work))
             features = len(opened.features.lengths)
             server = LoadTest(runner, opened.chosen, features, seed=seed, announce=say)
             try:
@@ -160,7 +160,7 @@ def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
         _show_score(judge(RunFolder(run), work), as_json)
 
 
-def _opened(best: Path) -> tuple[Reopened, Host]:
+def _opened(best: Path) -> tuple[FinishedRun, Host]:
     """The run of `best` and this host. Prints what has changed since the run."""
     from autotune.commands.promise.reopen import reopen
     from autotune.commands.promise.score import changes
@@ -173,7 +173,7 @@ def _opened(best: Path) -> tuple[Reopened, Host]:
     return opened, host
 
 
-def _show_score(found: Score, as_json: bool) -> None:
+def _show_score(found: PromiseCheck, as_json: bool) -> None:
     from autotune.search.objective import objective_named
 
     if as_json:
