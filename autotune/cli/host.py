@@ -23,10 +23,10 @@ from autotune.cli.common import Reported, debug_option, json_option, say
 def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
     """Show what this host and this Python can run, and why the rest cannot run."""
     with Reported(debug):
-        from autotune.commands.doctor import examine, lines
+        from autotune.commands.doctor import describe, examine
 
         found = examine(stacks, peak)
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(describe(found)))
 
 
 @click.command()

@@ -60,10 +60,10 @@ def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Show the knobs and values of SPACE (a name or a .yaml file) on this host."""
     with Reported(debug):
         from autotune.commands.search.settings import find_space
-        from autotune.commands.spaces import here, lines
+        from autotune.commands.spaces import compile_here, describe
 
-        shown = here(find_space(space), **options)
-        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines(shown)))
+        shown = compile_here(find_space(space), **options)
+        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(describe(shown)))
 
 
 @spaces.command()
