@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from autotune.commands.promise.reopen import reopen
-from autotune.commands.promise.score import runner_of
+from autotune.commands.promise.score import best_runner
 from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
 from autotune.search.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, LoadTest, requests_at
@@ -52,7 +52,7 @@ def main() -> None:
     everything: dict[str, list[float]] = {"served": [], "client": []}
     ratios = []
     with tempfile.TemporaryDirectory() as work, Client(options) as apart:
-        runner = runner_of(run, detect(), Path(work))
+        runner = best_runner(run, detect(), Path(work))
         LoadTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
         for number in range(options.rounds):
             rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)

@@ -1,7 +1,7 @@
 """The command line: the only place that prints or chooses an exit code.
 
-Results go to standard output, progress to standard error. What is slow to import is imported
-by the command that needs it.
+Results go to standard output, progress to standard error. A command imports slow modules itself,
+so that `--help` is fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every command does alike: printing, and turning errors into one line and an exit code.
+"""Shared by all commands: options, printing, and errors as one line and an exit code.
 
-Exit codes: 0 done; 1 it ran and found nothing; 2 bad input, one line on standard error says
-what to do; 3 a promise does not hold; 130 interrupted before there was anything to keep.
+Exit codes: 0 done; 1 the command ran and found nothing; 2 bad input, and one line on standard
+error says what to do; 3 a promise does not hold; 130 interrupted with nothing to keep.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ objective_option = click.option(
     type=click.Choice(["throughput", "latency", "server"]),
     default="throughput",
     show_default=True,
-    help="Examples a second, p90 of one example at a time, or the highest rate of requests "
-    "served in time.",
+    help="What to optimise: examples a second, the p90 latency of one example, or the highest "
+    "rate of requests that keeps a latency limit.",
 )
 set_option = click.option(
     "--set",
@@ -40,24 +40,24 @@ drop_option = click.option(
 )
 
 
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and newline, and those that turn the direction of writing: a name or
-an error that holds some must not move the cursor or read as something else."""
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters except tab and newline, and those that change the direction of writing.
+Names and errors may contain them; they must not move the cursor or disguise the text."""
 
 
 def printable(text: str) -> str:
-    """`text` as it may go to a terminal."""
-    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    """`text` made safe for a terminal."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error. Work goes on where nobody reads it any more."""
+    """Print a line on standard error. A closed standard error is no reason to stop."""
     with contextlib.suppress(OSError):
         click.echo(printable(line), err=True)
 
 
 class Interruptible:
-    """Within it SIGTERM, and SIGHUP where it is not ignored, end a search as Ctrl-C does."""
+    """A context in which SIGTERM, and SIGHUP unless ignored, end a search as Ctrl-C does."""
 
     def __enter__(self) -> None:
         both = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -1,4 +1,4 @@
-"""How a search shows where it is: drawn on a terminal, as lines, as JSON, or not at all."""
+"""Progress of a search: drawn on a terminal, as lines, as JSON events, or not at all."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from autotune.search.loop import Progress
 
 REDRAWN_PER_S = 1
-"""Redraws a second: what is measured has to share the machine with them."""
-LAST = 5
-"""Trials shown of those that are over."""
+"""Redraws a second. Few, because redrawing takes CPU time from the measurements."""
+FINISHED_SHOWN = 5
+"""Number of finished trials on the screen."""
 
 
 class Quiet:
-    """Shows nothing before the result. What the others build on."""
+    """Shows only the result. The base class of the other displays."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
@@ -46,19 +46,19 @@ class Quiet:
         return None
 
     def announce(self, line: str) -> None:
-        """What goes on besides trials."""
+        """Work other than a trial has begun."""
 
     def started(self, config: Config, origin: str, number: int) -> None:
         """A configuration is about to be measured."""
 
     def finished(self, progress: Progress) -> None:
-        """A trial is on disk."""
+        """A trial is over and stored."""
 
     def result(self, report: dict[str, Any], folder: Path) -> None:
         show_result(report, folder)
 
     def _gain(self, progress: Progress) -> Interval | None:
-        """How many times as fast as the baseline the best so far is."""
+        """The speedup of the best configuration so far over the baseline."""
         best, baseline = progress.best.measurement, progress.baseline.measurement
         if best is None or baseline is None:
             return None
@@ -67,7 +67,7 @@ class Quiet:
         )
 
     def _speed(self, trial: Trial) -> str:
-        """What was measured, with the metrics; empty where nothing was."""
+        """The measured speed and metrics; empty without a measurement."""
         if trial.measurement is None:
             return ""
         speed = self._objective.shown(self._objective.value(trial.measurement))
@@ -76,7 +76,7 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A line a trial on standard error."""
+    """One line for each trial, on standard error."""
 
     def announce(self, line: str) -> None:
         say(line)
@@ -101,7 +101,7 @@ class Lines(Quiet):
 
 
 class Events(Quiet):
-    """A line of JSON an event on standard output, the report last."""
+    """One line of JSON for each event, on standard output; the report is last."""
 
     def announce(self, line: str) -> None:
         _event("note", text=line)
@@ -146,7 +146,7 @@ class Events(Quiet):
 
 
 class Drawn(Quiet):
-    """A view of the search that is drawn anew each second, on standard error."""
+    """A view of the search on standard error, redrawn every second."""
 
     def __init__(self, objective: Objective) -> None:
         from rich.console import Console
@@ -154,9 +154,11 @@ class Drawn(Quiet):
 
         super().__init__(objective)
         self._note = ""
-        self._now: tuple[str, float] | None = None  # what is being measured, since when
-        self._progress: tuple[Progress, float] | None = None  # the last, and when it came
-        self._last: collections.deque[Trial] = collections.deque(maxlen=LAST)
+        self._now: tuple[str, float] | None = (
+            None  # the configuration being measured, and its start
+        )
+        self._progress: tuple[Progress, float] | None = None  # the latest, and when it arrived
+        self._last: collections.deque[Trial] = collections.deque(maxlen=FINISHED_SHOWN)
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._began = time.monotonic()
         self._live = Live(
@@ -193,7 +195,7 @@ class Drawn(Quiet):
         super().result(report, folder)
 
     def view(self) -> RenderableType:
-        """The search as it stands."""
+        """The view of the search now."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -256,7 +258,7 @@ class Drawn(Quiet):
 
 
 def chosen(objective: Objective, *, as_json: bool, quiet: bool) -> Quiet:
-    """The display for what was asked, and for where standard error goes."""
+    """The display for these flags and this standard error."""
     if as_json:
         return Events(objective)
     if quiet:
@@ -278,12 +280,12 @@ def clock(seconds: float) -> str:
 
 
 def short(detail: str) -> str:
-    """The beginning of a failure's words, on one line."""
+    """The first 160 characters of a failure's detail, on one line."""
     return printable(" ".join(detail.split())[:160])
 
 
 def _share_done(progress: Progress, passed: float) -> float | None:
-    """Of the time it is expected to take, what is over; None where that is not known."""
+    """The share of the expected time that has passed; None without an expectation."""
     if progress.remaining_s is None:
         return None
     elapsed = progress.elapsed_s + passed
@@ -291,5 +293,5 @@ def _share_done(progress: Progress, passed: float) -> float | None:
 
 
 def _event(kind: str, **content: Any) -> None:
-    with contextlib.suppress(OSError):  # the search goes on where nobody reads it any more
+    with contextlib.suppress(OSError):  # a closed standard output does not end the search
         click.echo(json.dumps({"event": kind, **content}, allow_nan=False))

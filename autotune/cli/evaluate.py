@@ -1,7 +1,7 @@
 """`autotune run-qa`, `run-glue` and `run-ner`: the flags of Hugging Face's example scripts.
 
-The flags keep the scripts' spelling, underscores included; true ones may be written without a
-value. A flag that is not listed here is an error: nothing that was asked for is ignored.
+The flags keep the scripts' spelling, underscores included. A boolean flag without a value is
+true. An unknown flag is an error, so that no wish is ignored silently.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ Command = Callable[..., Any]
 
 
 def flag(name: str, about: str) -> Callable[[Command], Command]:
-    """A flag as transformers' parser takes it: alone, or followed by True or False."""
+    """A boolean flag as in transformers: alone, or followed by True or False."""
     return click.option(name, is_flag=False, flag_value="true", type=bool, default=None, help=about)
 
 
 def shared(command: Command) -> Command:
-    """The flags that the three scripts have in common, and ours."""
+    """Add the flags common to the three scripts, and autotune's own."""
     for option in reversed(
         (
             click.option("--model_name_or_path", required=True, help="A folder or a hub id."),
             click.option("--dataset_name", help="A dataset id."),
-            click.option("--validation_file", help="A .json, .jsonl or .csv file instead."),
-            flag("--do_eval", "Evaluate: the one thing these commands do."),
+            click.option(
+                "--validation_file", help="A .json, .jsonl or .csv file, instead of --dataset_name."
+            ),
+            flag("--do_eval", "Evaluate; required, as nothing else is supported."),
             click.option("--max_seq_length", type=click.IntRange(min=16)),
             click.option("--max_eval_samples", type=click.IntRange(min=1)),
             click.option("--per_device_eval_batch_size", type=click.IntRange(min=1)),
             flag("--pad_to_max_length", "Pad every row to --max_seq_length."),
             click.option("--output_dir", type=click.Path(path_type=Path), required=True),
-            flag("--no_cuda", "Run on the CPU, as always here."),
-            flag("--use_cpu", "The same, of transformers 5."),
+            flag("--no_cuda", "Run on the CPU (always the case)."),
+            flag("--use_cpu", "The same flag of transformers 5."),
             flag("--use_ipex", "Optimise with IPEX."),
             flag("--jit_mode_eval", "Trace with TorchScript; a trace that fails is an error."),
             flag("--torch_compile", "Compile with inductor."),
-            flag("--bf16", "bfloat16 by autocast."),
-            flag("--bf16_full_eval", "The whole model in bfloat16."),
+            flag("--bf16", "Use bfloat16 autocast."),
+            flag("--bf16_full_eval", "Convert the whole model to bfloat16."),
             click.option("--model_revision", help="Revision of a hub model."),
             flag("--trust_remote_code", "Run code that the model repository holds."),
             click.option("--allow-pickle", is_flag=True, help="Load pickled weights."),
@@ -52,9 +54,9 @@ def shared(command: Command) -> Command:
                 type=click.Path(path_type=Path),
                 help="best.yaml of a search, or its folder: run that configuration.",
             ),
-            click.option("--stack", metavar="NAME[=PYTHON]", help="Run it on this interpreter."),
+            click.option("--stack", metavar="NAME[=PYTHON]", help="Run on this interpreter."),
             click.option(
-                "--calibration", metavar="DATASET", help="Rows for static int8 to calibrate on."
+                "--calibration", metavar="DATASET", help="Rows that static int8 calibrates on."
             ),
             json_option,
             debug_option,

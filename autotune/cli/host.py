@@ -1,4 +1,4 @@
-"""What this host is, can run and has learnt: `autotune doctor`, `learned` and `stack`."""
+"""Commands about this host: `autotune doctor`, `learned` and `stack`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from autotune.cli.common import Reported, debug_option, json_option, say
     "stacks",
     multiple=True,
     metavar="NAME[=PYTHON]",
-    help="Look at this interpreter too; repeatable.",
+    help="Examine this interpreter too; repeatable.",
 )
-@click.option("--peak", is_flag=True, help="Measure how fast it multiplies matrices at most.")
+@click.option("--peak", is_flag=True, help="Measure the peak speed of matrix products.")
 @json_option
 @debug_option
 def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -> None:
-    """What this host and this Python can run, and why not the rest."""
+    """Show what this host and this Python can run, and why the rest cannot run."""
     with Reported(debug):
-        from autotune.commands.doctor import examine, lines
+        from autotune.commands.doctor import describe, examine
 
         found = examine(stacks, peak)
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(describe(found)))
 
 
 @click.command()
-@click.option("--forget", is_flag=True, help="Remove it all.")
+@click.option("--forget", is_flag=True, help="Forget all earlier searches.")
 @json_option
 @debug_option
 def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
-    """What earlier searches on this host found, with which new ones begin."""
+    """Show what earlier searches on this host found; new searches try it first."""
     with Reported(debug):
         from autotune.host import detect
         from autotune.shared.records import to_jsonable
@@ -74,7 +74,7 @@ def stack() -> None:
 )
 @debug_option
 def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
-    """Make an environment NAME with pip, in the user's cache folder."""
+    """Create the environment NAME with pip, in the user's cache folder."""
     with Reported(debug):
         from autotune.driver import stacks
 
@@ -85,7 +85,7 @@ def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
 @json_option
 @debug_option
 def stack_list(*, as_json: bool, debug: bool) -> None:
-    """The stacks made with `create`, and what is in them."""
+    """List the stacks made with `create` and their packages."""
     with Reported(debug):
         from autotune.driver import stacks
 

@@ -1,4 +1,4 @@
-"""Keeps docs/commands.md as the commands' own `--help` has it.
+"""Updates docs/commands.md from the output of each command's `--help`.
 
 python -m autotune.cli.manual docs/commands.md
 """
@@ -31,7 +31,7 @@ def commands(
 
 
 def block(words: tuple[str, ...]) -> str:
-    """What a command's page shows of it."""
+    """The block of docs/commands.md for one command: its `--help`."""
     arguments = [*words, "--help"]
     done = CliRunner().invoke(cli, arguments, prog_name="autotune", terminal_width=WIDTH)
     assert done.exit_code == 0, done.output
@@ -40,7 +40,7 @@ def block(words: tuple[str, ...]) -> str:
 
 
 def updated(page: str) -> str:
-    """`page` with every block as it should be. Raises ValueError where a command has none."""
+    """`page` with every block updated. Raises ValueError if a command has no block."""
     shown = {tuple(found["words"].split()) for found in BLOCK.finditer(page)}
     missing = [" ".join(words) for words in commands() if words not in shown]
     if missing:

@@ -1,4 +1,4 @@
-"""What the command line's options are written as: durations, sizes and shares."""
+"""Types of the command line's options: durations, sizes and shares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class Duration(click.ParamType[float]):
-    """`90s`, `10m`, `1h30m`, or a number of seconds; seconds as float."""
+    """`90s`, `10m`, `1h30m` or a number of seconds, as float seconds."""
 
     name = "duration"
 
@@ -28,7 +28,7 @@ class Duration(click.ParamType[float]):
 
 
 class Size(click.ParamType[int]):
-    """`512m`, `4g`, `4GiB`; bytes as int, a thousand and twenty-four of the smaller unit each."""
+    """`512m`, `4g`, `4GiB` as bytes; 1 GiB is 1024 MiB."""
 
     name = "size"
 
@@ -42,7 +42,7 @@ class Size(click.ParamType[int]):
 
 
 class Share(click.ParamType[float]):
-    """`1%` or `0.01`; a share of 1 as float."""
+    """`1%` or `0.01` as a float from 0 to 1."""
 
     name = "share"
 

@@ -1,4 +1,4 @@
-"""What runs left, shown again: `autotune report`, `compare` and `export`."""
+"""Commands that read finished runs: `autotune report`, `compare` and `export`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autotune.cli.common import Reported, debug_option, json_option
 def report(*, run: Path, as_json: bool, debug: bool) -> None:
     """Write the report of RUN (a run's folder) again, from its trials.
 
-    Of a search that was killed too.
+    Works for a search that was killed too.
     """
     with Reported(debug):
         from autotune.commands.rebuild import rebuild
@@ -33,7 +33,7 @@ def report(*, run: Path, as_json: bool, debug: bool) -> None:
 @json_option
 @debug_option
 def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
-    """Set RUNS (folders of finished runs) side by side: of other hosts, models or versions."""
+    """Compare RUNS (folders of finished runs), for example of two hosts, models or versions."""
     with Reported(debug):
         from autotune.cli.result import show_table
         from autotune.commands.compare import compare, tables

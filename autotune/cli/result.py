@@ -1,4 +1,4 @@
-"""The result of a search, for people."""
+"""The result of a search as tables and sentences on standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_result(report: dict[str, Any], folder: Path) -> None:
-    """The final table and where the files are, on standard output."""
+    """Print the final table and the paths of the report and launch.sh."""
     from autotune.report.text import (
         by_reason,
         engine_sentence,
@@ -41,12 +41,14 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
         if sentence:
             console.print(text(sentence))
     if report["interrupted"]:
-        console.print(text(f"Interrupted; go on with: autotune search --resume --output {folder}"))
+        console.print(
+            text(f"Interrupted; continue with: autotune search --resume --output {folder}")
+        )
     console.print(text(f"Report: {folder / 'report.html'}    Run it: bash {folder / 'launch.sh'}"))
 
 
 def show_table(title: str, rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column names its rows, on standard output."""
+    """Print a table whose first column names its rows."""
     _console().print(_table(rows, title=title))
 
 
@@ -71,7 +73,7 @@ def _table(
 
 
 def text(words: str, style: str = "") -> Text:
-    """Words that may be of anyone: nothing in them is markup, or moves the cursor."""
+    """Untrusted words as plain text, without markup or terminal control characters."""
     from rich.text import Text
 
     return Text(printable(words), style=style)

@@ -1,4 +1,4 @@
-"""Running what a search found: `autotune run`, `verify`, `serve-test`, and what launch.sh asks."""
+"""Commands that run a search's result: `run`, `verify`, `serve-test`, and those of launch.sh."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
 
 if TYPE_CHECKING:
-    from autotune.commands.promise.reopen import Reopened
-    from autotune.commands.promise.score import Score
+    from autotune.commands.promise.reopen import FinishedRun
+    from autotune.commands.promise.score import PromiseCheck
     from autotune.host import Host
 
 
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 @click.option(
     "--min-speedup",
     type=click.FloatRange(min=0, min_open=True),
-    help="Over the baseline.  [default: 80% of what was promised]",
+    help="Least speedup over the baseline.  [default: 80% of the promised speedup]",
 )
-@click.option("--rounds", type=click.IntRange(min=3, max=50), default=12, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=3, max=50),
+    default=12,
+    show_default=True,
+    help="Measurements of each, in turn.",
+)
 @json_option
 @debug_option
 def verify(
@@ -32,7 +38,7 @@ def verify(
 ) -> None:
     """Measure BEST (best.yaml, or its run's folder) against the baseline again.
 
-    Exit code 0 where its promise holds here, 3 where it does not.
+    Exit code 0 if the promised speedup and accuracy hold here, else 3.
     """
     with Reported(debug):
         from autotune.commands.promise import verify as verifying
@@ -53,7 +59,7 @@ def verify(
 def run(*, best: Path, as_json: bool, debug: bool) -> None:
     """Measure BEST (best.yaml, or its run's folder) as its launch.sh does.
 
-    On the rows it was tuned on, beside what was promised.
+    Uses the rows of the search. Prints speed and accuracy beside those promised.
     """
     with Reported(debug):
         import tempfile
@@ -73,16 +79,16 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
 @click.option(
     "--max-latency-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="What p99 must stay under; without --rate the highest such rate is searched.",
+    help="Limit of the p99 latency. Without --rate the highest rate that keeps it is searched.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
     default=10.0,
     show_default=True,
-    help="Of requests at each rate.",
+    help="Length of the test at each rate.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the arrivals.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the arrivals.")
 @json_option
 @debug_option
 def serve_test(
@@ -97,17 +103,18 @@ def serve_test(
 ) -> None:
     """Serve Poisson arrivals with BEST (best.yaml, or its run's folder).
 
-    Rows of the data it was tuned on, batched as they wait. Exit code 3 where p99 is not kept.
+    Requests are rows of the search; waiting requests are batched. Exit code 3 if p99 exceeds the
+    limit.
     """
     with Reported(debug):
         import tempfile
 
-        from autotune.commands.promise.score import runner_of
+        from autotune.commands.promise.score import best_runner
         from autotune.search.serving import LoadTest, check_serving, lines
 
         opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
-            runner = runner_of(opened, host, Path(work))
+            runner = best_runner(opened, host, Path(work))
             features = len(opened.features.lengths)
             server = LoadTest(runner, opened.chosen, features, seed=seed, announce=say)
             try:
@@ -128,7 +135,7 @@ def serve_test(
 @click.argument("run", type=click.Path(path_type=Path))
 @debug_option
 def changes(*, run: Path, debug: bool) -> None:
-    """What is not as it was when RUN was made: what launch.sh begins with."""
+    """Print what has changed since RUN was made. launch.sh starts with this command."""
     with Reported(debug):
         from autotune.commands.promise.reopen import reopen
         from autotune.commands.promise.score import changes as found
@@ -145,7 +152,7 @@ def changes(*, run: Path, debug: bool) -> None:
 @json_option
 @debug_option
 def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
-    """Judge the replies in WORK against the promise of RUN: what launch.sh ends with."""
+    """Compare the replies in WORK with the promise of RUN. launch.sh ends with this command."""
     with Reported(debug):
         from autotune.commands.promise.score import score as judge
         from autotune.store.folder import RunFolder
@@ -153,8 +160,8 @@ def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
         _show_score(judge(RunFolder(run), work), as_json)
 
 
-def _opened(best: Path) -> tuple[Reopened, Host]:
-    """The run that `best` is of, and this host; says what has changed since."""
+def _opened(best: Path) -> tuple[FinishedRun, Host]:
+    """The run of `best` and this host. Prints what has changed since the run."""
     from autotune.commands.promise.reopen import reopen
     from autotune.commands.promise.score import changes
     from autotune.host import detect
@@ -166,7 +173,7 @@ def _opened(best: Path) -> tuple[Reopened, Host]:
     return opened, host
 
 
-def _show_score(found: Score, as_json: bool) -> None:
+def _show_score(found: PromiseCheck, as_json: bool) -> None:
     from autotune.search.objective import objective_named
 
     if as_json:

@@ -41,7 +41,7 @@ from autotune.shared.errors import InputError
 @click.option(
     "--calibration",
     metavar="DATASET",
-    help="Rows for static int8 to calibrate on.  [default: rows that are not scored]",
+    help="Rows that static int8 calibrates on.  [default: rows that are not scored]",
 )
 @click.option("--space", help="A search space: its name or a .yaml file.  [default: the task's]")
 @click.option(
@@ -49,14 +49,14 @@ from autotune.shared.errors import InputError
     "stacks",
     multiple=True,
     metavar="NAME[=PYTHON]",
-    help="Search this interpreter's torch too (NAME alone: one of `autotune stack list`); "
+    help="Search this interpreter's torch too; NAME alone is a stack of `autotune stack list`; "
     "repeatable.",
 )
 @objective_option
 @click.option(
     "--max-latency-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="What p99 of the requests must stay under, with --objective server.",
+    help="Limit of the p99 latency of requests, with --objective server.",
 )
 @click.option(
     "--max-accuracy-drop",
@@ -82,7 +82,7 @@ from autotune.shared.errors import InputError
 @click.option(
     "--doc-stride",
     type=click.IntRange(min=0),
-    help="Tokens that windows of a long context share.  [default: 128 for qa]",
+    help="Overlap of the windows of a long context, in tokens.  [default: 128 for qa]",
 )
 @click.option(
     "--max-samples",
@@ -96,12 +96,12 @@ from autotune.shared.errors import InputError
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: reports/<time>-<model>-<task>]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --output.")
+@click.option("--resume", is_flag=True, help="Continue the run in --output.")
 @click.option("--storage", help="Optuna RDB URL instead of the run's own journal.")
 @click.option(
     "--learned/--no-learned",
     default=True,
-    help="Begin with what earlier searches on this host found (`autotune learned`).",
+    help="First try what earlier searches on this host found (`autotune learned`).",
 )
 @click.option(
     "--save-engine",
@@ -112,15 +112,22 @@ from autotune.shared.errors import InputError
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the model repository holds.")
 @click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code.")
 @click.option(
-    "--trial-timeout", type=Duration(), default="10m", show_default=True, help="For one trial."
+    "--trial-timeout",
+    type=Duration(),
+    default="10m",
+    show_default=True,
+    help="Longest time for one trial.",
 )
 @click.option(
-    "--max-memory", type=Size(), help="What the workers of a configuration may use, e.g. 4g."
+    "--max-memory", type=Size(), help="Memory limit for the workers of one configuration, e.g. 4g."
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a line of JSON an event, the report last."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print each event as a line of JSON; the last is the report.",
 )
-@click.option("--quiet", is_flag=True, help="Print the result only.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @debug_option
 @click.pass_context
 def search(
@@ -189,7 +196,7 @@ def _settings(options: dict[str, Any]) -> Any:
 
 
 def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> dict[str, Any]:
-    """The options of the run to resume, where this command line does not name its own."""
+    """The options of the run to resume, unless this command line names them."""
     from autotune.store.folder import RunFolder
 
     folder = RunFolder(output)
@@ -205,7 +212,7 @@ def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> d
         for name, value in options.items()
     }
     if options["trials"] is not None and options["time_budget"] is None:
-        kept["time_budget"] = None  # a new limit replaces the old one, whichever it was
+        kept["time_budget"] = None  # a new limit replaces the old limit, trials or time
     if options["time_budget"] is not None and options["trials"] is None:
         kept["trials"] = None
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}

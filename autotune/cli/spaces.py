@@ -26,7 +26,7 @@ def spaces() -> None:
 @json_option
 @debug_option
 def list_spaces(*, as_json: bool, debug: bool) -> None:
-    """The spaces that travel with autotune."""
+    """List the search spaces that come with autotune."""
     with Reported(debug):
         from autotune.commands.search.settings import shipped_spaces
         from autotune.space import load_space
@@ -49,7 +49,7 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
     "named_stacks",
     multiple=True,
     metavar="NAME[=PYTHON]",
-    help="With this interpreter too; repeatable.",
+    help="Include this interpreter; repeatable.",
 )
 @objective_option
 @set_option
@@ -57,22 +57,22 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
 @json_option
 @debug_option
 def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
-    """What SPACE (a name or a .yaml file) comes to on this host."""
+    """Show the knobs and values of SPACE (a name or a .yaml file) on this host."""
     with Reported(debug):
         from autotune.commands.search.settings import find_space
-        from autotune.commands.spaces import here, lines
+        from autotune.commands.spaces import compile_here, describe
 
-        shown = here(find_space(space), **options)
-        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(lines(shown)))
+        shown = compile_here(find_space(space), **options)
+        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(describe(shown)))
 
 
 @spaces.command()
 @click.argument("space")
 @debug_option
 def validate(*, space: str, debug: bool) -> None:
-    """Whether SPACE (a name or a .yaml file) is well formed; exit code 2 where it is not.
+    """Check that SPACE (a name or a .yaml file) is well formed; exit code 2 if not.
 
-    Does not look at this host; `show` does.
+    Independent of this host, unlike `show`.
     """
     with Reported(debug):
         from autotune.commands.search.settings import find_space

@@ -30,10 +30,10 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """The runs at `paths` as JSON: `runs`, what `differs` between them with its value in each,
-    and the best `engines` of each, values of the objective or None.
+    """The runs at `paths` as JSON: `runs`, the facts that `differs` names with their value in
+    each run, and the best value of each engine in each run (`engines`; None if not measured).
 
-    Raises ResumeError for a run that cannot be read, or of another objective than the first.
+    Raises ResumeError for a run that cannot be read, or has another objective than the first.
     """
     reports = [read_report(path) for path in paths]
     objectives = [report["objective"]["name"] for report in reports]
@@ -72,7 +72,7 @@ def _run(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _surroundings(report: Mapping[str, Any]) -> dict[str, str]:
-    """What may differ between runs and explain why their speeds do."""
+    """Facts that may differ between runs and explain different speeds."""
     found = {
         "model": report["model"]["name"],
         "weights": report["model"]["digest"][:12],
@@ -112,7 +112,7 @@ def _engines(reports: Sequence[Mapping[str, Any]]) -> dict[str, list[float | Non
 
 
 def tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Title and rows of each table, for people; the first column names, then a run a column."""
+    """Title and rows of each table: the first column has names, then one column for each run."""
     runs, objective = found["runs"], found["objective"]
 
     def row(name: str, cells: Iterable[str]) -> list[str]:
@@ -146,7 +146,7 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
         row("baseline", (speed(run["baseline"]) for run in runs)),
         row("speedup", (gain(run) for run in runs)),
         *(row(name.replace("_", " "), (scores(run, name) for run in runs)) for name in metrics),
-        row("memory at its peak", (f"{r['best']['peak_rss_bytes'] / 2**20:.0f} MiB" for r in runs)),
+        row("peak memory", (f"{r['best']['peak_rss_bytes'] / 2**20:.0f} MiB" for r in runs)),
         row(
             "launch.sh reached",
             ("-" if r["launched"] is None else f"{r['launched']:.2f}" for r in runs),

@@ -85,8 +85,8 @@ def settings(host: Host, usable: Mapping[str, StackFacts]) -> dict[str, dict[str
     return found
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
+def describe(found: Mapping[str, Any]) -> list[str]:
+    """The result of `examine` in lines of text."""
     host = found["host"]
     quota = "none" if host["cpu_quota"] is None else f"{host['cpu_quota']:g} CPUs"
     limit = " (cgroup limit)" if host["memory_limited_by_cgroup"] else ""

@@ -1,8 +1,8 @@
-"""Evaluation with the face of Hugging Face's run_qa.py, run_glue.py and run_ner.py.
+"""Evaluate a model as Hugging Face's run_qa.py, run_glue.py and run_ner.py do.
 
-The same flags, files and keys, on any engine, stack and version of transformers. What is timed
-is what a search times: padded batches to logits, after warming up; importing, preparing and
-warming up are reported apart.
+Flags, files and keys are the scripts'; any engine, stack and version of transformers can run.
+The timed part is that of a search: padded batches to logits, after warm-up. Import, preparation
+and warm-up are reported separately. `score` and `verify` judge a finished run instead.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from autotune.tasks.base import Task
 from autotune.tasks.workload import Workload, encode, inputs_of, split
 
 TIMEOUT_S = 24 * 3600.0
-"""For preparing and one pass: an evaluation of everything may take hours."""
+"""Timeout of preparation and one pass: evaluating a whole dataset may take hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,7 @@ class Flags:
     bf16_full_eval: bool = False
 
     def given(self) -> dict[str, dict[str, Value]]:
-        """Flag -> the knobs it stands for, of those given. Raises InputError where two are at
-        odds."""
+        """Each given flag -> the knobs that it sets. Raises InputError if flags contradict."""
         found: dict[str, dict[str, Value]] = {}
         if self.torch_compile and (self.use_ipex or self.jit_mode_eval):
             raise InputError("--torch_compile is an engine of its own; drop it or the others")
@@ -104,7 +103,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What best.yaml says, or nothing."""
+    """The values of best.yaml; empty without --config."""
 
     values: Mapping[str, Value]
     python: str | None = None
@@ -170,7 +169,7 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
 
 
 def read_config(path: Path | None, task: Task) -> Chosen:
-    """Of best.yaml, or of the run's folder that holds it. Raises InputError."""
+    """The values of best.yaml; `path` is the file or its folder. Raises InputError."""
     if path is None:
         return Chosen(values={})
     file = path / "best.yaml" if path.is_dir() else path
@@ -198,7 +197,7 @@ def read_config(path: Path | None, task: Task) -> Chosen:
 def check_agreement(
     flagged: Mapping[str, Mapping[str, Value]], values: Mapping[str, Value], path: Path | None
 ) -> None:
-    """Raises InputError where a flag says something else than the configuration."""
+    """Raises InputError if a flag contradicts `--config`."""
     if path is None:
         return
     for flag, stands_for in flagged.items():
@@ -233,7 +232,7 @@ def configure(
     facts: ModelFacts,
     host: Host,
 ) -> Config:
-    """The configuration to run: that of best.yaml, or what the flags stand for."""
+    """The configuration of best.yaml, or the one that the flags set."""
     if chosen.values:
         return Config.of({**chosen.values, "stack": stack})
     wanted: dict[str, Value] = {"stack": stack}
@@ -270,7 +269,7 @@ def run(
 
 
 def metrics_of(workload: Workload, config: Config, outcome: Outcome) -> dict[str, Any]:
-    """The keys of the Trainer's eval_results.json, rounded as it rounds, and ours."""
+    """The keys and rounding of the Trainer's eval_results.json, and autotune's own keys."""
     task, measurement = workload.task, outcome.measurement
     assert measurement is not None
     predictions = task.decode(workload.rows, workload.features, outcome.outputs)

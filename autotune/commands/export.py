@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autotune.commands.rebuild import reread
+from autotune.commands.rebuild import read_run
 from autotune.emit.optimum import benchmark_config, benchmark_report
 from autotune.search.ranking import measured
 from autotune.shared.errors import OutputError
@@ -17,7 +17,7 @@ def export(folder: RunFolder, output: Path) -> list[Path]:
 
     Returns the files. Raises ResumeError and OutputError.
     """
-    run = reread(folder)
+    run = read_run(folder)
     written: list[Path] = []
     for name, trial in (("baseline", run.result.baseline), ("best", run.result.best)):
         place = output / name

@@ -1,4 +1,7 @@
-"""A run read again from its trials: `autotune report` and `export`."""
+"""Write a run's report again from its stored trials: `autotune report`; `export` reads them too.
+
+Nothing is measured; `promise.reopen` opens a run to measure it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from autotune.store.wire import WireError
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
 
-KEPT = ("huggingface", "limit", "engine", "launch_check")
-"""What the trials do not say: taken from the report that is there."""
+TAKEN_FROM_REPORT = ("huggingface", "limit", "engine", "launch_check")
+"""Keys that the trials cannot give: copied from the existing report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reread:
-    """A run as its manifest and trials have it; `before` is the report that was there."""
+class StoredRun:
+    """A run's manifest and trials; `before` is the existing report."""
 
     manifest: dict[str, Any]
     task: Task
@@ -34,7 +37,7 @@ class Reread:
     before: dict[str, Any]
 
 
-def reread(folder: RunFolder) -> Reread:
+def read_run(folder: RunFolder) -> StoredRun:
     """Raises ResumeError where the folder holds no run with a baseline."""
     manifest = folder.read_manifest()
     before = _before(folder)
@@ -47,7 +50,7 @@ def reread(folder: RunFolder) -> Reread:
     if not trials or not trials[0].succeeded:
         raise ResumeError(f"{folder.path}: no baseline was measured, there is nothing to report")
     interrupted = bool(before.get("interrupted", True))
-    return Reread(
+    return StoredRun(
         manifest=manifest,
         task=task,
         objective=objective,
@@ -61,7 +64,7 @@ def rebuild(folder: RunFolder) -> dict[str, Any]:
 
     Raises ResumeError where the folder holds no run with a baseline.
     """
-    run = reread(folder)
+    run = read_run(folder)
     trials = run.result.trials
     first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
     measured_s = (last - first).total_seconds() + trials[-1].duration_s
@@ -75,13 +78,13 @@ def rebuild(folder: RunFolder) -> dict[str, Any]:
             elapsed_s=float(run.before.get("elapsed_s", measured_s)),
         ),
     )
-    report |= {name: run.before.get(name) for name in KEPT}
+    report |= {name: run.before.get(name) for name in TAKEN_FROM_REPORT}
     write_report(folder, report)
     return report
 
 
 def _before(folder: RunFolder) -> dict[str, Any]:
-    """The report that is there, empty where there is none: the search was killed."""
+    """The existing report; empty if the search was killed before writing one."""
     try:
         found = json.loads(folder.report_json.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`autotune spaces`: the search spaces there are, and what one comes to on this host."""
+"""`autotune spaces show`: a search space compiled for this host."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from autotune.space import SpaceFile, compile_space, load_space, parse_overrides
 from autotune.space.file import Bound
 
 COUNTED = 200_000
-"""Combinations looked at for the number of configurations."""
+"""Most combinations that are enumerated to count the configurations."""
 ATTENTIONS = ("sdpa", "eager")
-"""What most models have; which does only the model says."""
+"""Attention implementations that most models have; no model is loaded to ask."""
 
 
-def here(
+def compile_here(
     path: Path,
     *,
     named_stacks: Sequence[str] = (),
@@ -65,14 +65,14 @@ def _allowed(values: Sequence[Any] | Bound) -> Any:
     return values.model_dump(exclude_none=True) if isinstance(values, Bound) else list(values)
 
 
-def lines(shown: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
+def describe(shown: Mapping[str, Any]) -> list[str]:
+    """The result of `compile_here` in lines of text."""
     text = [f"{shown['path']}: {shown['description']}", "", "knobs"]
     for name, knob in shown["knobs"].items():
         condition = " and ".join(
-            f"{parent} is {_words(values)}" for parent, values in knob["when"].items()
+            f"{parent} is {_condition(values)}" for parent, values in knob["when"].items()
         )
-        values = ", ".join(map(_word, knob["values"]))
+        values = ", ".join(map(_knob_value, knob["values"]))
         text.append(f"    {name:22} {values}" + (f"   where {condition}" if condition else ""))
     text.append("constraints")
     text += [f"    {name}: {why}" for name, why in shown["constraints"].items()] or ["    none"]
@@ -84,11 +84,11 @@ def lines(shown: Mapping[str, Any]) -> list[str]:
     return [*text, f"{number}, {shown['priors']} priors to begin with"]
 
 
-def _word(value: Any) -> str:
+def _knob_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _words(values: Any) -> str:
+def _condition(values: Any) -> str:
     if isinstance(values, Mapping):
         return f"{values.get('min', '')} to {values.get('max', '')}".strip()
-    return " or ".join(map(_word, values))
+    return " or ".join(map(_knob_value, values))

@@ -1,10 +1,15 @@
-"""launch.sh: the workers' own commands, as a script that stands beside the run."""
+"""launch.sh: a script in the run's folder that starts the workers as the search did.
+
+Its constant text is launch.sh.in and launch_worker.sh.in.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 
@@ -19,21 +24,31 @@ CALIBRATION = "workload/calibration"
 LAUNCH_RULE = StoppingRule(
     min_passes=3, max_passes=40, half_width=0.0, budget_s=5.0, patience_s=10.0
 )
-"""How long launch.sh measures."""
+"""How long launch.sh measures: at least 3 passes, then up to 5 s."""
 THEN = "AUTOTUNE_THEN"
-"""The variable that names a folder with two pipes for each worker, `requests` and `replies`, by
-which whoever runs launch.sh asks more of them than launch.jsonl does."""
+"""Environment variable of launch.sh: a folder with two pipes for each worker, `0/requests` and
+`0/replies`. After launch.jsonl the workers answer the requests in their pipes."""
 LAUNCH_SERVING_S = 15.0
-"""And serves, where the objective is a rate of requests."""
+"""Seconds for which launch.sh serves requests, where the objective is a rate of requests."""
+PLACEHOLDER = re.compile("@([A-Z_]+)@")
+
+
+def filled(template: str, **values: str) -> str:
+    """The text of a file beside this one, with `@NAME@` replaced by the value of each name.
+
+    A value is never searched for names: `@TITLE@` in a model's name stays as it is.
+    """
+    text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
+    return PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
 
 def quote(text: str) -> str:
-    """One shell word, whatever is in it."""
+    """`text` as one shell word, whatever is in it."""
     return shlex.quote(text)
 
 
 def comment(text: str) -> str:
-    """Text for a comment line: what could end the line is escaped."""
+    """`text` for a comment line: characters that could end the line are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -45,11 +60,10 @@ def requests(
     rate: float | None = None,
     features: int = 0,
 ) -> str:
-    """The requests of one measurement, as the search sent them, for a worker started in the
-    run's folder; `cache` is where in it the prepared engine was kept.
+    """launch.jsonl: the search's own requests of one measurement, with paths in the run's folder.
 
-    With `rate` LAUNCH_SERVING_S seconds of requests for `features` rows follow, an instance's
-    share of them: all instances are asked the same.
+    `cache` is the prepared engine's folder. With `rate` (requests a second) a request to serve
+    `features` rows for LAUNCH_SERVING_S follows; every instance serves its share of the rate.
     """
     here = replace(
         inputs,
@@ -72,32 +86,25 @@ def requests(
 
 
 def worker_lines(commands: Sequence[Command]) -> str:
-    """The lines that start every worker in the background, to say its exit code when it ends."""
+    """The lines that start every worker in the background and report its exit code."""
     together = ' \\\n    --together "$work"' if len(commands) > 1 else ""
-    parts = []
-    for index, command in enumerate(commands):
-        variables = " \\\n    ".join(
-            f"{name}={quote(value)}" for name, value in sorted(command.variables.items())
+    return "".join(
+        filled(
+            "launch_worker.sh.in",
+            INDEX=str(index),
+            VARIABLES=" \\\n    ".join(
+                f"{name}={quote(value)}" for name, value in sorted(command.variables.items())
+            ),
+            COMMAND=" ".join(quote(word) for word in command.argv),
+            TOGETHER=together,
+            THEN=THEN,
         )
-        worker = " ".join(quote(word) for word in command.argv)
-        parts.append(f"""mkdir -- "$work/{index}"
-{{
-    env -i "${{environment[@]}}" \\
-    {variables} \\
-    {worker} \\
-    --requests launch.jsonl --replies "$work/{index}/replies.jsonl" \\
-    --workdir "$work/{index}"{together} \\
-    ${{{THEN}:+--then "${THEN}/{index}"}} \\
-    > "$work/{index}/worker.log" 2>&1 &
-    ended
-}} &
-workers+=($!)
-""")
-    return "".join(parts)
+        for index, command in enumerate(commands)
+    )
 
 
 def script_comment(line: ScriptLine) -> str:
-    """Hugging Face's own command line and what it cannot express, as comment lines."""
+    """Comment lines: Hugging Face's own command line, and the knobs it cannot express."""
     variables = " ".join(f"{k}={quote(v)}" for k, v in sorted(line.variables.items()))
     words = " ".join(quote(word) for word in line.argv)
     command = "\n".join(f"#   {comment(part)}" for part in f"{variables} {words}".split("\n"))
@@ -123,67 +130,18 @@ def launch_script(
     checker: Sequence[str],
     scorer: Sequence[str],
 ) -> str:
-    """The script's text; `commands` are those of `launch.worker_commands`.
+    """The script's text. `commands` are those of `driver.command.worker_commands`.
 
-    `checker` is the command that says what has changed since the search, given the run's
-    folder; where it fails nothing is started. `scorer` judges the workers' replies; it is
-    given the run's folder, the folder of the replies and the script's own arguments.
+    `checker` is the command that says what has changed since the search; its argument is the
+    run's folder. If it fails, no worker is started. `scorer` judges the workers' replies; its
+    arguments are the run's folder, the folder of the replies and the script's own arguments.
     """
-    return f"""#!/usr/bin/env bash
-# {comment(title)}
-#
-# Runs that configuration on the rows it was tuned on, with the environment, pinning and
-# command it was measured with, and prints its speed and accuracy beside what was promised.
-# Arguments are passed to the scoring command (--json for programs).
-{"" if line is None else script_comment(line)}set -euo pipefail
-cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")"
-
-# What has changed since the search, on standard error.
-{" ".join(quote(word) for word in checker)} . >&2
-
-work=$(mktemp -d "${{TMPDIR:-/tmp}}/autotune-launch.XXXXXX")
-set -m  # each worker is a process group of its own, which ends with all that it started
-workers=()
-end_workers() {{
-    for worker in ${{workers[@]+"${{workers[@]}}"}}; do  # none is an error before bash 4.4
-        kill -KILL -- "-$worker" 2> /dev/null || true
-    done
-    workers=()
-}}
-finish() {{
-    end_workers
-    rm -rf -- "$work"
-}}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# A clean environment: what is passed on, then what the configuration sets.
-environment=()
-for name in {" ".join(PASSED_ON)}; do
-    if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
-done
-environment+=("TMPDIR=$work")
-
-# Waits for the worker just started and says its exit code.
-mkfifo -- "$work/ended"
-exec 3<> "$work/ended"
-ended() {{
-    local code=0
-    wait "$!" || code=$?
-    echo "$code" >&3
-}}
-
-{worker_lines(commands)}
-status=0
-for _ in "${{workers[@]}}"; do  # one that fails ends all
-    read -r status <&3
-    if (( status )); then break; fi
-done
-if (( status )); then
-    cat -- "$work"/*/worker.log >&2
-    exit "$status"
-fi
-end_workers
-{" ".join(quote(word) for word in scorer)} . "$work" "$@"
-"""
+    return filled(
+        "launch.sh.in",
+        TITLE=comment(title),
+        SCRIPT_LINE="" if line is None else script_comment(line),
+        CHECKER=" ".join(quote(word) for word in checker),
+        PASSED_ON=" ".join(PASSED_ON),
+        WORKERS=worker_lines(commands),
+        SCORER=" ".join(quote(word) for word in scorer),
+    )

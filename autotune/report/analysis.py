@@ -1,7 +1,4 @@
-"""What a search's trials say besides its winner: the points, the front, the knobs, the progress.
-
-Plain data for report.json, from which the pictures are drawn.
-"""
+"""The parts of report.json for its figures: points, Pareto front, progress and knobs."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from autotune.shared.records import Config, Measurement, Trial
 from autotune.space import knobs
 
 QUANTILES = 101
-"""Of the distribution of the time of a batch."""
+"""Number of quantiles that describe the distribution of batch times."""
 
 
 def points(trials: Sequence[Trial], objective: Objective, metric: str) -> list[dict[str, Any]]:
-    """Each configuration measured in the search, the baseline first; latest measurement of each."""
+    """The latest measurement of each configuration of the search, the baseline first."""
     latest = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
     found = []
     for trial in latest.values():
@@ -44,7 +41,7 @@ def points(trials: Sequence[Trial], objective: Objective, metric: str) -> list[d
 
 
 def front(found: Sequence[Mapping[str, Any]], maximize: bool) -> list[int]:
-    """Trials of `points` than which none is both better and at least as accurate, best first."""
+    """Trial numbers of the Pareto front of speed and accuracy, fastest first."""
     judged = [p for p in found if p["metric"] is not None]
     judged.sort(key=lambda p: (p["value"] if maximize else -p["value"], p["metric"]), reverse=True)
     chosen: list[int] = []
@@ -57,7 +54,7 @@ def front(found: Sequence[Mapping[str, Any]], maximize: bool) -> list[int]:
 
 
 def progress(trials: Sequence[Trial], objective: Objective) -> list[dict[str, Any]]:
-    """After each trial of the search: seconds since the first began, and the best so far."""
+    """After each trial: seconds since the first trial began, and the best value so far."""
     searched = [t for t in trials if t.origin != FINAL]
     found: list[dict[str, Any]] = []
     first = datetime.fromisoformat(trials[0].started)
@@ -68,14 +65,16 @@ def progress(trials: Sequence[Trial], objective: Objective) -> list[dict[str, An
             value = objective.value(measured(trial))
             best = value if best is None or objective.better(value, best) else best
         began = (datetime.fromisoformat(trial.started) - first).total_seconds()
-        over = max(began, over) + trial.duration_s  # where the clock was set back meanwhile
+        over = max(began, over) + trial.duration_s  # grows even if the clock was set back
         found.append({"trial": trial.number, "elapsed_s": over, "best": best})
     return found
 
 
 def by_value(trials: Sequence[Trial], objective: Objective) -> list[dict[str, Any]]:
-    """For each knob of which allowed configurations with several values were measured: the
-    best value of the objective with each; the knob that matters most first."""
+    """The best value of the objective with each value of a knob, over allowed configurations.
+
+    Knobs that were measured with one value are left out; the widest spread comes first.
+    """
     allowed = leaders(trials, objective, sorted({t.origin for t in trials} - {FINAL}))
     found = []
     for name in knobs.KNOBS:
@@ -103,8 +102,10 @@ def by_value(trials: Sequence[Trial], objective: Objective) -> list[dict[str, An
 def one_at_a_time(
     trials: Sequence[Trial], best: Config, objective: Objective
 ) -> list[dict[str, Any]]:
-    """Configurations of the search that differ from `best` in one knob, and in those that it
-    makes active or inactive: how many times as good each is, as measured in the search."""
+    """Configurations that differ from `best` in one knob, and how many times as good each is.
+
+    Knobs that the change makes active or inactive may differ too.
+    """
     searched = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
     if best not in searched:
         return []
@@ -133,7 +134,7 @@ def one_at_a_time(
 
 
 def batch_quantiles(measurement: Measurement) -> list[float]:
-    """The distribution of the seconds of a batch over all counted passes, QUANTILES of it."""
+    """QUANTILES quantiles of the seconds of a batch, over all counted passes."""
     samples = [s for p in measurement.counted for s in p.batch_s]
     return [float(q) for q in np.quantile(samples, np.linspace(0, 1, QUANTILES))]
 
@@ -141,7 +142,7 @@ def batch_quantiles(measurement: Measurement) -> list[float]:
 def analysis(
     trials: Sequence[Trial], baseline: Trial, best: Trial, objective: Objective, metric: str
 ) -> dict[str, Any]:
-    """Everything here, for report.json."""
+    """The keys of this module in report.json."""
     found = points(trials, objective, metric)
     return {
         "points": found,

@@ -1,4 +1,4 @@
-"""report.json: the run as one value, from which every text is rendered.
+"""report.json: the run as one value. report.md and report.html are rendered from it.
 
 The schema is described in docs/report.md.
 """
@@ -23,12 +23,12 @@ from autotune.space import knobs
 
 FORMAT = 1
 NOISY_SHARE, NOISY_SPREAD = 0.1, 1.3
-"""A host is not quiet where more passes are disturbed, or the reference spreads wider."""
+"""A host is not quiet if over 10% of passes were disturbed, or the reference varied over 1.3x."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a report says besides its trials."""
+    """Everything in a report that the trials do not say."""
 
     manifest: Mapping[str, Any]
     metrics: Sequence[str]
@@ -43,7 +43,7 @@ def entry(
 ) -> dict[str, Any]:
     """One measured trial with everything derived from its samples.
 
-    `gain` is its speedup where that is known better than from two medians.
+    `gain` is the speedup from the finals, better than the ratio of two medians.
     """
     measurement, base = trial.measurement, baseline.measurement
     assert measurement is not None
@@ -79,8 +79,8 @@ def build(result: Result, context: Context) -> dict[str, Any]:
     """The report of a finished search."""
     objective, trials = context.objective, result.trials
     searched = [t for t in trials if t.origin != FINAL]
-    # A configuration that was measured again is shown with its final measurement, before the
-    # others of its kind: theirs may be partly luck.
+    # A finalist is shown with its measurement from the finals, before the other configurations
+    # of its mode and precision: their single measurements may be partly luck.
     latest = {t.config.id: t for t in trials if t.measurement is not None}
     for final in finals(trials):
         latest[final.config.id] = final
@@ -160,7 +160,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
 
 
 def _command_line(line: ScriptLine | None) -> dict[str, Any] | None:
-    """Hugging Face's own command line, as report.json has it."""
+    """Hugging Face's command line in report.json's layout."""
     if line is None:
         return None
     found: dict[str, Any] = to_jsonable(line)
@@ -170,8 +170,10 @@ def _command_line(line: ScriptLine | None) -> dict[str, Any] | None:
 def screened(
     trials: Sequence[Trial], known: Collection[str], baseline: Trial, objective: Objective
 ) -> list[dict[str, Any]]:
-    """Of each mode and precision of which nothing was measured in full, the best by the few
-    batches that screened it out; `known` are the others."""
+    """The best screened configuration of each mode and precision that has no full measurement.
+
+    `known` are the modes and precisions that have one, e.g. `jit bf16`.
+    """
     best: dict[str, tuple[float, Trial]] = {}
     for trial in trials:
         name = f"{trial.config['mode']} {trial.config['precision']}"
@@ -197,8 +199,8 @@ def screened(
 
 
 def limit(best: Trial, bounds: Bounds | None) -> dict[str, Any] | None:
-    """How near the machine's limit `best` comes, in operations a second of matrix products:
-    what it does, padding included, and the peaks measured with as many threads."""
+    """Operations a second of `best`'s matrix products, padding included, and the host's peaks
+    with as many threads."""
     measurement = best.measurement
     if bounds is None or measurement is None:
         return None
@@ -216,9 +218,8 @@ def limit(best: Trial, bounds: Bounds | None) -> dict[str, Any] | None:
 
 
 def noise(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How quiet the host was: passes that others disturbed, configurations tried again for it,
-    and how the reference computation beside the passes spread (its 90th percentile over its
-    10th)."""
+    """How quiet the host was: disturbed passes, configurations measured again because of them,
+    and the reference computation's 90th percentile over its 10th."""
     passes = [p for t in trials if t.measurement for p in t.measurement.passes]
     reference = [p.reference_s for p in passes if p.reference_s]
     disturbed = sum(p.disturbed for p in passes)
@@ -243,16 +244,16 @@ def verdict(result: Result, context: Context) -> str:
     main = context.metrics[0]
     if not result.significant:
         return (
-            "No significant gain: nothing measured is surely faster than the baseline "
-            f"({knobs.describe(base.config)}) within the accuracy limit; keep it."
+            "No significant gain: no configuration within the accuracy limit is significantly "
+            f"faster than the baseline ({knobs.describe(base.config)}). Keep the baseline."
         )
     own, other = objective.interval(best.measurement), objective.interval(base.measurement)
     gain = result.gain
     late = objective.caveat(best.measurement)
     if late is not None:
-        return f"Nothing measured keeps the limit: the best, {knobs.describe(best.config)}, {late}."
+        return f"No configuration keeps the limit: the best, {knobs.describe(best.config)}, {late}."
     short = objective.caveat(base.measurement)
-    at_least = "" if short is None else f" The baseline {short}; the gain is at least this."
+    at_least = "" if short is None else f" The baseline {short}, so the gain is a lower bound."
     return (
         f"{knobs.describe(best.config)} {objective.verb} {gain.median:.1f}x {objective.compared} "
         f"the baseline ({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "

@@ -1,6 +1,6 @@
-"""The pictures of report.html, as plotly figures in plain dicts and lists.
+"""The figures of report.html, as plotly figures in plain dicts and lists.
 
-Names are escaped here, since plotly reads some tags.
+Names are escaped here because plotly interprets some HTML tags.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ COLOURS = {
     "onnxruntime": "#ff7f0e",
     "openvino": "#d62728",
 }
-"""Of the modes; legible on white and on black."""
+"""Mode -> its colour, legible on white and on black."""
 ACCENT, PLAIN = "#d62728", "#7f7f7f"
 SHOWN_KNOBS = 10
 
 
 def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each with `title`, `about`, `height` in pixels and the plotly `figure`."""
+    """The figures: `title`, `about`, `height` in pixels and the plotly `figure` of each."""
     objective = report["objective"]
     scale = 1.0 if objective["maximize"] else 1000.0
     unit = objective["unit"] if objective["maximize"] else "ms (p90 of one example)"
@@ -38,29 +38,29 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "title": "Accuracy against speed",
             "about": f"Each point is a configuration: {metric} over the dataset and {unit}. The "
-            "line joins those than which none is both better and as accurate; below the dashed "
-            "line the loss is over the limit.",
+            "solid line joins the best trade-offs of speed and accuracy (Pareto front). Points "
+            "below the dashed line lose more accuracy than allowed.",
             "height": 460,
             "figure": scatter(report, scale, unit, metric),
         },
         {
             "title": "Speed by engine and precision",
-            "about": "The best configuration of each that the accuracy limit allows, else the "
-            "best there is (hollow), with the interval of the median; hatched where a few batches "
-            "were enough to see that it is slower.",
+            "about": "The best allowed configuration of each, with the interval of its median. A "
+            "hollow bar loses more accuracy than allowed. A hatched bar is an estimate: a few "
+            "batches showed that the configuration is slower (screening).",
             "height": 120 + 26 * len(engines),
             "figure": by_mode(engines, scale, unit),
         },
         {
             "title": "Progress of the search",
-            "about": "The best allowed configuration so far; dots are the trials.",
+            "about": "The line is the best allowed configuration so far. Each dot is a trial.",
             "height": 320,
             "figure": progress(report, scale, unit),
         },
         {
             "title": "Time of a batch",
-            "about": "Share of batches done within a time, over all passes of the finals. A batch "
-            "is as large as its configuration says.",
+            "about": "The share of batches that finish within a time, over all passes of the "
+            "finals. The two configurations may have batches of different sizes.",
             "height": 320,
             "figure": batches(report),
         },
@@ -70,8 +70,8 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append(
             {
                 "title": "What each knob reached",
-                "about": f"For each value of a knob, the best allowed {unit} measured with it, "
-                "whatever the others were.",
+                "about": f"The best allowed {unit} measured with each value of a knob. The other "
+                "knobs may differ.",
                 "height": 90 + 20 * sum(len(one["values"]) for one in shown),
                 "figure": reached(shown, scale, unit),
             }
@@ -80,8 +80,8 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append(
             {
                 "title": "Around the best, one knob at a time",
-                "about": "How many times as good a configuration is that differs from the best in "
-                "this knob only; hollow where it loses too much accuracy.",
+                "about": "Configurations that differ from the best in this knob only, and how many "
+                "times as good each is. A hollow point loses more accuracy than allowed.",
                 "height": 120 + 24 * len(report["one_at_a_time"]),
                 "figure": around(report["one_at_a_time"]),
             }
@@ -148,7 +148,7 @@ def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """An engine and precision in the picture of speeds; `value` and its bounds are as told."""
+    """The bar of one engine and precision. `value`, `low`, `high` are in the objective's unit."""
 
     name: str
     words: str
@@ -165,7 +165,7 @@ class Bar:
 
 
 def bars(report: Mapping[str, Any]) -> list[Bar]:
-    """What was measured of each engine and precision, else what a few batches say; best last."""
+    """One bar for each engine and precision, measured or estimated by screening; best last."""
     objective = report["objective"]
     found = [
         Bar(
@@ -229,7 +229,7 @@ def by_mode(found: Sequence[Bar], scale: float, unit: str) -> dict[str, Any]:
 
 
 def named_rows(unit: str, **axis: str) -> dict[str, Any]:
-    """The layout of a picture whose rows have names."""
+    """The layout of a figure whose rows have names."""
     return {
         "xaxis": {"title": {"text": unit}, **axis},
         "yaxis": {"automargin": True},
@@ -299,7 +299,7 @@ def batches(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict[str, Any]:
     rows = [
-        (f"{one['knob']}: {plain(value['value'])}", value, ACCENT if number % 2 else PLAIN)
+        (f"{one['knob']}: {knob_value(value['value'])}", value, ACCENT if number % 2 else PLAIN)
         for number, one in enumerate(reversed(shown))
         for value in reversed(one["values"])
     ]
@@ -326,7 +326,9 @@ def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "y": [f"{c['knob']}: {plain(c['from'])} → {plain(c['to'])}" for c in rows],
+                "y": [
+                    f"{c['knob']}: {knob_value(c['from'])} → {knob_value(c['to'])}" for c in rows
+                ],
                 "x": [c["times"] for c in rows],
                 "hovertemplate": "%{y}: %{x:.2f}x<extra></extra>",
                 "marker": {
@@ -353,6 +355,6 @@ def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def plain(value: object) -> str:
-    """A knob's value as it is written on the command line, escaped."""
+def knob_value(value: object) -> str:
+    """A knob's value as on the command line, with HTML escaped."""
     return escape(str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,7 +1,7 @@
-"""report.html: one file with everything in it, for people.
+"""report.html: one page that needs no other file.
 
-Text is escaped by the template; what the pictures show (`report.figures`) is passed to them as
-JSON in which no markup can end the script.
+The template escapes text. The figures (`report.figures`) are JSON inside a script element, and
+nothing in that JSON can end the element.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def html(report: Mapping[str, Any]) -> str:
 
 
 def failed(manifest: Mapping[str, Any], trials: Sequence[Trial], error: str) -> str:
-    """The page of a search that has no baseline: why, in the words of what failed."""
+    """The page of a search without a baseline: the error and each failed trial."""
     return _template("failed.html.j2").render(
         report=manifest,
         title=f"{manifest['model']['name']}: {manifest['workload']['task']}",
@@ -77,13 +77,13 @@ def _template(name: str) -> Template:
 
 
 def embedded(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element."""
-    plain = json.dumps(value, allow_nan=False)
-    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """JSON for a script element: nothing in the JSON can end the element."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, str]:
-    """The verdict's number, large."""
+    """The speedup in large type, and the words below it."""
     gain = report["best"]["speedup"]
     if not report["significant"]:
         return {"number": "1.0x", "words": "no significant gain: keep the baseline"}
@@ -95,7 +95,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What, baseline, best."""
+    """Rows of the table: name, baseline, best."""
     sides = (report["baseline"], report["best"])
 
     def both(name: str, shown: Any) -> tuple[str, str, str]:
@@ -133,7 +133,7 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         both("time of a batch, p50", batch("p50")),
         both("time of a batch, p99", batch("p99")),
         *(both(name.replace("_", " "), metric(name)) for name in report["metrics"]),
-        both("memory at its peak", lambda entry: f"{entry['peak_rss_bytes'] / 2**20:.0f} MiB"),
+        both("peak memory", lambda entry: f"{entry['peak_rss_bytes'] / 2**20:.0f} MiB"),
         both(
             "padding",
             lambda entry: f"{entry['padded_tokens'] / entry['tokens'] - 1:.1%} of the tokens more",

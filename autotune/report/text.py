@@ -12,7 +12,7 @@ COLUMNS = ("", "configuration", "speed", "interval", "speedup")
 
 
 def escape(text: str) -> str:
-    """Text inside a Markdown table or paragraph, with nothing that markup would act on."""
+    """`text` for a Markdown table or paragraph, with every markup character escaped."""
     flat = " ".join(text.split())
     for char in "\\`*_[]<>|":
         flat = flat.replace(char, "\\" + char)
@@ -24,13 +24,12 @@ def shown(value: float, objective: Mapping[str, Any]) -> str:
 
 
 def percent(drop: float) -> str:
-    """A relative change of the metric, as gain or loss."""
+    """A relative drop of the metric as a signed change, e.g. 0.01 as `-1.0%`."""
     return f"{-drop:+.1%}"
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: baseline, the best of each mode and precision, those of which a few
-    batches were enough, best."""
+    """Header and rows: the baseline, the best of each engine, the screened, the best."""
     header = [*COLUMNS, *(name.replace("_", " ") for name in report["metrics"]), "verdict"]
     rows = [_row("baseline", report["baseline"], report)]
     rows += [
@@ -43,7 +42,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             one["description"],
             estimated(one, report["objective"]),
             f"{one['batches']} batches",
-            f"{_about(one, True)} {one['speedup']:.1f}x",
+            f"{_sign(one, True)} {one['speedup']:.1f}x",
             *("-" for _ in report["metrics"]),
             "slow",
         ]
@@ -54,15 +53,15 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def estimated(screened: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
-    """The objective of what a few batches screened out."""
-    return f"{_about(screened, objective['maximize'])} {shown(screened['value'], objective)}"
+    """The estimated objective of a screened configuration, e.g. `~ 58.0/s`."""
+    return f"{_sign(screened, objective['maximize'])} {shown(screened['value'], objective)}"
 
 
-def _about(screened: Mapping[str, Any], more: bool) -> str:
-    """About so much; or so much or better, for what was still warming up."""
+def _sign(screened: Mapping[str, Any], maximize: bool) -> str:
+    """`~` before an estimate; `≥` or `≤` where the engine was still warming up."""
     if screened["settled"]:
         return "~"
-    return "≥" if more else "≤"
+    return "≥" if maximize else "≤"
 
 
 def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
@@ -81,7 +80,7 @@ def _row(label: str, entry: Mapping[str, Any], report: Mapping[str, Any]) -> lis
 
 
 def by_reason(unavailable: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What cannot run here, as (names, reason), one entry a reason."""
+    """(Names, reason) of what cannot run here, one entry for each reason."""
     grouped: dict[str, list[str]] = {}
     for name, why in unavailable.items():
         grouped.setdefault(why, []).append(name)
@@ -95,63 +94,62 @@ def _range(own: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
 
 
 def launch_sentence(report: Mapping[str, Any]) -> str | None:
-    """What running the written script gave."""
+    """The speed and accuracy of launch.sh; None where launch.sh was not run."""
     check = report["launch_check"]
     if check is None:
         return None
     if "error" in check:
         return f"launch.sh failed: {check['error']}"
     same = "same" if check["same_metrics"] else "DIFFERENT"
-    answers = f"with the {same} {report['metrics'][0]}"
-    limit_s, apart = objective_named(check["objective"]).limit_s, ""
+    limit_s, remark = objective_named(check["objective"]).limit_s, ""
     if "beside" in check:
         beside = check["beside"]
-        reached = (
-            f"reached {beside['median']:.2f} of what the search's own process does in turn with it "
-            f"({beside['low']:.2f} to {beside['high']:.2f})"
+        speed = (
+            f"ran at {beside['median']:.0%} of the search's speed "
+            f"({beside['low']:.0%} to {beside['high']:.0%})"
         )
         if not check["consistent"]:
-            apart = f"; the host has changed: it is {check['ratio']:.2f} of the reported speed"
+            remark = f" The host has changed: that is {check['ratio']:.0%} of the reported speed."
     elif limit_s is None:
-        reached = f"reached {check['ratio']:.2f} of the reported speed"
+        speed = f"ran at {check['ratio']:.0%} of the reported speed"
         if not check["consistent"]:
-            apart = "; the intervals do not overlap, the host has changed"
+            remark = " The intervals do not overlap: the host has changed."
     elif check["ratio"] >= 1:
-        reached = "kept the limit at the reported rate"
+        speed = "kept the limit at the reported rate"
     else:
         p99_s = limit_s / check["ratio"]
-        reached = f"answered the reported rate with a p99 of {1000 * p99_s:.0f} ms"
-        apart = "; `autotune serve-test` finds a rate that is kept for longer"
-    return f"launch.sh, run once after the search, {reached} {answers}{apart}."
+        speed = f"answered the reported rate with a p99 of {1000 * p99_s:.0f} ms"
+        remark = " `autotune serve-test` finds a rate that keeps the limit for longer."
+    return f"launch.sh {speed}, with the {same} {report['metrics'][0]}.{remark}"
 
 
 NOT_QUIET = "The host was not quiet"
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
-    """How quiet the host was, and what to do where it was not."""
+    """How quiet the host was, and what to do if it was not quiet."""
     parts = [f"{noise['disturbed']} of {noise['passes']} passes were disturbed by other work"]
     again = noise["tried_again"]
     if again:
         parts.append(
-            f"{again} {'configuration was' if again == 1 else 'configurations were'} "
-            "tried again for it"
+            f"{again} disturbed {'configuration was' if again == 1 else 'configurations were'} "
+            "measured again"
         )
     if noise["reference_spread"] is not None:
-        parts.append(f"a fixed computation beside them spread {noise['reference_spread']:.2f}x")
+        parts.append(f"a fixed reference computation varied by {noise['reference_spread']:.2f}x")
     words = ", ".join(parts[:-1]) + ", and " + parts[-1] if len(parts) > 1 else parts[0]
     words += "."
     if noise["quiet"]:
         return words
     return (
-        f"{NOT_QUIET}: {words} Speeds of single configurations are uncertain; the "
-        "speedup is of passes seconds apart and suffers less. End what else runs there, or ask "
-        "for cores of your own, and search again."
+        f"{NOT_QUIET}: {words} Speeds of single configurations are uncertain. The speedup "
+        "suffers less, because it compares passes seconds apart. Stop other programs or use "
+        "cores of your own, then search again."
     )
 
 
 def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
-    """What the best configuration does to the main metric."""
+    """How the best configuration's main metric differs from the baseline's."""
     difference, metric = report["best"]["difference"], report["metrics"][0]
     if difference is None or not report["significant"]:
         return None
@@ -159,31 +157,30 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
     low, high = difference
     return (
         f"Its {metric.replace('_', ' ')} differs from the baseline's by {change:+.2f} points "
-        f"({low:+.2f} to {high:+.2f}, 95% over the rows)."
+        f"({low:+.2f} to {high:+.2f}, 95% interval over the rows)."
     )
 
 
 def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:
-    """What keeping the prepared engine saves."""
+    """How much time the kept engine saves."""
     if engine is None:
         return None
     if not engine["kept"]:
         return f"The prepared engine was not kept: {engine['reason']}."
     return (
         f"The prepared engine is kept ({engine['bytes'] / 2**20:.0f} MiB): preparing takes "
-        f"{engine['prepare_from_kept_s']:.1f} s from it, {engine['prepare_s']:.1f} s without."
+        f"{engine['prepare_from_kept_s']:.1f} s with it and {engine['prepare_s']:.1f} s without it."
     )
 
 
 def limit_sentence(limit: Mapping[str, Any] | None) -> str | None:
-    """How near the machine's limit the best configuration comes."""
+    """The best configuration's operations a second beside the host's peak."""
     if limit is None or not limit["peaks"]:
         return None
     peaks = " and ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in limit["peaks"].items())
     return (
-        f"It does {limit['per_s'] / 1e9:.0f} billion operations of the model's matrix products a "
-        f"second, padding included; the most measured here with {limit['threads']} threads is "
-        f"{peaks}."
+        f"Its matrix products run at {limit['per_s'] / 1e9:.0f} billion operations a second, "
+        f"padding included. This host's peak with {limit['threads']} threads is {peaks}."
     )
 
 
@@ -204,19 +201,19 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
     parts += [escape(sentence) for sentence in sentences if sentence]
     if report["interrupted"]:
-        parts.append("The search was interrupted; this is the best it had found.")
+        parts.append("The search was interrupted. This is the best configuration so far.")
     parts += [
         "## Results",
         _markdown_table(header, rows),
         "Speeds are medians over passes of the whole workload. An interval is the narrowest "
-        "pair of order statistics that holds the median with 95% probability; below six "
-        "passes it is their range, which holds it with the probability in report.json "
-        "(`coverage`). `baseline` and `best` come from the finals, in which they were measured "
-        "in turn after the search; the speedup of `best` is the median of the rounds' ratios.",
+        "pair of order statistics that contains the median with 95% probability. With fewer than "
+        "six passes the interval is their range, and report.json has its probability "
+        "(`coverage`). `baseline` and `best` were measured in turn in the finals, after the "
+        "search. The speedup of `best` is the median of the rounds' ratios.",
         "## Search",
         f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
-        f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed or "
-        f"were rejected; {report['trials']['finals']} visits of the finals.",
+        f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed, "
+        f"were rejected or screened out; {report['trials']['finals']} visits of the finals.",
         noise_sentence(report["noise"]).replace(NOT_QUIET, f"**{NOT_QUIET}**"),
     ]
     if report["failures"]:
@@ -249,7 +246,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def command(report: Mapping[str, Any]) -> str:
-    """Hugging Face's own command line as it is typed, empty where the task has none."""
+    """Hugging Face's command line as a user types it; empty for a task without a script."""
     line = report["huggingface"]
     if line is None:
         return ""
@@ -258,7 +255,7 @@ def command(report: Mapping[str, Any]) -> str:
 
 
 def _script(report: Mapping[str, Any]) -> list[str]:
-    """Hugging Face's own command line, where the task has one."""
+    """Paragraphs with Hugging Face's command line; none for a task without a script."""
     line = report["huggingface"]
     if line is None:
         return []

@@ -109,11 +109,11 @@ def test_a_host_that_has_slowed_is_told_from_a_script_that_is_slower(checked):
     assert found["beside"].median == pytest.approx(0.9)
     assert found["beside"].coverage >= 0.95
     assert own.turns == 1 + 6  # the fewest rounds that give an interval of 95%
-    assert "reached 0.90 of what the search's own process does in turn" in sentence(found)
-    assert sentence(found).endswith("the host has changed: it is 0.50 of the reported speed.")
+    assert "ran at 90% of the search's speed" in sentence(found)
+    assert sentence(found).endswith("The host has changed: that is 50% of the reported speed.")
     found["consistent"] = True
     low, high = found["beside"].low, found["beside"].high
-    assert sentence(found).endswith(f"with it ({low:.2f} to {high:.2f}) with the same f1.")
+    assert sentence(found).endswith(f"speed ({low:.0%} to {high:.0%}), with the same f1.")
 
 
 def test_where_there_is_no_time_for_more_one_round_is_held(checked):
@@ -153,9 +153,9 @@ def test_without_a_measurement_of_its_own_nothing_is_said_of_it(checked, own, op
 
 def test_of_a_rate_it_says_whether_the_limit_was_kept():
     late = {**CHECK, "objective": "server-50ms"}
-    assert "answered the reported rate with a p99 of 100 ms with the same f1" in sentence(late)
+    assert "answered the reported rate with a p99 of 100 ms, with the same f1" in sentence(late)
     kept = {**late, "ratio": 1.0}
-    assert "kept the limit at the reported rate with the same f1." in sentence(kept)
+    assert "kept the limit at the reported rate, with the same f1." in sentence(kept)
 
 
 def test_a_script_that_fails_is_told_with_its_last_line(checked):

@@ -97,13 +97,16 @@ def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
 
 def test_what_has_changed_is_listed(run):
     facts = SimpleNamespace(versions={"torch": "2.9.0"})
-    apart = verify.apart(run, host(2), {"default": facts})
+    apart = verify.changes_known(run, host(2), {"default": facts})
     assert "host cores: 4 then, 2 now" in apart
     assert "torch: 2.8.0 then, 2.9.0 now" in apart
     assert (
-        verify.apart(run, host(4), {"default": SimpleNamespace(versions={"torch": "2.8.0"})}) == []
+        verify.changes_known(
+            run, host(4), {"default": SimpleNamespace(versions={"torch": "2.8.0"})}
+        )
+        == []
     )
-    assert verify.apart(run, host(4), {}) == []
+    assert verify.changes_known(run, host(4), {}) == []
 
 
 def test_a_host_without_bf16_is_told_why(run):

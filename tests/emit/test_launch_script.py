@@ -33,6 +33,7 @@ HOSTILE = [
     "-rf",
     "ünï☃",
     "\u202eevil",
+    "@WORKERS@",
 ]
 CONFIG = Config.of(
     {

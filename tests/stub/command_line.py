@@ -23,8 +23,8 @@ def shorten() -> None:
     finals.VISIT_RULE = replace(finals.VISIT_RULE, **short, part_s=0.2)
     finals.ROUNDS_S = 0.5
     launch_script.LAUNCH_RULE = replace(launch_script.LAUNCH_RULE, min_passes=2, **short)
-    launch_check.TURN_S = launch_check.LEAST_TURN_S = 0.05
-    launch_check.ROUNDS = launch_check.FEWEST
+    launch_check.MAX_TURN_S = launch_check.MIN_TURN_S = 0.05
+    launch_check.MAX_ROUNDS = launch_check.MIN_ROUNDS
 
 
 def use_stub() -> None:

@@ -14,7 +14,7 @@ import pytest
 from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 
 from autotune import demo
-from autotune.commands.search.saved import held, save_engine
+from autotune.commands.search.saved import engine_files, save_engine
 from autotune.driver.command import worker_commands
 from autotune.driver.forkserver import ForkServers, modules_of
 from autotune.shared.errors import ModelError
@@ -165,7 +165,7 @@ def test_inductor_keeps_a_package_that_answers_as_what_it_compiles(bench, runner
     )
     assert kept["kept"], kept
     assert min(kept["prepare_s"], kept["prepare_from_kept_s"]) > 0
-    assert [path.suffix for path in held(folder)] == [".pt2"]
+    assert [path.suffix for path in engine_files(folder)] == [".pt2"]
     inputs = replace(bench.inputs, cache=str(folder.engine))
     packaged = bench.runner(tmp_path / "again", inputs=inputs).run(config(**knobs), ONE_PASS)
     assert packaged.measurement.effective["ahead_of_time"]

@@ -1,4 +1,7 @@
-"""What is not as it was when a run was made: the host, and the versions of its stack."""
+"""What has changed since a run: differences of the host and of the stack's versions.
+
+Nothing is measured; `score` and `verify` measure.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ print(json.dumps(found))
 
 
 def differences(best: Mapping[str, Any], host: Host, versions: Mapping[str, str]) -> list[str]:
-    """A line for each. `best` is best.yaml; `versions` are those of its stack now."""
+    """One line for each difference. `best` is best.yaml; `versions` are the stack's now."""
     now = host.fingerprint()
     lines = [
         f"host {name}: {before} then, {now.get(name)} now"
@@ -39,8 +42,10 @@ def differences(best: Mapping[str, Any], host: Host, versions: Mapping[str, str]
 
 
 def installed(best: Mapping[str, Any]) -> dict[str, str]:
-    """The versions that the interpreter of `best` has now of what it had then; nothing of them
-    is imported. Raises StackError where there is no such interpreter."""
+    """The current versions of the packages in `best`, read without importing them.
+
+    Raises StackError if the interpreter of `best` does not run.
+    """
     python = str(best["stack"]["python"])
     names = [name for name in best["stack"] if name != "python"]
     try:

@@ -1,4 +1,7 @@
-"""A finished run, opened again for measuring: its winner, its workload, its gate."""
+"""Open a finished run to measure it again: its best configuration, workload and gate.
+
+`score` and `verify` build on it. `commands.rebuild` reads trials instead, and measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,8 @@ TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reopened:
-    """What a run's folder says. `best` is best.yaml as it stands, `promised` the interval of the
-    objective in it."""
+class FinishedRun:
+    """A run's folder as values. `best` is best.yaml; `promised` its objective's interval."""
 
     folder: RunFolder
     manifest: Mapping[str, Any]
@@ -77,7 +79,7 @@ class Reopened:
         )
 
     def reference(self) -> Reference:
-        """What eager float32 answered. Raises ResumeError where that is gone."""
+        """The outputs of eager float32. Raises ResumeError if they are gone."""
         try:
             outputs = read_outputs([self.folder.reference], self.task.outputs, self.expected)
         except WireError as error:
@@ -91,7 +93,7 @@ class Reopened:
         work: Path,
         parents: ForkServers | None = None,
     ) -> ProcessRunner:
-        """Scratch files go below `work`, prepared engines too where the run kept none."""
+        """A runner whose scratch files, and engines that the run did not keep, are below `work`."""
         kept = self.folder.engine
         return ProcessRunner(
             host=host,
@@ -106,14 +108,14 @@ class Reopened:
         )
 
 
-def reopen(folder: RunFolder) -> Reopened:
-    """Raises ResumeError where the folder holds no finished run, or is damaged."""
+def reopen(folder: RunFolder) -> FinishedRun:
+    """The run in `folder`. Raises ResumeError if it is unfinished or damaged."""
     manifest = folder.read_manifest()
     try:
         best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
         task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
         promise = best["promise"]
-        return Reopened(
+        return FinishedRun(
             folder=folder,
             manifest=manifest,
             best=best,
@@ -131,7 +133,7 @@ def reopen(folder: RunFolder) -> Reopened:
 def visit_in_turn(
     runner: Runner, configs: Sequence[Config], rounds: int, rule: StoppingRule
 ) -> dict[Config, list[Outcome]]:
-    """`rounds` visits to each, in processes kept side by side, each round in an order of its own.
+    """`rounds` visits of each configuration, in turn; each round has its own order.
 
     Raises VisitFailed with the first configuration that cannot be measured.
     """
@@ -150,7 +152,7 @@ def visit_in_turn(
 
 
 def measurements(visits: Sequence[Outcome]) -> list[Measurement]:
-    """What visits measured."""
+    """The measurements of visits that succeeded."""
     return [o.measurement for o in visits if o.measurement is not None]
 
 

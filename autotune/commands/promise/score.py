@@ -1,5 +1,7 @@
-"""One measurement of a run's best configuration against its promise: `autotune run`, and what
-launch.sh begins and ends with."""
+"""Compare one measurement of the best configuration with its promise: `autotune run` and launch.sh.
+
+The baseline is not measured again; `verify` does that.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.commands.promise.differences import differences, installed
-from autotune.commands.promise.reopen import Reopened, reopen
+from autotune.commands.promise.reopen import FinishedRun, reopen
 from autotune.driver.replies import OUTPUTS_FILE, OutputArrays, merge_served, read_outputs
 from autotune.driver.runner import ProcessRunner
 from autotune.emit.launch_script import LAUNCH_RULE, LAUNCH_SERVING_S
@@ -23,8 +25,8 @@ from autotune.store.wire import loads, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One measurement beside what the run promised."""
+class PromiseCheck:
+    """One measurement beside the run's promise."""
 
     objective: str
     measured: Interval
@@ -60,21 +62,20 @@ class Score:
         }
 
 
-def changes(run: Reopened, host: Host) -> list[str]:
-    """What is not as it was when the run was made. Raises StackError where its interpreter is
-    not there."""
+def changes(run: FinishedRun, host: Host) -> list[str]:
+    """What has changed since the run. Raises StackError if its interpreter does not run."""
     return differences(run.best, host, installed(run.best))
 
 
-def runner_of(run: Reopened, host: Host, work: Path) -> ProcessRunner:
+def best_runner(run: FinishedRun, host: Host, work: Path) -> ProcessRunner:
     """A runner of the best configuration on its own interpreter."""
     name = str(run.chosen["stack"])
     return run.runner(host, {name: parse(StackFacts, run.manifest["stacks"][name])}, work)
 
 
-def measure(run: Reopened, host: Host, work: Path) -> Score:
+def measure(run: FinishedRun, host: Host, work: Path) -> PromiseCheck:
     """Measure the best configuration as launch.sh does. Raises SearchError."""
-    runner = runner_of(run, host, work)
+    runner = best_runner(run, host, work)
     try:
         outcome = runner.run(run.chosen, LAUNCH_RULE)
         if outcome.measurement is None:
@@ -106,8 +107,8 @@ def _replies(folder: Path) -> tuple[Measurement, ServedRequests | None]:
     return parse(Measurement, replies[1]["ok"]), served
 
 
-def score(folder: RunFolder, work: Path) -> Score:
-    """Score the replies and outputs in `work` against the promise in `folder`.
+def score(folder: RunFolder, work: Path) -> PromiseCheck:
+    """PromiseCheck the replies and outputs in `work` against the promise in `folder`.
 
     Raises SearchError where the measurement failed, ResumeError where the run is damaged.
     """
@@ -127,9 +128,9 @@ def score(folder: RunFolder, work: Path) -> Score:
     return judge(run, measurement, outputs)
 
 
-def judge(run: Reopened, measurement: Measurement, outputs: OutputArrays) -> Score:
+def judge(run: FinishedRun, measurement: Measurement, outputs: OutputArrays) -> PromiseCheck:
     """A measurement of the run's best configuration against its promise."""
-    return Score(
+    return PromiseCheck(
         objective=run.objective.name,
         measured=run.objective.interval(measurement),
         promised=run.promised,

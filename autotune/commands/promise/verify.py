@@ -1,4 +1,7 @@
-"""`autotune verify`: does a run's promise still hold, here and now?"""
+"""`autotune verify`: measure best and baseline again, in turn, and judge the promise.
+
+Unlike `score` it measures the baseline too, so that it can judge the speedup.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 from autotune.commands.promise.differences import differences
 from autotune.commands.promise.reopen import (
-    Reopened,
+    FinishedRun,
     VisitFailed,
     measurements,
     reopen,
@@ -33,17 +36,19 @@ from autotune.space import knobs
 from autotune.store.folder import folder_of
 
 ROUNDS = 12
-KEPT = 0.8
-"""Of the promised speedup, what must be left where the user names no minimum."""
-BASELINE_APART = 1.5
-"""A baseline this many times slower or faster than promised makes the speedup another one."""
+MIN_SHARE_OF_PROMISE = 0.8
+"""Default minimum speedup, as a share of the promised speedup."""
+BASELINE_MAX_RATIO = 1.5
+"""If the baseline is this many times slower or faster than before, the speedups do not compare."""
 DIGEST_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was found. The promise holds where `causes` is empty; `differences` are of the host
-    and the stack, and harmless where it holds nevertheless. `objective` is the run's, by name."""
+    """The outcome. The promise holds if `causes` is empty.
+
+    `differences` of the host and the stack are harmless if it holds. `objective` is a name.
+    """
 
     objective: str
     causes: tuple[str, ...]
@@ -72,7 +77,7 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
     run, host = reopen(folder_of(path)), detect()
     minimum = min_speedup
     if minimum is None:
-        minimum = KEPT * float(run.best["promise"]["speedup"])
+        minimum = MIN_SHARE_OF_PROMISE * float(run.best["promise"]["speedup"])
     with tempfile.TemporaryDirectory(prefix="autotune-verify-") as temporary:
         work = Path(temporary)
         try:
@@ -88,31 +93,31 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
             inner = run.runner(host, found, work, parents)
             runner = for_objective(run.objective, inner, run.expected.features)
             return measure_again(
-                run, runner, apart(run, host, found), minimum=minimum, rounds=rounds
+                run, runner, changes_known(run, host, found), minimum=minimum, rounds=rounds
             )
 
 
 def _without_measuring(
-    run: Reopened, host: Host, found: Mapping[str, StackFacts], minimum: float, cause: str
+    run: FinishedRun, host: Host, found: Mapping[str, StackFacts], minimum: float, cause: str
 ) -> Verified:
     return Verified(
         objective=run.objective.name,
         causes=(cause,),
-        differences=tuple(apart(run, host, found)),
+        differences=tuple(changes_known(run, host, found)),
         minimum=minimum,
         promised_speedup=float(run.best["promise"]["speedup"]),
     )
 
 
-def apart(run: Reopened, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
-    """What is not as it was when the run was made, of the stack as far as it is known."""
+def changes_known(run: FinishedRun, host: Host, found: Mapping[str, StackFacts]) -> list[str]:
+    """What has changed since the run; an unknown stack counts as unchanged."""
     stack = found.get(str(run.chosen["stack"]))
     then = {name: v for name, v in run.best["stack"].items() if name != "python"}
     return differences(run.best, host, then if stack is None else stack.versions)
 
 
 def _model_changed(
-    run: Reopened, host: Host, found: Mapping[str, StackFacts], work: Path
+    run: FinishedRun, host: Host, found: Mapping[str, StackFacts], work: Path
 ) -> str | None:
     python = found[str(run.chosen["stack"])].python
     with start_worker(host, python, work / "digest") as worker:
@@ -128,9 +133,9 @@ def _model_changed(
 
 
 def measure_again(
-    run: Reopened, runner: Runner, changes: list[str], *, minimum: float, rounds: int
+    run: FinishedRun, runner: Runner, changes: list[str], *, minimum: float, rounds: int
 ) -> Verified:
-    """The two in turn, judged against the promise."""
+    """Measure best and baseline in turn and judge them against the promise."""
     promise = run.best["promise"]
     objective = run.objective
     base, best = run.baseline, run.chosen
@@ -168,7 +173,7 @@ def measure_again(
     then = promise.get("baseline")
     if then is not None:
         times = speeds[base].median / float(then)
-        if not 1 / BASELINE_APART <= times <= BASELINE_APART:
+        if not 1 / BASELINE_MAX_RATIO <= times <= BASELINE_MAX_RATIO:
             causes.append(
                 f"the baseline reads {objective.shown(speeds[base].median)}, it was "
                 f"{objective.shown(float(then))} when the promise was made: the speedup is one "
@@ -185,14 +190,14 @@ def measure_again(
 
 
 def whole_pass(runner: Runner, config: Config) -> OutputArrays:
-    """The outputs of one pass; visits run a part of passes that take long."""
+    """The outputs of one whole pass. A visit runs only a part of a long pass."""
     outcome = runner.run(config, ONE_PASS)
     runner.close()
     return outcome.outputs
 
 
 def lines(found: Verified) -> list[str]:
-    """For people."""
+    """The outcome in lines of text."""
     text = [f"then and now: {line}" for line in found.differences]
     if found.speedup is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())

@@ -1,152 +1,132 @@
-"""What a search leaves in its folder: best.yaml, launch.sh and the report."""
+"""The end of a search: write best.yaml, launch.sh and the report."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotune.commands.search.context import Run
 from autotune.commands.search.launch_check import launch_check
 from autotune.commands.search.saved import save_engine, save_exported
-from autotune.commands.search.settings import Settings
 from autotune.driver.command import process_variables, worker_commands
-from autotune.driver.runner import MEMORY_SHARE, EngineFiles, Inputs, Runner
+from autotune.driver.runner import MEMORY_SHARE, EngineFiles, Runner
 from autotune.emit.best import best_yaml
 from autotune.emit.huggingface import ScriptLine, script_line
 from autotune.emit.launch_script import launch_script, requests
-from autotune.host import Host
 from autotune.report.build import Context, build
 from autotune.report.html import failed, html
 from autotune.report.text import markdown
-from autotune.search.bounds import Bounds
-from autotune.search.objective import Objective
 from autotune.search.ranking import measured
 from autotune.search.result import Result
-from autotune.shared.records import StackFacts, Trial, to_jsonable
+from autotune.shared.records import Trial, to_jsonable
 from autotune.space import knobs
 from autotune.store.folder import RunFolder, write
-from autotune.tasks.workload import Workload
 
 
 def finish(
+    run: Run,
     result: Result,
     *,
-    folder: RunFolder,
-    settings: Settings,
-    workload: Workload,
-    inputs: Inputs,
-    host: Host,
-    found: Mapping[str, StackFacts],
-    manifest: Mapping[str, Any],
-    objective: Objective,
-    bounds: Bounds | None,
     elapsed_s: float,
     runner: Runner,
     exported: EngineFiles | None,
-    announce: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write it, run the script in turn with `runner`, and write what that gave. Returns the report.
+    """Write the run's files, then measure launch.sh in turn with `runner`. Returns the report.
 
-    `exported` is what the best configuration's engine runs from, where that is files alone.
+    `exported` is the best configuration's engine, where that engine runs from files alone.
     """
-    best = result.best.config
-    stack = found[str(best["stack"])]
-    line = None
-    if workload.task.script is not None:
-        line = script_line(
-            best,
-            script=workload.task.script,
-            transformers=stack.versions["transformers"],
-            model=workload.source.path,
-            data=str(folder.data.relative_to(folder.path)),
-            max_seq_length=settings.max_seq_length,
-            doc_stride=settings.doc_stride,
-            variables=process_variables(best, host, stack.libiomp5),
-        )
+    line = _script_line(run, result)
     report = build(
         result,
         Context(
-            manifest=plain(manifest),
-            metrics=workload.task.metrics,
-            objective=objective,
+            manifest=as_stored(run.manifest),
+            metrics=run.workload.task.metrics,
+            objective=run.objective,
             line=line,
             elapsed_s=elapsed_s,
-            bounds=bounds,
+            bounds=run.bounds,
         ),
     )
     promise = {
-        "objective": objective.name,
+        "objective": run.objective.name,
         **report["best"]["objective"],
         "speedup": report["best"]["speedup"]["median"],
         "baseline": report["baseline"]["objective"]["median"],
         "metrics": report["best"]["metrics"],
     }
-    if settings.save_engine and not result.interrupted:
-        announce("saving the prepared engine")
-        report["engine"] = save_engine(
-            best,
-            folder=folder,
-            host=host,
-            found=found,
-            inputs=inputs,
-            expected=workload.expected,
-            timeout_s=settings.trial_timeout_s,
-        )
-    elif exported is not None:
-        report["engine"] = save_exported(exported, folder, str(best["stack"]))
-    _emit(result, line, promise, objective, folder, settings, workload, inputs, host, stack)
-    write_report(folder, report)
+    report["engine"] = _save_engine(run, result, exported)
+    _write_launch_files(run, result, line, promise)
+    write_report(run.folder, report)
     if not result.interrupted:
-        announce("running the launch script once")
-        peak = measured(result.best).peak_rss_bytes
-        check = launch_check(
-            folder.launch,
-            runner,
-            best,
-            objective,
-            work=folder.work / "launch",
-            beside=2 * peak <= MEMORY_SHARE * host.memory_bytes,
-            time_s=settings.launch_s,
-            timeout_s=settings.trial_timeout_s,
-        )
-        report["launch_check"] = plain(check)
-        write_report(folder, report)
+        report["launch_check"] = _check_launch(run, result, runner)
+        write_report(run.folder, report)
     return report
 
 
-def _emit(
-    result: Result,
-    line: ScriptLine | None,
-    promise: dict[str, Any],
-    objective: Objective,
-    folder: RunFolder,
-    settings: Settings,
-    workload: Workload,
-    inputs: Inputs,
-    host: Host,
-    stack: StackFacts,
-) -> None:
+def _script_line(run: Run, result: Result) -> ScriptLine | None:
+    """The best configuration as Hugging Face's command line; None for a task without a script."""
+    if run.workload.task.script is None:
+        return None
+    best, folder = result.best.config, run.folder
+    stack = run.stacks[str(best["stack"])]
+    return script_line(
+        best,
+        script=run.workload.task.script,
+        transformers=stack.versions["transformers"],
+        model=run.workload.source.path,
+        data=str(folder.data.relative_to(folder.path)),
+        max_seq_length=run.settings.max_seq_length,
+        doc_stride=run.settings.doc_stride,
+        variables=process_variables(best, run.host, stack.libiomp5),
+    )
+
+
+def _save_engine(run: Run, result: Result, exported: EngineFiles | None) -> dict[str, Any] | None:
+    """Keep the prepared engine in the run's folder. Returns what the report says about it."""
     best = result.best.config
+    if run.settings.save_engine and not result.interrupted:
+        run.announce("saving the prepared engine")
+        return save_engine(
+            best,
+            folder=run.folder,
+            host=run.host,
+            found=run.stacks,
+            inputs=run.inputs,
+            expected=run.workload.expected,
+            timeout_s=run.settings.trial_timeout_s,
+        )
+    if exported is not None:
+        return save_exported(exported, run.folder, str(best["stack"]))
+    return None
+
+
+def _write_launch_files(
+    run: Run, result: Result, line: ScriptLine | None, promise: dict[str, Any]
+) -> None:
+    """Write best.yaml, launch.jsonl and launch.sh."""
+    best, folder, settings = result.best.config, run.folder, run.settings
+    stack = run.stacks[str(best["stack"])]
     write(
         folder.best,
         best_yaml(
             best,
-            source=workload.source,
-            task=workload.task.name,
+            source=run.workload.source,
+            task=run.workload.task.name,
             max_seq_length=settings.max_seq_length,
             doc_stride=settings.doc_stride,
             stack={"python": stack.python, **stack.versions},
-            host=host.fingerprint(),
+            host=run.host.fingerprint(),
             promise=promise,
         ),
     )
     cache = f"{folder.engine.name}/{best['stack']}" if folder.engine.exists() else None
-    rate = promise["median"] if objective.limit_s is not None else None
-    text = requests(best, inputs, cache, rate=rate, features=workload.expected.features)
+    rate = promise["median"] if run.objective.limit_s is not None else None
+    text = requests(best, run.inputs, cache, rate=rate, features=run.workload.expected.features)
     write(folder.requests, text)
     script = launch_script(
-        worker_commands(best, host, stack.python, stack.libiomp5),
+        worker_commands(best, run.host, stack.python, stack.libiomp5),
         title=f"{settings.model}: {knobs.describe(best)}",
         line=line,
         checker=(sys.executable, "-m", "autotune", "changes"),
@@ -155,17 +135,34 @@ def _emit(
     write(folder.launch, script, executable=True)
 
 
-def plain(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest as it is read back from its file."""
-    found: dict[str, Any] = json.loads(json.dumps(to_jsonable(manifest)))
-    return found
+def _check_launch(run: Run, result: Result, runner: Runner) -> dict[str, Any]:
+    """What the report says about running launch.sh once."""
+    run.announce("running the launch script once")
+    peak = measured(result.best).peak_rss_bytes
+    check = launch_check(
+        run.folder.launch,
+        runner,
+        result.best.config,
+        run.objective,
+        work=run.folder.work / "launch",
+        beside=2 * peak <= MEMORY_SHARE * run.host.memory_bytes,
+        time_s=run.settings.launch_s,
+        timeout_s=run.settings.trial_timeout_s,
+    )
+    return as_stored(check)
+
+
+def as_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as they would be read back from a JSON file."""
+    stored: dict[str, Any] = json.loads(json.dumps(to_jsonable(values)))
+    return stored
 
 
 def write_failure(
     folder: RunFolder, manifest: Mapping[str, Any], trials: Sequence[Trial], error: str
 ) -> None:
-    """report.html of a search that has nothing to report."""
-    write(folder.report_html, failed(plain(manifest), trials, error))
+    """Write report.html of a search that measured no baseline."""
+    write(folder.report_html, failed(as_stored(manifest), trials, error))
 
 
 def write_report(folder: RunFolder, report: Mapping[str, Any]) -> None:

@@ -1,9 +1,7 @@
-"""launch.sh as the search runs it: as a user would, and then its workers in turn with the
-search's own.
+"""Run launch.sh once, then measure its workers in turn with the search's own process.
 
-The script promises what the search measured. A host changes from one minute to the next by more
-than the two could differ, so that one measurement after the other says little: round by round,
-both within seconds of each other, the host is the same for both.
+The speed of a host drifts within minutes by more than launch.sh and the search could differ.
+Turns of less than a second, one after the other, see the same host.
 """
 
 from __future__ import annotations
@@ -30,15 +28,15 @@ from autotune.shared.stopping import of_each
 from autotune.store.wire import parse
 
 TIMEOUT_S = 1800
-TURN_S, LEAST_TURN_S = 0.5, 0.1
-"""One turn of either side, at most and at least: a host may change by a tenth every few seconds,
-and does so between fewer of the turns the shorter they are."""
-FEWEST, ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
-"""The fewest rounds that give an interval of 95%, for which turns are shorter where time is; and no
-more once the ratio is so well known (what two processes differ by is in it), or they have taken
-this share of the time."""
-LEAST_SHARE = 0.25
-"""What of the time rounds may take where the script has used up all: fewer of them if need be."""
+MAX_TURN_S, MIN_TURN_S = 0.5, 0.1
+"""Longest and shortest turn of either side, in seconds. A host may change by 10% every few
+seconds; with short turns fewer of them see such a change."""
+MIN_ROUNDS, MAX_ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
+"""Rounds end when the interval's half width is 3.8% (which includes the difference of two
+processes), or when they have taken half of the time. Six rounds are the fewest that give a 95%
+interval; if time is short, turns are shortened."""
+MIN_ROUNDS_SHARE = 0.25
+"""Share of the time for rounds if the script has used all the time; they may be fewer than six."""
 GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")
 DIE_WITH_PARENT = """
 import ctypes, os, sys
@@ -50,13 +48,13 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class ScriptFailed(Exception):
-    """launch.sh did not do what it should, in words."""
+    """launch.sh failed; the message says how."""
 
 
 class Launched:
-    """A running launch.sh, whose `instances` workers can be asked more than it asks them.
+    """A running launch.sh whose `instances` workers accept further requests.
 
-    A context manager: leaving it ends what still runs.
+    A context manager: leaving it ends the script and its workers.
     """
 
     def __init__(self, script: Path, *, instances: int, folder: Path, timeout_s: float) -> None:
@@ -106,8 +104,10 @@ class Launched:
             file.close()
 
     def measure(self, config: Config, rule: StoppingRule) -> Measurement:
-        """What its workers measure of `config`, whose engine they have. Raises WorkerFailed, or
-        ScriptFailed where the script has ended."""
+        """Measure `config`, whose engine the script's workers hold.
+
+        Raises WorkerFailed, or ScriptFailed if the script has ended.
+        """
         request = measure_request(config, of_each(rule, len(self._channels)))
         for channel in self._channels:
             channel.send("measure", request)
@@ -121,7 +121,7 @@ class Launched:
             raise WorkerFailed(Failure(kind="protocol", detail=str(error))) from error
 
     def finish(self) -> dict[str, Any]:
-        """Ask no more, and what the script says. Raises ScriptFailed."""
+        """Send no more requests; return the script's JSON. Raises ScriptFailed."""
         for channel in self._channels:
             channel.close()
         try:
@@ -129,16 +129,16 @@ class Launched:
         except subprocess.TimeoutExpired as error:
             raise ScriptFailed(f"launch.sh timed out after {TIMEOUT_S} s") from error
         if self._script.returncode:
-            raise ScriptFailed(self._words())
+            raise ScriptFailed(self._last_error())
         self._output.seek(0)
         found: dict[str, Any] = json.loads(self._output.read())
         return found
 
     def _check_running(self) -> None:
         if self._script.poll() is not None:
-            raise ScriptFailed(self._words())
+            raise ScriptFailed(self._last_error())
 
-    def _words(self) -> str:
+    def _last_error(self) -> str:
         """The last line that the script wrote to standard error."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -156,10 +156,10 @@ def launch_check(
     time_s: float,
     timeout_s: float,
 ) -> dict[str, Any]:
-    """What `script` measured over what was promised, and `beside`, over what `runner`'s own
-    process measures in turn with it for a share of about `time_s`; `error` where it failed.
+    """The script's JSON: its speed over the promised speed; or `error` if the script failed.
 
-    Not `beside` where memory has no room for both, nor for a rate, which takes long to find.
+    With `beside` (memory has room for both) the key `beside` has the ratio to `runner`'s own
+    process, measured in turn for part of `time_s`. A rate of requests takes too long for that.
     """
     instances = int(best["instances"]) if beside and objective.limit_s is None else 0
     try:
@@ -180,9 +180,11 @@ def launch_check(
 def _in_turn(
     launched: Launched, runner: Runner, best: Config, objective: Objective, time_s: float
 ) -> Interval | None:
-    """How many times as good launch.sh's workers are as the search's own, round by round; None
-    where the search's own cannot be measured any more. `time_s` is for the script's measurement
-    as well, which is awaited first."""
+    """The ratio of launch.sh's workers to the search's own process, over the rounds.
+
+    None if the search's own process fails. `time_s` includes the script's own measurement, which
+    comes first.
+    """
 
     def own(rule: StoppingRule) -> Measurement | None:
         return runner.run(best, rule).measurement
@@ -191,15 +193,15 @@ def _in_turn(
         lambda rule: launched.measure(best, rule),
         own,
     )
-    turn_s = min(TURN_S, max(LEAST_TURN_S, ROUNDS_SHARE * time_s / (2 * FEWEST)))
+    turn_s = min(MAX_TURN_S, max(MIN_TURN_S, ROUNDS_SHARE * time_s / (2 * MIN_ROUNDS)))
     rule = replace(VISIT_RULE, budget_s=turn_s, patience_s=turn_s, part_s=2 * turn_s)
     asked = time.monotonic()
     for side in sides:  # the first waits until the script has measured, the other opens
         side(rule)
     ratios: list[float] = []
     began = time.monotonic()
-    late = max(asked + time_s, began + LEAST_SHARE * time_s)
-    for _ in range(ROUNDS):
+    late = max(asked + time_s, began + MIN_ROUNDS_SHARE * time_s)
+    for _ in range(MAX_ROUNDS):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):
             measured = sides[index](rule)
@@ -210,7 +212,7 @@ def _in_turn(
         known = gain_interval(ratios)
         narrow = known.coverage >= CONFIDENCE and known.half_width <= HALF_WIDTH
         now = time.monotonic()
-        many = len(ratios) >= FEWEST and now - began > ROUNDS_SHARE * time_s
+        many = len(ratios) >= MIN_ROUNDS and now - began > ROUNDS_SHARE * time_s
         if narrow or many or now > late:
             break
     return known

@@ -1,6 +1,6 @@
-"""The prepared engine kept beside best.yaml, so that production pays no preparation.
+"""Keep the prepared engine beside best.yaml, so that production need not prepare it again.
 
-What the search exported is kept as it is; `--save-engine` writes what other engines can keep.
+Files that the search exported are copied. `--save-engine` also saves engines of other modes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def save_engine(
             assert outcome.failure is not None
             return _dropped(folder, f"{outcome.failure.kind}: {outcome.failure.detail}")
         measured.append(outcome.measurement)
-        if not held(folder):
+        if not engine_files(folder):
             reason = f"{config['mode']} with these settings makes nothing that could be kept"
             return _dropped(folder, reason)
     if measured[0].outputs_digest != measured[1].outputs_digest:
@@ -84,14 +84,14 @@ def _kept(folder: RunFolder, before_s: float, after_s: float) -> dict[str, Any]:
     return {
         "kept": True,
         "reason": None,
-        "bytes": sum(file.stat().st_size for file in held(folder)),
+        "bytes": sum(file.stat().st_size for file in engine_files(folder)),
         "prepare_s": before_s,
         "prepare_from_kept_s": after_s,
     }
 
 
-def held(folder: RunFolder) -> list[Any]:
-    """The files that an engine left."""
+def engine_files(folder: RunFolder) -> list[Any]:
+    """The files of the kept engine."""
     return [path for path in folder.engine.rglob("*") if path.is_file()]
 
 

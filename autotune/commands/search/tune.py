@@ -1,5 +1,4 @@
-"""One search from what the user asked to what it leaves: the `search` command without its
-printing."""
+"""The `search` command without its printing: settings in, files of a run out."""
 
 from __future__ import annotations
 
@@ -9,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autotune.commands.search.context import Run
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, space_digest
 from autotune.commands.search.settings import (
@@ -50,8 +50,6 @@ from autotune.shared.errors import (
 )
 from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
 from autotune.space import (
-    Space,
-    Surroundings,
     baseline,
     compile_space,
     load_space,
@@ -64,18 +62,16 @@ from autotune.store.wire import WireError
 from autotune.tasks import task_named
 from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference
-from autotune.tasks.workload import Workload, encode, inputs_of
+from autotune.tasks.workload import Workload, encode
 
 UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
-"""What a run killed before its manifest was written may have left."""
-
-
+"""Names that a run killed before its manifest was written may leave in its folder."""
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
 )
-"""Errors of the run's folder: full, read-only, broken, or gone."""
+"""errno values that mean the run's folder is full, read-only, broken or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +80,18 @@ class Finished:
 
     folder: RunFolder
     report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run's folder and processes, which `Tuning.run` opens and closes."""
+
+    folder: RunFolder
+    fresh: bool
+    """Whether the run starts anew; False where it is resumed."""
+    journal: Journal
+    host: Host
+    parents: ForkServers
 
 
 class Tuning:
@@ -139,16 +147,19 @@ class Tuning:
         try:
             parents_at = folder.work / "parents"
             with ForkServers(parents_at, memory_bytes=host.memory_bytes) as parents:
-                return self._run(folder, journal, rows, calibration, host, fresh, parents)
+                opened = Opened(
+                    folder=folder, fresh=fresh, journal=journal, host=host, parents=parents
+                )
+                return self._run(opened, rows, calibration)
         except OSError as error:
             raise OutputError(
-                f"{folder.path} cannot be written: {error}; make room there, and what was "
-                f"measured goes on with --resume --output {folder.path}"
+                f"{folder.path} cannot be written: {error}; free some space, then continue "
+                f"with --resume --output {folder.path}"
             ) from error
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
-                    f"what was measured is kept; go on with --resume --output {folder.path}"
+                    f"finished trials are kept; continue with --resume --output {folder.path}"
                 )
             elif fresh and not journal.trials:
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -172,24 +183,53 @@ class Tuning:
         self._announce(f"{self._output} holds no run yet; starting it")
         return False
 
-    def _run(
-        self,
-        folder: RunFolder,
-        journal: Journal,
-        rows: list[Row],
-        calibration: list[Row],
-        host: Host,
-        fresh: bool,
-        parents: ForkServers,
-    ) -> Finished:
-        settings, task = self._settings, self._task
-        folder.clean()
+    def _run(self, opened: Opened, rows: list[Row], calibration: list[Row]) -> Finished:
+        opened.folder.clean()
+        workload, found, bounds = self._encode_and_probe(opened, rows, calibration)
+        opened.parents.preload(modules_of(workload.facts.model_type))
+        run = self._describe(opened, workload, found, bounds)
+        storage = open_storage(self._settings.storage, run.folder.study)
+        if opened.fresh:
+            run.folder.write_manifest(run.manifest)
+        else:
+            check_same(run.folder.read_manifest(), run.manifest)
+        if self._settings.unlimited:
+            minutes = DEFAULT_TIME_BUDGET_S / 60
+            self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
+        runner = self._runner(run, opened.parents)
+        try:
+            result, elapsed_s = self._search(run, opened.journal, storage, runner)
+        except SearchError as error:
+            write_failure(run.folder, run.manifest, opened.journal.trials, str(error))
+            raise SearchError(f"{error} ({run.folder.report_html})") from error
+        if result.interrupted:
+            self._announce(
+                "interrupted: writing the report of the finished trials; again to stop at once"
+            )
+        self._learn(run, result)
+        report = finish(
+            run,
+            result,
+            elapsed_s=elapsed_s,
+            runner=runner,
+            exported=runner.exported(result.best.config),
+        )
+        return Finished(folder=run.folder, report=report)
+
+    def _encode_and_probe(
+        self, opened: Opened, rows: list[Row], calibration: list[Row]
+    ) -> tuple[Workload, dict[str, StackFacts], Bounds | None]:
+        """The encoded workload, what each stack can run, and the host's limit for the model.
+
+        The stacks are examined while the workload is encoded.
+        """
+        settings, task, host, folder = self._settings, self._task, opened.host, opened.folder
         self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
         with (
             stacks.Examination(self._pythons, host, folder.work) as examination,
-            start_worker(host, sys.executable, folder.work / "encode", parents) as worker,
+            start_worker(host, sys.executable, folder.work / "encode", opened.parents) as worker,
         ):
-            encoded = functools.partial(
+            encode_rows = functools.partial(
                 encode,
                 worker,
                 task=task,
@@ -205,13 +245,44 @@ class Tuning:
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
-            workload, found = self._encoded(encoded, examination, bool(calibration))
-            bounds = self._bounds(worker, host, found, workload)
-        parents.preload(modules_of(workload.facts.model_type))
+            workload, found = self._await_both(encode_rows, examination, bool(calibration))
+            return workload, found, self._bounds(worker, host, found, workload)
+
+    def _await_both(
+        self, encode_rows: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
+    ) -> tuple[Workload, dict[str, StackFacts]]:
+        """The workload and what each stack can run.
+
+        An unusable mode is reported before an error of the encoding, which it may explain.
+        """
+        failed: InputError | None = None
+        try:
+            workload = encode_rows()
+        except InputError as error:
+            failed = error
+        found = examination.found()
+        if not calibrated:
+            found = {
+                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+            }
+        self._check_modes(found)
+        if failed is not None:
+            raise failed
+        return workload, found
+
+    def _describe(
+        self,
+        opened: Opened,
+        workload: Workload,
+        found: Mapping[str, StackFacts],
+        bounds: Bounds | None,
+    ) -> Run:
+        """The search's context: the compiled space and the manifest added to what is known."""
+        settings, host = self._settings, opened.host
         surroundings = stacks.surroundings(
             host, found, attentions=workload.facts.attentions, objective=self._objective.kind
         )
-        seeds = self._seeds(folder, workload, host, fresh)
+        seeds = self._seeds(opened, workload)
         space = compile_space(
             self._space_file,
             surroundings,
@@ -219,7 +290,6 @@ class Tuning:
             dropped=settings.dropped,
             first=seeds,
         )
-        storage = open_storage(settings.storage, folder.study)
         manifest = describe_run(
             settings,
             output=self._output,
@@ -234,80 +304,37 @@ class Tuning:
             host=host,
             found=found,
         )
-        if fresh:
-            folder.write_manifest(manifest)
-        else:
-            check_same(folder.read_manifest(), manifest)
-        if settings.unlimited:
-            minutes = DEFAULT_TIME_BUDGET_S / 60
-            self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
-        runner = self._runner(folder, workload, host, found, parents)
-        try:
-            result, elapsed_s = self._search(
-                folder, journal, workload, host, space, surroundings, storage, runner, bounds
-            )
-        except SearchError as error:
-            write_failure(folder, manifest, journal.trials, str(error))
-            raise SearchError(f"{error} ({folder.report_html})") from error
-        if result.interrupted:
-            self._announce(
-                "interrupted: writing the report of what there is; again to stop at once"
-            )
-        self._learn(result, workload, host, manifest["created"])
-        report = finish(
-            result,
-            folder=folder,
+        return Run(
             settings=settings,
-            workload=workload,
-            inputs=inputs_of(folder, workload.source, host),
-            host=host,
-            found=found,
-            manifest=manifest,
             objective=self._objective,
+            folder=opened.folder,
+            host=host,
+            stacks=found,
+            workload=workload,
             bounds=bounds,
-            elapsed_s=elapsed_s,
-            runner=runner,
-            exported=runner.exported(result.best.config),
+            surroundings=surroundings,
+            space=space,
+            manifest=manifest,
             announce=self._announce,
         )
-        return Finished(folder=folder, report=report)
 
-    def _encoded(
-        self, encoded: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
-    ) -> tuple[Workload, dict[str, StackFacts]]:
-        """The workload, encoded while the stacks are examined. What a stack lacks is said before
-        what the model does: it may be why."""
-        failed: InputError | None = None
-        try:
-            workload = encoded()
-        except InputError as error:
-            failed = error
-        found = examination.found()
-        if not calibrated:
-            found = {
-                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
-            }
-        self._check_modes(found)
-        if failed is not None:
-            raise failed
-        return workload, found
+    def _seeds(self, opened: Opened, workload: Workload) -> list[Config]:
+        """Configurations that earlier searches say to try first.
 
-    def _seeds(
-        self, folder: RunFolder, workload: Workload, host: Host, fresh: bool
-    ) -> list[Config]:
-        """What earlier searches say to try first; a resumed one keeps what it began with."""
-        if not fresh:
-            return [Config.of(values) for values in folder.read_manifest().get("seeds", ())]
+        A resumed run keeps the seeds in its manifest.
+        """
+        if not opened.fresh:
+            return [Config.of(values) for values in opened.folder.read_manifest().get("seeds", ())]
         if not self._settings.learned:
             return []
         return learned.seeds(
-            learned.recall(host),
+            learned.recall(opened.host),
             workload.facts,
             task=self._task.name,
             objective=self._objective.kind,
         )
 
-    def _learn(self, result: Result, workload: Workload, host: Host, created: str) -> None:
+    def _learn(self, run: Run, result: Result) -> None:
         """Remember the leaders for the next search on this host."""
         if not self._settings.learned or not result.significant:
             return
@@ -319,12 +346,12 @@ class Tuning:
             for config in chosen
         ]
         learned.remember(
-            host,
+            run.host,
             learned.Finding(
-                created=created,
+                created=run.manifest["created"],
                 model=self._settings.model,
-                model_type=workload.facts.model_type,
-                parameters=workload.facts.parameters,
+                model_type=run.workload.facts.model_type,
+                parameters=run.workload.facts.parameters,
                 task=self._task.name,
                 objective=self._objective.kind,
                 configs=tuple(chosen),
@@ -339,8 +366,10 @@ class Tuning:
         found: Mapping[str, StackFacts],
         workload: Workload,
     ) -> Bounds | None:
-        """What the host can do with this model at most; None where the model's work could not
-        be counted or the host's peak not be measured, and nothing is ruled out by it."""
+        """The host's limit for this model, from its peak speed and the model's operations.
+
+        None, and nothing is ruled out, where either could not be measured.
+        """
         if workload.facts.work is None:
             return None
         try:
@@ -362,40 +391,24 @@ class Tuning:
             if reasons and all(reason is not None for reason in reasons):
                 raise SpaceError(f"--set mode={mode}: {reasons[0]}")
 
-    def _runner(
-        self,
-        folder: RunFolder,
-        workload: Workload,
-        host: Host,
-        found: Mapping[str, StackFacts],
-        parents: ForkServers,
-    ) -> ProcessRunner:
+    def _runner(self, run: Run, parents: ForkServers) -> ProcessRunner:
         return ProcessRunner(
-            host=host,
-            stacks=found,
-            inputs=replace(
-                inputs_of(folder, workload.source, host),
-                reference=str(folder.reference.resolve()),
-            ),
-            expected=workload.expected,
-            workdir=folder.work / "trial",
+            host=run.host,
+            stacks=run.stacks,
+            inputs=run.compared_inputs,
+            expected=run.workload.expected,
+            workdir=run.folder.work / "trial",
             timeout_s=self._settings.trial_timeout_s,
             parents=parents,
             most_bytes=self._settings.max_memory_bytes,
         )
 
     def _search(
-        self,
-        folder: RunFolder,
-        journal: Journal,
-        workload: Workload,
-        host: Host,
-        space: Space,
-        surroundings: Surroundings,
-        storage: Any,
-        runner: ProcessRunner,
-        bounds: Bounds | None,
+        self, run: Run, journal: Journal, storage: Any, runner: ProcessRunner
     ) -> tuple[Result, float]:
+        """The search's result, and the seconds that it took."""
+        folder, workload, host = run.folder, run.workload, run.host
+        space, surroundings, bounds = run.space, run.surroundings, run.bounds
         settings = self._settings
         gate = Gate(
             task=workload.task,

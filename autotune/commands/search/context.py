@@ -1,0 +1,51 @@
+"""The context of one search: everything that is fixed before its first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autotune.commands.search.settings import Settings
+from autotune.driver.runner import Inputs
+from autotune.host import Host
+from autotune.search.bounds import Bounds
+from autotune.search.objective import Objective
+from autotune.shared.records import Config, StackFacts
+from autotune.space import Space, Surroundings, baseline
+from autotune.store.folder import RunFolder
+from autotune.tasks.workload import Workload, inputs_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One search. `Tuning` builds it before the first trial; every later step reads it."""
+
+    settings: Settings
+    objective: Objective
+    folder: RunFolder
+    host: Host
+    stacks: Mapping[str, StackFacts]
+    """Name of each stack -> what that stack can run on this host."""
+    workload: Workload
+    bounds: Bounds | None
+    """The host's limit for this model; None where the limit could not be measured."""
+    surroundings: Surroundings
+    space: Space
+    manifest: Mapping[str, Any]
+    announce: Callable[[str], None]
+    """Tells the user one line of progress."""
+
+    @property
+    def baseline(self) -> Config:
+        return baseline(self.surroundings)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of a worker without the reference outputs."""
+        return inputs_of(self.folder, self.workload.source, self.host)
+
+    @property
+    def compared_inputs(self) -> Inputs:
+        """The inputs of a worker that also compares its outputs with the reference's."""
+        return replace(self.inputs, reference=str(self.folder.reference.resolve()))
