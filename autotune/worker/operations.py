@@ -35,9 +35,10 @@ from autotune.worker.group import Group
 from autotune.worker.measure import (
     Logits,
     ReferenceOutputs,
+    WarmUp,
     measure,
-    meet_shapes,
-    part,
+    part_of_pass,
+    run_new_shapes,
     shapes_of,
     warm_up,
 )
@@ -224,7 +225,7 @@ class Operations:
         met = self._met if opened.engine.specialises_by_shape else None
         asked = StoppingRule(**rule)
         self._measured += 1
-        timed, settled, warm_s = planned, True, None
+        timed, settled, warm_pass_s = planned, True, None
         if asked.rung != "rest":
             share = tokens_of(planned) / padded
             screen, hopeless = self._screen(opened, planned, batches, known, asked, share)
@@ -237,12 +238,12 @@ class Operations:
                     phases_s=phases,
                 )
             settled = known or screen.settled
-            chosen = part(len(planned), screen.pass_s, asked.part_s)
+            chosen = part_of_pass(len(planned), screen.pass_s, asked.part_s)
             timed, due = planned[chosen], batches[chosen]
             if met is not None and asked.rung != "first":
-                meet_shapes(call, due, met)
+                run_new_shapes(call, due, met)
             elif met is not None and not shapes_of(due) <= met:
-                warm_s = screen.pass_s * tokens_of(timed) / tokens_of(planned)
+                warm_pass_s = screen.pass_s * tokens_of(timed) / tokens_of(planned)
                 met |= shapes_of(due)
             if not known:
                 self._warm.append(point)
@@ -261,7 +262,7 @@ class Operations:
             share=tokens_of(timed) / padded,
             complete=len(timed) == len(planned),
             settled=settled,
-            warm_s=warm_s,
+            warm_pass_s=warm_pass_s,
         )
         measured = time.perf_counter()
         group.arrive(f"done-{self._measured}")
@@ -306,19 +307,22 @@ class Operations:
         """Warm up for a pass over these batches, a `share` of the workload: what is known of it
         then, and whether it is hopeless."""
 
-        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
+        def check_outputs(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
             if opened.answers is not None:
                 opened.answers.check([planned[index] for index in indices], outputs)
 
+        screen_above_s = math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share
         return warm_up(
-            opened.prepared.call,
-            batches,
-            met=self._met if opened.engine.specialises_by_shape else None,
-            known=known,
-            warm=bool(self._warm),
-            clock=time.perf_counter,
-            hopeless_s=math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share,
-            look_at=look_at,
+            WarmUp(
+                call=opened.prepared.call,
+                batches=batches,
+                clock=time.perf_counter,
+                seen_shapes=self._met if opened.engine.specialises_by_shape else None,
+                point_was_warm=known,
+                process_is_warm=bool(self._warm),
+                screen_above_s=screen_above_s,
+                check_outputs=check_outputs,
+            )
         )
 
     def serve(
