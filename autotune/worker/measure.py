@@ -1,12 +1,13 @@
-"""A prepared callable and a clock -> samples and outputs."""
+"""Warming up a prepared engine, timing passes with it, and collecting its outputs."""
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,25 +24,33 @@ Clock = Callable[[], float]
 Logits = Sequence[npt.NDArray[np.float32]]
 """The outputs of one batch, in the order of the model source."""
 
-UNRELATED, TELLING = 0.5, 24
-"""So many logits that correlate less than this with eager float32's answer another question."""
+MIN_CORRELATION = 0.5
+"""Logits that correlate less than this with eager float32's are wrong beyond rounding."""
+MIN_LOGITS_TO_JUDGE = 24
+"""Fewer logits than this say too little about correlation to reject an engine."""
 
-WARM_UP_BATCHES, WARM_UP_SHARE = 6, 4
-"""So many batches of a pass, and at most one in so many, each from the middle of its part of the
-pass: with the first and the last among them, the longest and the shortest where they are sorted,
-what they said of a pass was off by 9% (standard deviation of 207 passes); so it is by 3%."""
-WARM_UP_ROUNDS = 6
-WARM_UP_AGREEMENT = 0.1
-COLD, FIRST_COLD = 4.0, 8.0
-"""How many times too slow an engine may seem before it has settled, and in its first round:
-primitives are chosen and graphs specialised by then unseen shapes."""
-KNOWN_BATCHES = 2
-"""A point that was warm before needs no more: caches may be another process's by now."""
-WARM_UP_S = 2.0
-"""No new round begins this long after the first, in which engines may still compile, nor any
-where the first took half as long: what takes seconds is not a matter of caches."""
+MAX_SPREAD_BATCHES = 6
+"""A warm-up round runs at most this many batches, evenly spaced over the pass.
+
+Evenly spaced sampling cut the error of the estimated pass from 9% to 3% (standard deviation over
+207 passes), compared with a sample that always holds the first and the last batch."""
+PASS_BATCHES_PER_SPREAD_BATCH = 4
+"""A warm-up round runs at most one batch in this many of the pass."""
+MIN_SPREAD_BATCHES = 2
+"""A warm-up round runs at least this many batches. It runs exactly this many of a slow point, and
+of a point that was warm before: the CPU caches may hold another process's data by now."""
+MAX_WARM_UP_ROUNDS = 6
+"""Rounds at most, not counting the round that runs new shapes."""
+SETTLED_DIFFERENCE = 0.1
+"""Two successive rounds agree if they differ by at most this share of the later one."""
+FIRST_ROUND_SLOWDOWN, COLD_SLOWDOWN = 8.0, 4.0
+"""How many times slower than its warm speed an engine may look in its first round, and in later
+rounds until it has settled: it still chooses primitives and specialises graphs by shape."""
+MAX_WARM_UP_S = 2.0
+"""No round begins this many seconds after the first one. If the first round took more than half
+as long, one round is enough: cold caches do not matter for batches that take seconds."""
 SLOW_BATCH_S = 0.4
-"""Where one takes so long, KNOWN_BATCHES of them are enough to say how slow."""
+"""If the mean batch takes longer than this, MIN_SPREAD_BATCHES are enough to estimate a pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,110 +72,177 @@ class Outputs:
         return digest.hexdigest()
 
 
-def warm_up(
-    call: Call,
-    batches: Sequence[Batch],
-    *,
-    met: set[Shape] | None,
-    clock: Clock,
-    known: bool = False,
-    warm: bool = False,
-    hopeless_s: float = math.inf,
-    look_at: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None,
-    taken_s: Callable[[], float] = taken_s,
-) -> tuple[Screen, bool]:
-    """Run a spread of batches until two successive rounds agree, or WARM_UP_ROUNDS are over;
-    fewer where the point is `known` to have been warm before. `met` are the shapes that an
-    engine which specialises by shape has run, None for any other: a round that meets new ones
-    comes before, and what is not in the spread is left to `meet_shapes`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """Everything `warm_up` needs to know about one point."""
 
-    A round that is not over `hopeless_s` is enough where there is a bound and the process is
-    `warm`, having measured other points, or is yet to meet the other shapes: the passes will
-    say the same. One that is over it is looked at once more, however late it is.
+    call: Call
+    batches: Sequence[Batch]  # of the whole pass
+    clock: Clock
+    seen_shapes: set[Shape] | None  # that the engine has run; None: it does not specialise by shape
+    point_was_warm: bool = False  # this point was warmed up before, in this process
+    process_is_warm: bool = False  # some point was warmed up before, in this process
+    screen_above_s: float = math.inf  # a warm pass that takes longer is not worth running
+    check_outputs: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None
+    # called with the batch numbers and outputs of the first round
+    taken_s: Callable[[], float] = taken_s
 
-    Returns what the last round says of a pass, and whether that is hopeless: it takes over
-    `hopeless_s`, or COLD times that (FIRST_COLD after the first round) while rounds still
-    differ. Ends at once where it is. `look_at` is given the numbers and the outputs of the
-    batches of the first round.
+    def is_affordable(self, pass_s: float) -> bool:
+        return pass_s <= self.screen_above_s
+
+
+class Verdict(enum.Enum):
+    """What follows a round of warming up."""
+
+    RUN_ANOTHER = enum.auto()
+    KEEP = enum.auto()  # warm enough, or no time for another round
+    SCREEN_OUT = enum.auto()  # too slow
+
+
+def warm_up(inputs: WarmUp) -> tuple[Screen, bool]:
+    """Run a spread of batches until two successive rounds agree; estimate a pass by the last round.
+
+    Returns the estimate, and whether to screen the point out: a pass would take over
+    `screen_above_s`. While rounds still differ, that limit is COLD_SLOWDOWN times higher
+    (FIRST_ROUND_SLOWDOWN after the first round).
+
+    Phases:
+    1. New shapes: an engine that specialises by shape first runs those of the spread. If that
+       round is already within `screen_above_s`, it is the only one, and its screen is not settled.
+       `run_new_shapes` later sees to the shapes outside the spread.
+    2. Rounds: at most MAX_WARM_UP_ROUNDS, or one if the point was warm before.
+    3. A verdict after each round, by `_judge`.
     """
-    some = max(KNOWN_BATCHES, min(WARM_UP_BATCHES, len(batches) // WARM_UP_SHARE))
-    some = min(some, len(batches))
-    if known or (some > KNOWN_BATCHES and _is_slow(call, batches, met, clock)):
-        some = KNOWN_BATCHES
-    indices = ((np.arange(some) + 0.5) * len(batches) / some).astype(int).tolist()
-    spread = [batches[index] for index in indices]
-    share = sum(map(_tokens, spread)) / sum(map(_tokens, batches))
-    shapes = shapes_of(spread)
-    meeting = met is not None and not known and not shapes <= met
-    before, deadline = math.inf, math.inf
-    for number in range(1 if known else WARM_UP_ROUNDS + meeting):
-        cold = meeting and number == 0
-        taken_before_s = taken_s()
-        times, outputs = run_pass(call, spread, clock)
-        now = sum(times)
-        pass_s = now / share
-        if number == 0:
-            look_at(indices, outputs)
-        if number == meeting:
-            deadline = clock() + (WARM_UP_S if now < WARM_UP_S / 2 else 0.0)
-        worth_it = pass_s <= hopeless_s
-        settled = not cold and (abs(before - now) <= WARM_UP_AGREEMENT * now or (warm and worth_it))
-        screen = Screen(
-            batches=tuple(indices),
-            batch_s=times,
-            pass_s=pass_s,
-            phases_s={},
-            settled=settled,
-            taken_s=taken_s() - taken_before_s,
-        )
-        if cold:
-            assert met is not None
-            met |= shapes
-            margin = math.inf
-        else:
-            margin = 1.0 if settled else FIRST_COLD if before == math.inf else COLD
-            before = now
-        hopeless = pass_s > hopeless_s * margin
-        enough = settled or (met is not None and pass_s <= hopeless_s < math.inf)
-        late = clock() >= deadline and (worth_it or number > meeting)
-        if hopeless or enough or late:
-            break
-    return screen, hopeless
+    numbers = _spread(inputs)
+    shapes = shapes_of([inputs.batches[number] for number in numbers])
+    seen = inputs.seen_shapes
+    has_run_new_shapes = False
+    if seen is not None and not inputs.point_was_warm and not shapes <= seen:
+        screen = _run_round(inputs, numbers, is_first=True)
+        seen |= shapes
+        has_run_new_shapes = True
+        if _is_affordable_by_bound(inputs, screen):
+            return screen, False
+
+    previous_s, deadline = math.inf, math.inf
+    for number in range(1 if inputs.point_was_warm else MAX_WARM_UP_ROUNDS):
+        is_first = number == 0
+        screen = _run_round(inputs, numbers, is_first=is_first and not has_run_new_shapes)
+        round_s = sum(screen.batch_s)
+        if is_first:
+            deadline = inputs.clock() + (MAX_WARM_UP_S if round_s < MAX_WARM_UP_S / 2 else 0.0)
+        screen = replace(screen, settled=_is_settled(inputs, screen, previous_s))
+        verdict = _judge(inputs, screen, is_first=is_first, deadline=deadline)
+        if verdict is not Verdict.RUN_ANOTHER:
+            return screen, verdict is Verdict.SCREEN_OUT
+        previous_s = round_s
+    return screen, False
+
+
+def _is_settled(inputs: WarmUp, screen: Screen, previous_s: float) -> bool:
+    """Whether this round agrees with the previous one.
+
+    In a warm process one round is enough if the point is within the bound: its passes will show
+    the same.
+    """
+    round_s = sum(screen.batch_s)
+    if abs(previous_s - round_s) <= SETTLED_DIFFERENCE * round_s:
+        return True
+    return inputs.process_is_warm and inputs.is_affordable(screen.pass_s)
+
+
+def _judge(inputs: WarmUp, screen: Screen, *, is_first: bool, deadline: float) -> Verdict:
+    """What follows a round that ran no new shapes.
+
+    A first round over the bound gets another round even after the deadline.
+    """
+    slowdown = FIRST_ROUND_SLOWDOWN if is_first else COLD_SLOWDOWN
+    if screen.pass_s > inputs.screen_above_s * (1.0 if screen.settled else slowdown):
+        return Verdict.SCREEN_OUT
+    if screen.settled:
+        return Verdict.KEEP
+    if inputs.seen_shapes is not None and _is_affordable_by_bound(inputs, screen):
+        return Verdict.KEEP
+    is_late = inputs.clock() >= deadline
+    if is_late and (inputs.is_affordable(screen.pass_s) or not is_first):
+        return Verdict.KEEP
+    return Verdict.RUN_ANOTHER
+
+
+def _is_affordable_by_bound(inputs: WarmUp, screen: Screen) -> bool:
+    """Whether there is a bound, and a pass would keep it even as cold as this round."""
+    return inputs.is_affordable(screen.pass_s) and inputs.screen_above_s < math.inf
+
+
+def _run_round(inputs: WarmUp, numbers: Sequence[int], *, is_first: bool) -> Screen:
+    """Run these batches once; the estimate of a pass, as not settled."""
+    spread = [inputs.batches[number] for number in numbers]
+    share = sum(map(_tokens, spread)) / sum(map(_tokens, inputs.batches))
+    taken_before_s = inputs.taken_s()
+    batch_s, outputs = run_pass(inputs.call, spread, inputs.clock)
+    if is_first:
+        inputs.check_outputs(numbers, outputs)
+    return Screen(
+        batches=tuple(numbers),
+        batch_s=batch_s,
+        pass_s=sum(batch_s) / share,
+        phases_s={},
+        settled=False,
+        taken_s=inputs.taken_s() - taken_before_s,
+    )
+
+
+def _spread(inputs: WarmUp) -> list[int]:
+    """The numbers of the batches of a round, evenly spaced over the pass.
+
+    Runs the largest batch once, if that may show that fewer batches are enough.
+    """
+    count = len(inputs.batches)
+    size = min(MAX_SPREAD_BATCHES, count // PASS_BATCHES_PER_SPREAD_BATCH)
+    size = min(max(MIN_SPREAD_BATCHES, size), count)
+    if inputs.point_was_warm or (size > MIN_SPREAD_BATCHES and _is_slow(inputs)):
+        size = MIN_SPREAD_BATCHES
+    numbers: list[int] = ((np.arange(size) + 0.5) * count / size).astype(int).tolist()
+    return numbers
+
+
+def _is_slow(inputs: WarmUp) -> bool:
+    """Whether the mean batch takes over SLOW_BATCH_S.
+
+    Times the largest batch, which also makes the allocator take all the memory it needs.
+    """
+    largest = max(inputs.batches, key=_tokens)
+    start = inputs.clock()
+    inputs.call(largest)
+    if inputs.seen_shapes is not None:
+        inputs.seen_shapes.add(largest["attention_mask"].shape)
+    mean_tokens = sum(map(_tokens, inputs.batches)) / len(inputs.batches)
+    return (inputs.clock() - start) * mean_tokens / _tokens(largest) > SLOW_BATCH_S
 
 
 def _tokens(batch: Batch) -> int:
-    """Padding included."""
+    """The tokens of a batch, padding included."""
     return batch["attention_mask"].size
-
-
-def _is_slow(call: Call, batches: Sequence[Batch], met: set[Shape] | None, clock: Clock) -> bool:
-    """Whether a batch takes SLOW_BATCH_S on average, by the largest, which also sees to memory."""
-    largest = max(batches, key=_tokens)
-    start = clock()
-    call(largest)
-    if met is not None:
-        met.add(largest["attention_mask"].shape)
-    mean = sum(map(_tokens, batches)) / len(batches)
-    return (clock() - start) * mean / _tokens(largest) > SLOW_BATCH_S
 
 
 def shapes_of(batches: Sequence[Batch]) -> set[Shape]:
     return {batch["attention_mask"].shape for batch in batches}
 
 
-def meet_shapes(call: Call, batches: Sequence[Batch], met: set[Shape]) -> None:
-    """Run a batch of each distinct shape that is not in `met`, and add it there."""
+def run_new_shapes(call: Call, batches: Sequence[Batch], seen_shapes: set[Shape]) -> None:
+    """Run a batch of each distinct shape not in `seen_shapes`, and add the shape there."""
     for batch in batches:
         shape = batch["attention_mask"].shape
-        if shape not in met:
-            met.add(shape)
+        if shape not in seen_shapes:
+            seen_shapes.add(shape)
             call(batch)
 
 
 def run_pass(
     call: Call, batches: Sequence[Batch], clock: Clock
 ) -> tuple[tuple[float, ...], list[Sequence[npt.NDArray[np.float32]]]]:
-    """Seconds of every batch, from padded inputs to logits on the host, and the logits."""
+    """Run every batch once; the seconds of each, from padded inputs to float32 logits, and the
+    logits."""
     times, outputs = [], []
     for batch in batches:
         start = clock()
@@ -183,11 +259,11 @@ def collect(
     outputs: Sequence[Sequence[npt.NDArray[np.float32]]],
     features: Features,
 ) -> Outputs:
-    """Per-batch outputs as arrays in dataset order, padding removed; NaN for the rows that other
-    instances run.
+    """The outputs of a pass as arrays in dataset order, padding removed.
 
-    `kinds` says of each output whether it has a vector a `token` or a `feature`.
-    Raises TrialFailure `non-finite`, or `crash` where a shape is not the batch's.
+    Rows that other instances run are NaN. `kinds` maps each output to `token` (one vector a
+    token) or `feature` (one vector a feature). Raises TrialFailure `non-finite`, or `crash` if
+    the shape of an output does not match its batch.
     """
     arrays = {}
     for position, (name, kind) in enumerate(kinds.items()):
@@ -205,11 +281,12 @@ def collect(
         if not all(np.isfinite(row).all() for row in rows.values()):
             raise TrialFailure("non-finite", f"output {name} holds NaN or infinity")
         if len(rows) < len(features):
-            left_out = next(iter(rows.values()))
+            example = next(iter(rows.values()))
             for row, length in enumerate(features.lengths):
                 if row not in rows:
-                    like = (int(length), *left_out.shape[1:]) if kind == "token" else left_out.shape
-                    rows[row] = np.full(like, np.nan, left_out.dtype)
+                    per_token = (int(length), *example.shape[1:])
+                    missing_shape = per_token if kind == "token" else example.shape
+                    rows[row] = np.full(missing_shape, np.nan, example.dtype)
         ordered = [rows[row] for row in range(len(features))]
         arrays[name] = np.concatenate(ordered) if kind == "token" else np.stack(ordered)
     return Outputs(arrays=arrays)
@@ -217,10 +294,10 @@ def collect(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceOutputs:
-    """What eager float32 answered, to see at once that something else does not.
+    """The outputs of eager float32, to reject an engine early whose outputs are plainly wrong.
 
-    `arrays` are as `Outputs.arrays`. Only what has nothing to do with it is caught here: the
-    gate judges the rest.
+    `arrays` are as `Outputs.arrays`. Only unrelated outputs are rejected here; the gate judges
+    accuracy.
     """
 
     arrays: Mapping[str, npt.NDArray[np.float32]]
@@ -228,38 +305,42 @@ class ReferenceOutputs:
     features: Features
 
     def check(self, planned: Sequence[PlannedBatch], outputs: Sequence[Logits]) -> None:
-        """Raises TrialFailure `inaccurate` where the logits of some batches do not go with the
-        reference's, or `crash` where they have another shape. Few logits say nothing."""
+        """Raises TrialFailure `inaccurate` if the logits correlate less than MIN_CORRELATION with
+        the reference's, or `crash` if they have another shape.
+
+        Fewer logits than MIN_LOGITS_TO_JUDGE always pass.
+        """
         starts = np.concatenate([[0], np.cumsum(self.features.lengths)])
         for position, (name, kind) in enumerate(self.kinds.items()):
-            whole = self.arrays[name]
+            reference = self.arrays[name]
             expected, found = [], []
             for batch, output in zip(planned, outputs, strict=True):
                 if kind == "token":
-                    expected += [whole[starts[r] : starts[r + 1]] for r in batch.rows]
+                    expected += [reference[starts[r] : starts[r + 1]] for r in batch.rows]
                     found += self.features.unpad(output[position], batch.rows)
                 else:
-                    expected += list(whole[list(batch.rows)])
+                    expected += list(reference[list(batch.rows)])
                     found += list(output[position])
             for one, other in zip(expected, found, strict=True):
                 if one.shape != other.shape:
                     raise TrialFailure(
-                        "crash", f"output {name} has shape {other.shape}, eager's {one.shape}"
+                        "crash",
+                        f"output {name} has shape {other.shape}, but {one.shape} in eager float32",
                     )
-            before, after = (
-                np.concatenate([np.ravel(a) for a in some]) for some in (expected, found)
+            expected_logits, found_logits = (
+                np.concatenate([np.ravel(a) for a in arrays]) for arrays in (expected, found)
             )
-            agreement = correlation(before, after)
-            if len(before) >= TELLING and not agreement >= UNRELATED:
+            agreement = correlation(expected_logits, found_logits)
+            if len(expected_logits) >= MIN_LOGITS_TO_JUDGE and not agreement >= MIN_CORRELATION:
                 raise TrialFailure(
                     "inaccurate",
-                    f"screened out: on {len(expected)} rows {name} goes with eager float32's by a "
-                    f"correlation of {agreement:.2f}",
+                    f"screened out: on {len(expected)} rows output {name} has a correlation of "
+                    f"{agreement:.2f} with eager float32's, at least {MIN_CORRELATION} is expected",
                 )
 
 
 def correlation(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """Pearson's, 1 for equal arrays and 0 where one is constant or not finite."""
+    """Pearson's correlation: 1 for equal arrays, 0 if one is constant or not finite."""
     if np.array_equal(expected, found):
         return 1.0
     a, b = expected.ravel() - expected.mean(), found.ravel() - found.mean()
@@ -275,29 +356,37 @@ def measure(
     rule: StoppingRule,
     clock: Clock = time.perf_counter,
     instance: int = 0,
-    look: Callable[[], Moment] = Moment.now,
+    read_counters: Callable[[], Moment] = Moment.now,
     share: float = 1.0,
     complete: bool = True,
     settled: bool = True,
-    warm_s: float | None = None,
+    warm_pass_s: float | None = None,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
-    """Repeat passes until `rule` has enough of them, or once for a "first" rung.
+    """Repeat passes until `rule` has enough of them, or run one for the "first" rung.
 
-    The first pass is cold where the engine meets shapes in it: what it takes over `warm_s`, which
-    warm batches said of it, is `Pass.meeting_s`. So it is where the engine had not `settled`, but
-    for a pass so long that most of it was warm. Returns the passes, the outputs of the last one
-    (None where `planned`, a `share` of the workload, is not the `complete` part of this
-    instance), and whether all passes gave the same.
+    `planned` is a `share` of the workload's padded tokens. It is `complete` if it is all that
+    this instance has to run, not a part of it chosen for speed.
+
+    The first pass is cold in two cases:
+    - `warm_pass_s` is given: the engine runs new shapes in this pass, and `warm_pass_s` is what
+      warm batches said a pass takes. The excess over it is `Pass.meeting_s`.
+    - The engine had not `settled`, unless the pass is at least `rule.patience_s` long: most of
+      so long a pass is warm.
+
+    Returns the passes, the outputs of the last one (None unless `complete`), and whether all
+    passes gave the same outputs.
     """
     batches = [features.batch(plan.rows, plan.width) for plan in planned]
     passes: list[Pass] = []
     digests = set()
-    before = look()
+    before = read_counters()
     while True:
         batch_s, outputs = run_pass(call, batches, clock)
-        after = look()
+        after = read_counters()
         total_s = sum(batch_s)
-        cold = not passes and (warm_s is not None or (not settled and total_s < rule.patience_s))
+        cold = not passes and (
+            warm_pass_s is not None or (not settled and total_s < rule.patience_s)
+        )
         passes.append(
             Pass(
                 batch_s=batch_s,
@@ -307,18 +396,21 @@ def measure(
                 reference_s=(before.reference_s + after.reference_s) / 2,
                 share=share,
                 cold=cold,
-                meeting_s=max(0.0, total_s - warm_s) if cold and warm_s is not None else 0.0,
+                meeting_s=max(0.0, total_s - warm_pass_s)
+                if cold and warm_pass_s is not None
+                else 0.0,
             )
         )
         collected = collect(kinds, planned, batches, outputs, features) if complete else None
         digests.add(collected.digest if collected else "")
         if rule.rung == "first" or enough(passes, rule):
             return tuple(passes), collected, len(digests) == 1
-        before = look()
+        before = read_counters()
 
 
-def part(batches: int, pass_s: float, most_s: float | None) -> slice:
-    """Which batches to run of a pass that would take `pass_s`, so that it takes `most_s`:
-    all, or one in so many, evenly spread."""
-    every = 1 if most_s is None else min(math.ceil(pass_s / most_s), batches)
+def part_of_pass(batches: int, pass_s: float, max_s: float | None) -> slice:
+    """Which of a number of `batches` to run, if all of them take `pass_s`, so that they take
+    about `max_s`: all (also if `max_s` is None), or every nth. Example: 12 s of batches and
+    `max_s` 4 give every third batch."""
+    every = 1 if max_s is None else min(math.ceil(pass_s / max_s), batches)
     return slice((every - 1) // 2, None, every)

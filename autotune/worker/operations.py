@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ from autotune.worker.group import Group
 from autotune.worker.measure import (
     Logits,
     ReferenceOutputs,
+    WarmUp,
     measure,
-    meet_shapes,
-    part,
+    part_of_pass,
+    run_new_shapes,
     shapes_of,
     warm_up,
 )
@@ -104,11 +105,7 @@ class Operations:
         self._forked = forked
         self._group = group or Group()
         self._opened: _Opened | None = None
-        self._measured = 0
-        self._served = 0
-        self._warm: list[dict[str, Any]] = []  # the points that have been warmed up
-        self._last: dict[str, Any] | None = None  # the point measured last
-        self._met: set[Shape] = set()  # shapes that an engine which specialises has run
+        self._history = _History()
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -203,73 +200,127 @@ class Operations:
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
         """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
 
-        One that its first batches show to be hopeless is only screened. The "rest" of a rule is
-        for the point measured last.
+        A point whose first batches show that it is too slow is only screened. The "rest" of a
+        rule may only be asked of the point measured last: it continues that measurement.
 
-        Instances of a group share the batches, where there are enough. They begin together, and
-        go on running untimed until all are done, so that every timed pass had all of them beside
-        it.
+        Instances of a group share the batches if there are enough. They begin together. An
+        instance that has finished keeps running untimed until all have, so that every timed pass
+        ran beside all the other instances.
         """
-        opened, group = self._opened, self._group
+        opened, history = self._opened, self._history
         if opened is None:
             raise TrialFailure("protocol", "measure was asked before a successful open")
-        features, call = opened.features, opened.prepared.call
         start = time.perf_counter()
-        whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
-        padded = tokens_of(whole)
-        mine = range(len(whole))[own_part(len(whole), group.index, group.count)]
-        planned = [whole[index] for index in mine]
-        batches = [features.batch(p.rows, p.width) for p in planned]
-        known = point in self._warm
-        met = self._met if opened.engine.specialises_by_shape else None
         asked = StoppingRule(**rule)
-        self._measured += 1
-        timed, settled, warm_s = planned, True, None
+        work = self._plan(opened, point)
+        history.measure_requests += 1
         if asked.rung != "rest":
-            share = tokens_of(planned) / padded
-            screen, hopeless = self._screen(opened, planned, batches, known, asked, share)
-            if group.all_say(f"hopeless-{self._measured}", hopeless):
-                phases = {**opened.phases_s, "warm_up": time.perf_counter() - start}
-                return replace(
-                    screen,
-                    batches=tuple(mine[index] for index in screen.batches),
-                    pass_s=screen.pass_s / share,
-                    phases_s=phases,
-                )
-            settled = known or screen.settled
-            chosen = part(len(planned), screen.pass_s, asked.part_s)
-            timed, due = planned[chosen], batches[chosen]
-            if met is not None and asked.rung != "first":
-                meet_shapes(call, due, met)
-            elif met is not None and not shapes_of(due) <= met:
-                warm_s = screen.pass_s * tokens_of(timed) / tokens_of(planned)
-                met |= shapes_of(due)
-            if not known:
-                self._warm.append(point)
-        elif self._last != point:
+            warmed = self._warm_up(opened, point, work, asked, start)
+            if isinstance(warmed, Screen):
+                return warmed
+        elif history.last_point != point:
             raise TrialFailure("protocol", "the rest was asked of a point not measured last")
-        self._last = point
-        released = group.wait(f"warm-{self._measured}")
+        else:
+            warmed = _Warmed(chosen=slice(None), settled=True, warm_pass_s=None)
+        history.last_point = point
+        return self._time(opened, work, asked, warmed, start)
+
+    def _plan(self, opened: _Opened, point: dict[str, Any]) -> _Work:
+        """The batches of `point` that this instance runs."""
+        features, group = opened.features, self._group
+        whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
+        numbers = range(len(whole))[own_part(len(whole), group.index, group.count)]
+        planned = [whole[number] for number in numbers]
+        return _Work(
+            numbers=numbers,
+            planned=planned,
+            batches=[features.batch(p.rows, p.width) for p in planned],
+            padded_tokens=tokens_of(whole),
+        )
+
+    def _warm_up(
+        self,
+        opened: _Opened,
+        point: dict[str, Any],
+        work: _Work,
+        rule: StoppingRule,
+        start: float,
+    ) -> _Warmed | Screen:
+        """Warm up, and choose the batches to time; a Screen if all instances are too slow."""
+        history = self._history
+        seen = history.seen_shapes if opened.engine.specialises_by_shape else None
+        was_warm = point in history.warm_points
+        share = tokens_of(work.planned) / work.padded_tokens
+
+        def check_outputs(numbers: Sequence[int], outputs: Sequence[Logits]) -> None:
+            if opened.answers is not None:
+                opened.answers.check([work.planned[number] for number in numbers], outputs)
+
+        screen, too_slow = warm_up(
+            WarmUp(
+                call=opened.prepared.call,
+                batches=work.batches,
+                clock=time.perf_counter,
+                seen_shapes=seen,
+                point_was_warm=was_warm,
+                process_is_warm=bool(history.warm_points),
+                screen_above_s=(
+                    math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share
+                ),
+                check_outputs=check_outputs,
+            )
+        )
+        if self._group.all_say(f"hopeless-{history.measure_requests}", too_slow):
+            return replace(
+                screen,
+                batches=tuple(work.numbers[number] for number in screen.batches),
+                pass_s=screen.pass_s / share,
+                phases_s={**opened.phases_s, "warm_up": time.perf_counter() - start},
+            )
+        chosen = part_of_pass(len(work.planned), screen.pass_s, rule.part_s)
+        batches, warm_pass_s = work.batches[chosen], None
+        if seen is not None and rule.rung != "first":
+            run_new_shapes(opened.prepared.call, batches, seen)
+        elif seen is not None and not shapes_of(batches) <= seen:
+            chosen_tokens = tokens_of(work.planned[chosen])
+            warm_pass_s = screen.pass_s * chosen_tokens / tokens_of(work.planned)
+            seen |= shapes_of(batches)
+        if not was_warm:
+            history.warm_points.append(point)
+        return _Warmed(chosen=chosen, settled=was_warm or screen.settled, warm_pass_s=warm_pass_s)
+
+    def _time(
+        self,
+        opened: _Opened,
+        work: _Work,
+        rule: StoppingRule,
+        warmed: _Warmed,
+        start: float,
+    ) -> Measurement:
+        """Time passes, beside the other instances of the group, and report them."""
+        group, features, call = self._group, opened.features, opened.prepared.call
+        request = self._history.measure_requests
+        timed = work.planned[warmed.chosen]
+        released = group.wait(f"warm-{request}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
             call,
             opened.outputs,
             timed,
             features,
-            asked,
+            rule,
             instance=group.index,
-            share=tokens_of(timed) / padded,
-            complete=len(timed) == len(planned),
-            settled=settled,
-            warm_s=warm_s,
+            share=tokens_of(timed) / work.padded_tokens,
+            complete=len(timed) == len(work.planned),
+            settled=warmed.settled,
+            warm_pass_s=warmed.warm_pass_s,
         )
         measured = time.perf_counter()
-        group.arrive(f"done-{self._measured}")
-        for batch in itertools.cycle(batches):
-            if group.all_at(f"done-{self._measured}"):
+        group.arrive(f"done-{request}")
+        for batch in itertools.cycle(work.batches):
+            if group.all_at(f"done-{request}"):
                 break
             call(batch)
-        phases = {**opened.phases_s, "warm_up": warm - start, "measure": measured - warm}
         if outputs is not None:
             np.savez(
                 os.path.join(self._workdir, OUTPUTS_FILE),
@@ -279,10 +330,10 @@ class Operations:
             examples=features.examples,
             features=len(features),
             tokens=int(features.lengths.sum()),
-            padded_tokens=padded,
+            padded_tokens=work.padded_tokens,
             batch_features=tuple(len(p.rows) for p in timed),
             passes=passes,
-            phases_s=phases,
+            phases_s={**opened.phases_s, "warm_up": warm - start, "measure": measured - warm},
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             effective={
                 **in_effect(torch_threads=not opened.engine.own_threads),
@@ -294,33 +345,6 @@ class Operations:
             outputs_repeatable=repeatable,
         )
 
-    def _screen(
-        self,
-        opened: _Opened,
-        planned: Sequence[PlannedBatch],
-        batches: Sequence[Batch],
-        known: bool,
-        rule: StoppingRule,
-        share: float,
-    ) -> tuple[Screen, bool]:
-        """Warm up for a pass over these batches, a `share` of the workload: what is known of it
-        then, and whether it is hopeless."""
-
-        def look_at(indices: Sequence[int], outputs: Sequence[Logits]) -> None:
-            if opened.answers is not None:
-                opened.answers.check([planned[index] for index in indices], outputs)
-
-        return warm_up(
-            opened.prepared.call,
-            batches,
-            met=self._met if opened.engine.specialises_by_shape else None,
-            known=known,
-            warm=bool(self._warm),
-            clock=time.perf_counter,
-            hopeless_s=math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share,
-            look_at=look_at,
-        )
-
     def serve(
         self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
     ) -> ServedRequests:
@@ -329,11 +353,11 @@ class Operations:
         if opened is None:
             raise TrialFailure("protocol", "serve was asked before a successful open")
         call, features = opened.prepared.call, opened.features
-        met = self._met if opened.engine.specialises_by_shape else None
+        met = self._history.seen_shapes if opened.engine.specialises_by_shape else None
         if met is not None:
             meet(call, features, point=point, met=met)
-        self._served += 1
-        self._group.wait(f"serve-{self._served}")
+        self._history.serve_requests += 1
+        self._group.wait(f"serve-{self._history.serve_requests}")
         return serve(call, features, rows, arrivals_s, point=point, met=met)
 
 
@@ -347,3 +371,33 @@ class _Opened:
     outputs: Mapping[str, str]
     answers: ReferenceOutputs | None
     phases_s: Mapping[str, float]
+
+
+@dataclass(slots=True, kw_only=True)
+class _History:
+    """What the process has done since it started. The counts name the meetings of the group."""
+
+    measure_requests: int = 0
+    serve_requests: int = 0
+    warm_points: list[dict[str, Any]] = field(default_factory=list)
+    last_point: dict[str, Any] | None = None  # the point measured last
+    seen_shapes: set[Shape] = field(default_factory=set)  # run by an engine that specialises
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """The batches of one point that this instance runs."""
+
+    numbers: Sequence[int]  # of the batches, in the whole workload's pass
+    planned: Sequence[PlannedBatch]
+    batches: Sequence[Batch]
+    padded_tokens: int  # of the whole workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Warmed:
+    """What to time after warming up, see `measure.measure`."""
+
+    chosen: slice  # of the instance's batches
+    settled: bool
+    warm_pass_s: float | None

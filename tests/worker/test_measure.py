@@ -12,7 +12,14 @@ from autotune.shared.errors import TrialFailure
 from autotune.shared.padding import plan
 from autotune.shared.records import StoppingRule
 from autotune.worker.disturbance import Moment
-from autotune.worker.measure import ReferenceOutputs, measure, meet_shapes, part, warm_up
+from autotune.worker.measure import (
+    ReferenceOutputs,
+    WarmUp,
+    measure,
+    part_of_pass,
+    run_new_shapes,
+    warm_up,
+)
 
 FEATURES = features([3, 5, 2])
 PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
@@ -54,9 +61,9 @@ class Machine:
             FEATURES,
             StoppingRule(**rule),
             clock=lambda: self.now,
-            look=look,
+            read_counters=look,
             settled=settled,
-            warm_s=warm_s,
+            warm_pass_s=warm_s,
         )
 
 
@@ -124,21 +131,29 @@ def test_outputs_of_another_shape_are_a_typed_failure():
 def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, met=None, clock=lambda: machine.now)
+    warm_up(WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda: machine.now))
     assert machine.calls == rounds * len(batches)
 
 
 def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     machine = Machine([90.0, 9.0, 1.0])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(machine, batches, met=None, clock=lambda: machine.now)
+    warm_up(WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda: machine.now))
     assert machine.calls == len(batches)
 
 
 def test_a_point_that_was_warm_needs_one_short_round():
     machine = Machine([0.1])
     batches = [FEATURES.batch([0], 3)] * 9
-    warm_up(machine, batches, met=set(), known=True, clock=lambda: machine.now)
+    warm_up(
+        WarmUp(
+            call=machine,
+            batches=batches,
+            seen_shapes=set(),
+            point_was_warm=True,
+            clock=lambda: machine.now,
+        )
+    )
     assert machine.calls == 2
 
 
@@ -158,7 +173,15 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     """Over 0.6 s a pass is hopeless, 2.4 s before it has settled, 4.8 s in the first round."""
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, found = warm_up(machine, batches, met=None, clock=lambda: machine.now, hopeless_s=0.6)
+    screen, found = warm_up(
+        WarmUp(
+            call=machine,
+            batches=batches,
+            seen_shapes=None,
+            clock=lambda: machine.now,
+            screen_above_s=0.6,
+        )
+    )
     assert found is hopeless
     assert screen.settled is (rounds > 1)
     assert machine.calls == rounds * len(batches)
@@ -170,7 +193,15 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
 def test_a_round_more_than_there_is_time_for_is_the_last():
     machine = Machine([4.0, 1.5])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, found = warm_up(machine, batches, met=None, clock=lambda: machine.now, hopeless_s=0.6)
+    screen, found = warm_up(
+        WarmUp(
+            call=machine,
+            batches=batches,
+            seen_shapes=None,
+            clock=lambda: machine.now,
+            screen_above_s=0.6,
+        )
+    )
     assert machine.calls == 2 * len(batches)
     assert (found, screen.settled) == (False, False)
 
@@ -179,11 +210,13 @@ def test_a_screen_says_what_others_took_during_its_last_round():
     machine = Machine([0.8, 0.78])
     taken = iter([0.0, 0.5, 0.5, 0.6])
     screen, _ = warm_up(
-        machine,
-        [FEATURES.batch(p.rows, p.width) for p in PLANNED],
-        met=None,
-        clock=lambda: machine.now,
-        taken_s=lambda: next(taken),
+        WarmUp(
+            call=machine,
+            batches=[FEATURES.batch(p.rows, p.width) for p in PLANNED],
+            seen_shapes=None,
+            clock=lambda: machine.now,
+            taken_s=lambda: next(taken),
+        )
     )
     assert screen.taken_s == pytest.approx(0.1)
     assert screen.disturbed
@@ -194,7 +227,7 @@ def test_a_screen_says_what_others_took_during_its_last_round():
     [(3.0, None, range(10)), (3.0, 4.0, range(10)), (12.0, 4.0, [1, 4, 7]), (99.0, 1.0, [4])],
 )
 def test_a_part_of_a_long_pass_is_spread_over_it(pass_s, most_s, expected):
-    assert list(range(10))[part(10, pass_s, most_s)] == list(expected)
+    assert list(range(10))[part_of_pass(10, pass_s, most_s)] == list(expected)
 
 
 def test_a_part_has_times_and_no_outputs():
@@ -240,16 +273,16 @@ def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
         seen.append(batch["input_ids"].shape[1])
 
     met = {(1, 3)}
-    screen, _ = warm_up(call, batches, met=met, clock=lambda: 0.0)
+    screen, _ = warm_up(WarmUp(call=call, batches=batches, seen_shapes=met, clock=lambda: 0.0))
     spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
     assert spread == [4, 6, 8]
     assert seen == [9, *spread, *spread, *spread]  # the largest, what is new, then two rounds
     seen.clear()
-    meet_shapes(call, batches, met)
+    run_new_shapes(call, batches, met)
     assert not {*seen} & {*spread, 9}
     assert sorted({*seen, *spread, 9}) == list(range(4, 10))
     assert len(seen) == len(set(seen))
-    meet_shapes(call, batches, met)
+    run_new_shapes(call, batches, met)
     assert len(seen) == len(set(seen))  # another point of the session finds them met
 
 
@@ -261,7 +294,14 @@ def test_in_a_warm_process_one_round_shows_a_point_worth_its_passes(seconds, hop
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     clock = {"clock": lambda: machine.now}
     screen, hopeless = warm_up(
-        machine, batches, met=None, warm=True, hopeless_s=hopeless_s, **clock
+        WarmUp(
+            call=machine,
+            batches=batches,
+            seen_shapes=None,
+            process_is_warm=True,
+            screen_above_s=hopeless_s,
+            **clock,
+        )
     )
     assert machine.calls == rounds * len(batches)
     assert hopeless is (hopeless_s < seconds)
@@ -283,7 +323,9 @@ def test_meeting_shapes_tells_when_a_point_is_worth_its_passes(seconds, rounds, 
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     met: set[tuple[int, int]] = set()
     clock = {"clock": lambda: machine.now}
-    screen, found = warm_up(machine, batches, met=met, hopeless_s=0.6, **clock)
+    screen, found = warm_up(
+        WarmUp(call=machine, batches=batches, seen_shapes=met, screen_above_s=0.6, **clock)
+    )
     assert machine.calls == rounds * len(batches)
     assert found is hopeless
     assert screen.settled is hopeless
@@ -294,7 +336,9 @@ def test_of_a_slow_point_two_batches_are_looked_at():
     for batch_s, calls in ((0.5, 1 + 2), (0.01, 1 + 2 * 6)):
         machine = Machine([batch_s * len(PLANNED)])
         batches = [FEATURES.batch([0], 3)] * 40
-        screen, _ = warm_up(machine, batches, met=None, clock=lambda m=machine: m.now)
+        screen, _ = warm_up(
+            WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda m=machine: m.now)
+        )
         assert machine.calls == calls
         assert screen.pass_s == pytest.approx(40 * batch_s)
 
@@ -349,7 +393,7 @@ def check(change):
 
 @pytest.fixture
 def few_are_telling(monkeypatch):
-    monkeypatch.setattr("autotune.worker.measure.TELLING", 3)
+    monkeypatch.setattr("autotune.worker.measure.MIN_LOGITS_TO_JUDGE", 3)
 
 
 @pytest.mark.usefixtures("few_are_telling")
@@ -362,10 +406,10 @@ def test_answers_like_the_references_pass_the_screen():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda o: [-o[0], o[1]], "3 rows start goes with eager float32's by a correlation of -1"),
+        (lambda o: [-o[0], o[1]], "3 rows output start has a correlation of -1"),
         (lambda o: [0 * o[0], o[1]], "correlation of 0.00"),
         (lambda o: [o[0] * np.float32("nan"), o[1]], "correlation of"),
-        (lambda o: [o[0], -o[1]], "label goes with"),
+        (lambda o: [o[0], -o[1]], "output label has a correlation"),
         (lambda o: [o[0], np.stack([o[1], o[1]], 1)], "crash: output label has shape"),
     ],
 )
@@ -382,11 +426,13 @@ def test_the_first_round_of_warming_up_is_looked_at():
     seen = []
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
     machine = Machine([1.0])
-    options = {"met": None, "clock": lambda: machine.now}
+    options = {"seen_shapes": None, "clock": lambda: machine.now}
     warm_up(
-        machine,
-        batches,
-        look_at=lambda numbers, outputs: seen.append((numbers, len(outputs))),
-        **options,
+        WarmUp(
+            call=machine,
+            batches=batches,
+            check_outputs=lambda numbers, outputs: seen.append((numbers, len(outputs))),
+            **options,
+        )
     )
     assert seen == [([0, 1], 2)]
