@@ -29,9 +29,16 @@ import numpy as np
 
 from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.score import best_runner
+from autotune.commands.promise.serve_test import (
+    MAX_UNMET,
+    MAX_WARM_UPS,
+    WARM_UP_S,
+    WARM_UP_SHARE,
+    ServeTest,
+)
 from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
-from autotune.search.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, LoadTest, requests_at
+from autotune.search.serving import requests_at
 from autotune.shared.padding import batch_width, fits, plan
 from autotune.shared.stats import in_turn, ratio_interval
 from autotune.store.folder import RunFolder
@@ -53,7 +60,7 @@ def main() -> None:
     ratios = []
     with tempfile.TemporaryDirectory() as work, Client(options) as apart:
         runner = best_runner(run, detect(), Path(work))
-        LoadTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
+        ServeTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
         for number in range(options.rounds):
             rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
             found = {}
@@ -160,12 +167,12 @@ def client(folder: Path, rate: float, seconds: float) -> None:
         warming = np.random.default_rng(1_000_000)
         met: set[tuple[int, int]] = set()
         meet(call, features, point=point, met=met)
-        for _ in range(WARM_UPS):
+        for _ in range(MAX_WARM_UPS):
             some = requests_at(rate_warming, WARM_UP_S, len(features), warming)
             shapes = collections.Counter(drive(call, features, point, *some)[1])
             unmet = len(shapes.keys() - met)
             met |= shapes.keys()
-            if unmet <= UNMET * shapes.total():
+            if unmet <= MAX_UNMET * shapes.total():
                 break
         print(json.dumps("warm"), file=answers, flush=True)
         for line in sys.stdin:

@@ -169,3 +169,12 @@ class ReplayGate:
         if accuracy.allowed:
             return None
         return Failure(kind="inaccurate", detail=f"a loss of {accuracy.relative_drop:.1%}")
+
+
+class NoReferences:
+    """Keeps no outputs: a replay is never resumed."""
+
+    def save(self, outcome: Outcome) -> None: ...
+
+    def load(self) -> Reference | None:
+        return None

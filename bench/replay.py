@@ -31,9 +31,9 @@ from typing import Any
 
 import optuna
 from curve import draw
-from recorded import ReplayGate, ReplayRunner, Table
+from recorded import NoReferences, ReplayGate, ReplayRunner, Table
 
-from autotune.search.loop import Limits, Search
+from autotune.search.loop import Limits, Search, SearchPlan
 from autotune.search.objective import Objective, objective_named
 from autotune.search.study import Study, open_storage
 from autotune.shared.records import Config, StoppingRule
@@ -97,9 +97,14 @@ def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
         journal = Journal(Path(folder) / "trials.jsonl")
         gate: Any = ReplayGate(problem.table)
         Search(
-            run_name="replay",
-            space=problem.space,
-            baseline=baseline(problem.where),
+            SearchPlan(
+                run_name="replay",
+                space=problem.space,
+                baseline=baseline(problem.where),
+                limits=Limits(trials=most, time_budget_s=None),
+                max_drop=0.01,
+                seed=seed,
+            ),
             study=Study(
                 problem.space,
                 storage=open_storage(None, Path(folder) / "study.journal"),
@@ -111,12 +116,8 @@ def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
             gate=gate,
             journal=journal,
             objective=problem.objective,
-            max_drop=0.01,
-            limits=Limits(trials=most, time_budget_s=None),
-            save_reference=lambda outcome: None,
-            stored_reference=lambda: None,
+            references=NoReferences(),
             listener=Silent(),
-            seed=seed,
             clock=runner.clock,
         ).run()
         journal.close()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from fakes import Recorder, surroundings
 
-from autotune.search.loop import Limits, Search
+from autotune.search.loop import Limits, Search, SearchPlan
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
 from autotune.space import baseline, compile_space, load_space, parse_overrides
@@ -32,6 +32,19 @@ class Ones:
 
     def tallies(self, rows, predictions):
         return None
+
+
+class Kept:
+    """The reference outputs, kept by the bench."""
+
+    def __init__(self, bench, gate):
+        self.bench, self.gate = bench, gate
+
+    def save(self, outcome):
+        self.bench.stored = outcome.outputs
+
+    def load(self):
+        return self.bench.stored and self.gate.reference(self.bench.stored)
 
 
 class Bench:
@@ -62,13 +75,16 @@ class Bench:
         gate = gate or Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
         self.journal = Journal(self.folder / "trials.jsonl")
 
-        def keep(outcome):
-            self.stored = outcome.outputs
-
         search = Search(
-            run_name="test",
-            space=space,
-            baseline=baseline(where),
+            SearchPlan(
+                run_name="test",
+                space=space,
+                baseline=baseline(where),
+                limits=Limits(trials=trials, time_budget_s=budget),
+                max_drop=0.01,
+                seed=seed,
+                bounds=bounds,
+            ),
             study=Study(
                 space,
                 storage=open_storage(None, self.folder / "study.journal"),
@@ -80,13 +96,8 @@ class Bench:
             gate=gate,
             journal=self.journal,
             objective=objective,
-            max_drop=0.01,
-            limits=Limits(trials=trials, time_budget_s=budget),
-            save_reference=keep,
-            stored_reference=lambda: self.stored and gate.reference(self.stored),
+            references=Kept(self, gate),
             listener=self.listener,
-            seed=seed,
-            bounds=bounds,
             clock=clock or (lambda: next(ticks) / 1000),  # what is proposed depends on costs
         )
         try:

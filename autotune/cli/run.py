@@ -110,13 +110,13 @@ def serve_test(
         import tempfile
 
         from autotune.commands.promise.score import best_runner
-        from autotune.search.serving import LoadTest, check_serving, lines
+        from autotune.commands.promise.serve_test import ServeTest, check_serving, lines
 
         opened, host = _opened(best)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
             runner = best_runner(opened, host, Path(work))
             features = len(opened.features.lengths)
-            server = LoadTest(runner, opened.chosen, features, seed=seed, announce=say)
+            server = ServeTest(runner, opened.chosen, features, seed=seed, announce=say)
             try:
                 found = check_serving(
                     server,

@@ -18,7 +18,7 @@ from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measur
 from autotune.shared.records import WHOLE, Config, Measurement, StoppingRule, Trial
 from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
 
-FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
+MIN_FINALISTS, MAX_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
 ALIKE = 0.02
 """Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
@@ -88,10 +88,10 @@ class Finals:
         ]
         near = [
             trial
-            for trial in ranked[:MOST_FINALISTS]
+            for trial in ranked[:MAX_FINALISTS]
             if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + CLOSE
         ]
-        best = [trial.config for trial in max(near, ranked[:FINALISTS], key=len)]
+        best = [trial.config for trial in max(near, ranked[:MIN_FINALISTS], key=len)]
         return list(dict.fromkeys([trials[0].config, *best]))
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:

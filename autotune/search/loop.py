@@ -1,7 +1,7 @@
-"""The search: baseline, priors, what the study proposes, then the finals.
+"""The search: the baseline, priors, the tuner's proposals, then the finals.
 
-Everything measured goes to the journal before anything else happens, and the search reads
-only the journal's trials: one that is resumed takes the same path as one that never stopped.
+Every trial is in the journal before anything else happens, and the search reads only the
+journal's trials. So a resumed search takes the same path as one that never stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.again import worth_another_try
 from autotune.search.bounds import MARGIN, Bounds
-from autotune.search.finals import FINALISTS, VISIT_RULE, Finals
+from autotune.search.finals import MIN_FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
@@ -41,26 +41,53 @@ from autotune.space import Space
 from autotune.store.journal import Journal
 from autotune.tasks.gate import Gate, Reference
 
-FIRST, REST_AFTER = 4, 0.6
-"""So many priors are tried before the tuner chooses: engines of several kinds to learn from. The
-others, which one of these may have shown to be slow, come after this share of the budget: a
-report of every engine is worth some of it, finding the best is worth more."""
-LATE_SHARE = 0.05
-"""Of the budget, what preparing one of those others may take: they are for the report. Nor more
-what is tried again."""
+PRIORS_FIRST, OTHER_PRIORS_AFTER = 4, 0.6
+"""The number of priors tried before the tuner chooses, and the share of the budget after which the
+others are tried.
+
+The first ones give the tuner engines of several kinds to learn from. With six of them a BERT-base
+took 5.5% of the exhaustive seconds to come within 3% of the best, with four 3.4%. The others
+are for a report of every engine, which is worth less than finding the best one."""
+LATE_OPENING_SHARE = 0.05
+"""The largest share of the time budget that preparing one of those other priors may take, or
+preparing a configuration that is tried again."""
 SEARCH_RULE = StoppingRule(min_passes=2, budget_s=2.0, patience_s=5.0)
-"""Exploring needs a ranking; what is reported is measured longer, in the finals."""
+"""Passes of a trial before the finals. Exploring needs a ranking only; the finals measure longer
+what is reported."""
 DETERMINISTIC = ("unsupported", "fallback")
-"""Failures of the preparation: they hold for every batch and padding."""
+"""Failures of the preparation: they hold for every point of the session."""
+RANDOM_DRAWS = 10_000
+"""Random draws from the space before its configurations are enumerated in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to stop: after `trials` configurations (finals not counted, nor what is tried again)
-    or `time_budget_s` in all."""
+    """When to stop: after `trials` configurations, or `time_budget_s` seconds in all.
+
+    Visits of the finals and second tries of a configuration do not count as trials.
+    """
 
     trials: int | None
     time_budget_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """What one search is to do.
+
+    `max_drop` is the largest relative loss of accuracy that is allowed, `spent_s` the seconds of
+    the time budget that were used before the search. `bounds` rules out configurations that
+    cannot be as good as the leader; None rules out nothing.
+    """
+
+    run_name: str
+    space: Space
+    baseline: Config
+    limits: Limits
+    max_drop: float
+    seed: int
+    bounds: Bounds | None = None
+    spent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,52 +112,45 @@ class Listener(Protocol):
         """A trial is on disk."""
 
 
-class Search:
-    """One run over one workload. `run` may be called once.
+class References(Protocol):
+    """Keeps the baseline's outputs, which every judgement of accuracy compares with."""
 
-    `spent_s` is what of the time budget was used before.
-    """
+    def save(self, outcome: Outcome) -> None:
+        """Keep the outputs of `outcome`, the baseline's."""
+
+    def load(self) -> Reference | None:
+        """What was kept, None where nothing was."""
+
+
+class Search:
+    """One run over one workload. `run` may be called once."""
 
     def __init__(
         self,
+        plan: SearchPlan,
         *,
-        run_name: str,
-        space: Space,
-        baseline: Config,
         study: Study,
         runner: Runner,
         gate: Gate,
         journal: Journal,
         objective: Objective,
-        max_drop: float,
-        limits: Limits,
-        save_reference: Callable[[Outcome], None],
-        stored_reference: Callable[[], Reference | None],
+        references: References,
         listener: Listener,
-        seed: int,
-        bounds: Bounds | None = None,
-        spent_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run_name = run_name
-        self._space = space
-        self._baseline_config = baseline
+        self._plan = plan
         self._study = study
         self._runner = runner
         self._gate = gate
         self._journal = journal
         self._objective = objective
-        self._finals = Finals(objective, limits.time_budget_s)
-        self._max_drop = max_drop
-        self._limits = limits
-        self._keep_reference = save_reference
-        self._stored_reference = stored_reference
+        self._references = references
         self._listener = listener
-        self._bounds = bounds
-        self._rng = random.Random(seed)
-        self._tuner = Tuner(space, seed=seed)
         self._clock = clock
-        self._start = clock() - spent_s - sum(trial.duration_s for trial in journal.trials)
+        self._finals = Finals(objective, plan.limits.time_budget_s)
+        self._tuner = Tuner(plan.space, seed=plan.seed)
+        self._rng = random.Random(plan.seed)
+        self._start = clock() - plan.spent_s - sum(trial.duration_s for trial in journal.trials)
         self._reference: Reference | None = None
         self._leading = (0, 0.0)  # number of trials, and the leader's objective then
         self._unusable: dict[Config, str] = {}  # process and engine knobs that cannot run
@@ -157,8 +177,8 @@ class Search:
         return [trial for trial in self._journal.trials if trial.origin != FINAL]
 
     @property
-    def _tried(self) -> int:
-        """Configurations so far: what is tried again is none more."""
+    def _configs_tried(self) -> int:
+        """The number of configurations so far; a second try does not count."""
         return sum(trial.origin != AGAIN for trial in self._searched)
 
     @property
@@ -173,13 +193,13 @@ class Search:
     def _measure_baseline(self) -> None:
         if self._journal.trials:
             first = self._journal.trials[0]
-            if first.origin != BASELINE or first.config != self._baseline_config:
+            if first.origin != BASELINE or first.config != self._plan.baseline:
                 raise ResumeError("the first trial of this run is not the baseline of this search")
-            self._reference = self._stored_reference()
+            self._reference = self._references.load()
             if first.succeeded and self._reference is None:
                 raise ResumeError("the reference outputs of this run are gone; start a new run")
         else:
-            self._try(self._baseline_config, BASELINE)
+            self._try(self._plan.baseline, BASELINE)
         failure = self._baseline.failure
         if failure is not None:
             raise SearchError(
@@ -188,7 +208,7 @@ class Search:
             )
 
     def _restore_study(self) -> None:
-        self._study.fail_stale(self._run_name)
+        self._study.fail_stale(self._plan.run_name)
         self._unusable = {
             _session(t.config): f"{t.failure.kind}: {t.failure.detail}"
             for t in self._searched
@@ -197,50 +217,65 @@ class Search:
         known = self._study.known()
         for trial in self._searched:
             if trial.config.id not in known:
-                self._study.add(self._run_name, trial, self._value(trial), self._excess(trial))
+                self._study.add(self._plan.run_name, trial, self._value(trial), self._excess(trial))
 
     def _explore(self) -> None:
-        priors = set(self._space.priors)
+        """Measure one configuration after another until the limits or the space are used up."""
         seen = {trial.config for trial in self._searched}
-        first = [*self._best_elsewhere(), *self._space.priors[:FIRST]]
-        queue = collections.deque(c for c in dict.fromkeys(first) if c not in seen)
-        rest = collections.deque(self._space.priors[FIRST:])
-        fallback = self._untried(seen)
+        for config, again in self._next_configs(seen):
+            self._study.enqueue(config)
+            proposal = self._study.ask(self._plan.run_name)  # another one in a shared study
+            again = again and proposal.config == config
+            refusal = self._refusal(proposal.config)
+            if refusal is not None:
+                self._study.forbid(proposal, refusal)
+            elif proposal.config in seen and not again:
+                self._study.repeat(proposal)
+            else:
+                seen.add(proposal.config)
+                trial = self._try(proposal.config, self._origin(proposal.config, again))
+                self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
+
+    def _next_configs(self, seen: set[Config]) -> Iterator[tuple[Config, bool]]:
+        """Configurations to measure, and whether each is a second try.
+
+        In this order of preference: a second try of one that was disturbed, the queue of learned
+        configurations and priors, the tuner's proposal, any untried one. Late in the search the
+        other priors join the queue. `seen` must contain what was measured before the next is
+        taken.
+        """
+        first_priors = self._plan.space.priors[:PRIORS_FIRST]
+        other_priors = self._plan.space.priors[PRIORS_FIRST:]
+        first = dict.fromkeys([*self._best_elsewhere(), *first_priors])
+        queue = collections.deque(config for config in first if config not in seen)
+        waiting = collections.deque(other_priors)
+        untried = self._untried(seen)
         while not self._finished():
-            if rest and self._share_spent() >= REST_AFTER:
-                queue.extend(rest)
-                rest.clear()
-                continue
+            if waiting and self._share_spent() >= OTHER_PRIORS_AFTER:
+                queue.extend(waiting)
+                waiting.clear()
             again = self._again()
             if again is not None:
-                config = again
+                yield again, True
             elif queue:
                 config = queue.popleft()
-                if not self._affordable(config, late=config in self._space.priors[FIRST:]):
-                    continue
+                if self._affordable(config, late=config in other_priors):
+                    yield config, False
             else:
                 proposed = self._proposed(seen) or next(
-                    (config for config in fallback if config not in seen), None
+                    (config for config in untried if config not in seen), None
                 )
                 if proposed is None:
                     return  # everything allowed has been tried
-                config = proposed
-            self._study.enqueue(config)
-            proposal = self._study.ask(self._run_name)
-            config = proposal.config
-            refusal = self._refusal(config)
-            if refusal is not None:
-                self._study.forbid(proposal, refusal)
-            elif config in seen and config != again:
-                self._study.repeat(proposal)
-            else:
-                seen.add(config)
-                origin = AGAIN if config == again else PRIOR if config in priors else SEARCH
-                trial = self._try(config, origin)
-                self._study.tell(proposal, trial, self._value(trial), self._excess(trial))
+                yield proposed, False
+
+    def _origin(self, config: Config, again: bool) -> str:
+        if again:
+            return AGAIN
+        return PRIOR if config in self._plan.space.priors else SEARCH
 
     def _again(self) -> Config | None:
-        """One that was measured while others disturbed it, and is worth it now."""
+        """A configuration whose trial was disturbed and that is worth a second try now."""
         found = worth_another_try(
             self._searched, self._objective, self._value, self._leading_value()
         )
@@ -248,7 +283,7 @@ class Search:
             (
                 config
                 for config in found
-                if self._space.contains(config)
+                if self._plan.space.contains(config)
                 and self._usable(config)
                 and self._affordable(config, late=True)
             ),
@@ -256,14 +291,17 @@ class Search:
         )
 
     def _best_elsewhere(self) -> list[Config]:
-        """The leaders of those who share the study: what is reported is measured here."""
+        """The leaders of other processes that share the study, best first.
+
+        They are measured here again, since a report holds only what its own run measured.
+        """
         allowed = [
             told
-            for told in self._study.others(self._run_name)
-            if told.excess <= 0 and self._space.contains(told.config)
+            for told in self._study.others(self._plan.run_name)
+            if told.excess <= 0 and self._plan.space.contains(told.config)
         ]
         allowed.sort(key=lambda told: told.value, reverse=self._objective.maximize)
-        return list(dict.fromkeys(told.config for told in allowed))[:FINALISTS]
+        return list(dict.fromkeys(told.config for told in allowed))[:MIN_FINALISTS]
 
     def _proposed(self, seen: set[Config]) -> Config | None:
         last = self._searched[-1]
@@ -275,39 +313,41 @@ class Search:
         )
 
     def _affordable(self, config: Config, late: bool) -> bool:
-        """Whether preparing `config` leaves at least as much time for others; of the late ones,
-        whether it takes LATE_SHARE of the budget at most."""
-        remaining_s, budget = self._remaining_s(), self._limits.time_budget_s
+        """Whether opening `config` leaves at least as much time for other configurations.
+
+        Where it is `late`, opening may also take at most LATE_OPENING_SHARE of the budget.
+        """
+        remaining_s, budget = self._remaining_s(), self._plan.limits.time_budget_s
         if remaining_s is None or budget is None:
             return True
         cost = opening(self._observations())(config)
-        return 2 * cost <= remaining_s and not (late and cost > LATE_SHARE * budget)
+        return 2 * cost <= remaining_s and not (late and cost > LATE_OPENING_SHARE * budget)
 
     def _remaining_s(self) -> float | None:
         """Seconds until the finals must begin, None without a time budget."""
-        budget = self._limits.time_budget_s
+        budget = self._plan.limits.time_budget_s
         if budget is None:
             return None
         return budget - self.elapsed_s - self._finals.expected_s(self._journal.trials)
 
     def _observations(self) -> list[Observation]:
-        """The searched trials as the tuner sees them, after those of others."""
+        """The trials of others who share the study, then the own ones, as the tuner sees them."""
         known = {trial.config for trial in self._searched}
         told = [
             told
-            for told in self._study.others(self._run_name)
-            if told.config not in known and self._space.contains(told.config)
+            for told in self._study.others(self._plan.run_name)
+            if told.config not in known and self._plan.space.contains(told.config)
         ]
         return observed(
             self._searched,
             told,
             value=self._value,
             maximize=self._objective.maximize,
-            max_drop=self._max_drop,
+            max_drop=self._plan.max_drop,
         )
 
     def _leading_value(self) -> float:
-        """The leader's objective; asked of every candidate, so remembered for each trial."""
+        """The leader's objective; kept until the next trial, for every candidate needs it."""
         known, value = self._leading
         if known != len(self._journal.trials):
             value = self._objective.value(measured(self._leader))
@@ -319,27 +359,27 @@ class Search:
         return leaders(self._searched, self._objective, SEARCHED)[0]
 
     def _untried(self, seen: set[Config]) -> Iterator[Config]:
-        """Allowed configurations not seen yet: random ones, then all in order."""
-        for _ in range(10_000):
-            config = self._space.sample(self._rng)
+        """Usable configurations that are not in `seen`: random ones, then all in order."""
+        for _ in range(RANDOM_DRAWS):
+            config = self._plan.space.sample(self._rng)
             if config not in seen and self._usable(config):
                 yield config
-        yield from (c for c in self._space.configs() if c not in seen and self._usable(c))
+        yield from (c for c in self._plan.space.configs() if c not in seen and self._usable(c))
 
     def _usable(self, config: Config) -> bool:
         return self._refusal(config) is None
 
     def _refusal(self, config: Config) -> str | None:
-        """Why `config` need not be run; None where it may be."""
+        """Why `config` need not be run; None where it may win."""
         return (
-            self._space.violation(config)
+            self._plan.space.violation(config)
             or self._unusable.get(_session(config))
             or self._beaten(config)
         )
 
     def _beaten(self, config: Config) -> str | None:
-        """What says that `config` cannot be as good as the leader."""
-        batch_s = self._bounds.batch_s(config) if self._bounds else None
+        """Why `config` cannot be as good as the leader, None where it may be."""
+        batch_s = self._plan.bounds.batch_s(config) if self._plan.bounds else None
         if batch_s is None:
             return None
         limit = self._objective.of_batches(
@@ -352,25 +392,26 @@ class Search:
         return f"at this host's peak it could reach {self._objective.shown(limit)}"
 
     def _finished(self) -> bool:
-        trials, budget = self._limits.trials, self._limits.time_budget_s
-        if trials is not None and self._tried >= trials:
+        trials, budget = self._plan.limits.trials, self._plan.limits.time_budget_s
+        if trials is not None and self._configs_tried >= trials:
             return True
         return budget is not None and self.elapsed_s + self._left_s() >= budget
 
     def _share_spent(self) -> float:
-        """How much of the trials or of the time is used up, whichever is more."""
-        trials, budget = self._limits.trials, self._limits.time_budget_s
-        by_count = self._tried / trials if trials is not None else 0.0
+        """The share of the trials or of the time that is used up, whichever is larger."""
+        trials, budget = self._plan.limits.trials, self._plan.limits.time_budget_s
+        by_count = self._configs_tried / trials if trials is not None else 0.0
         by_time = self.elapsed_s / budget if budget is not None else 0.0
         return max(by_count, by_time)
 
     def _left_s(self) -> float:
-        """Seconds the finals will take, and half of the trial that may be running before."""
+        """Seconds that the finals will take, and half a typical trial that may run before them."""
         typical = statistics.median(t.duration_s for t in self._searched)
         return self._finals.expected_s(self._journal.trials) + typical / 2
 
     def _hold_finals(self) -> None:
-        """Visit the finalists round by round, in fresh processes kept side by side for some."""
+        """Visit the finalists round by round; their processes stay open side by side for some
+        rounds, then fresh ones take over."""
         trials = self._journal.trials
         while (round_ := self._finals.next_round(trials, self.elapsed_s)) is not None:
             if self._finals.fresh(trials, round_):
@@ -382,7 +423,7 @@ class Search:
         self._runner.close()
 
     def _try(self, config: Config, origin: str) -> Trial:
-        """Run, judge, write down."""
+        """Measure and judge `config`, and write the trial to the journal."""
         number = len(self._journal.trials)
         self._listener.started(config, origin, number)
         start, started = self._clock(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -406,21 +447,21 @@ class Search:
         return trial
 
     def _run(self, config: Config, origin: str) -> tuple[Outcome, Accuracy | None, Failure | None]:
-        """Run by the rule of `origin`; in the search judge the first pass, and go on only with
-        what passes."""
+        """Run by the rule of `origin`. Before the finals the gate judges the first pass, and only
+        what it allows is measured further."""
         if origin == FINAL:
             outcome = self._runner.run(config, VISIT_RULE)
             return outcome, *self._judge(config, outcome, origin)
         rule = replace(SEARCH_RULE, leader_s=self._leader_s())
-        by_rungs = self._objective.limit_s is None  # else one pass, and requests
+        by_rungs = self._objective.limit_s is None  # `server` measures one pass, then requests
         outcome = self._runner.run(config, replace(rule, rung="first") if by_rungs else rule)
         accuracy, failure = self._judge(config, outcome, origin)
         if outcome.measurement is None or failure is not None or not by_rungs:
             return outcome, accuracy, failure
-        missing = rest(outcome.measurement, rule)
-        if missing is None:
+        remaining = rest(outcome.measurement, rule)
+        if remaining is None:
             return outcome, accuracy, failure
-        more = self._runner.run(config, missing)
+        more = self._runner.run(config, remaining)
         if more.measurement is None:
             return more, None, more.failure
         both = continued(outcome.measurement, more.measurement)
@@ -431,11 +472,11 @@ class Search:
     ) -> tuple[Accuracy | None, Failure | None]:
         if outcome.measurement is None:
             return None, outcome.failure
-        if not outcome.measurement.whole:  # a visit of the finals: it was judged in the search
+        if not outcome.measurement.whole:  # part of a pass, in the finals: judged before them
             known = next(t for t in self._searched if t.config == config and t.succeeded)
             return known.accuracy, None
         if origin == BASELINE:
-            self._keep_reference(outcome)
+            self._references.save(outcome)
             self._reference = self._gate.reference(outcome.outputs)
         assert self._reference is not None
         accuracy = self._gate.judge(outcome.outputs, self._reference)
@@ -446,7 +487,7 @@ class Search:
         return self._objective.pace_s(measured(best[0])) if best else None
 
     def _value(self, trial: Trial) -> float | None:
-        """The objective, as far as it is known."""
+        """The objective of `trial`: an estimate where it was screened, None where it failed."""
         if trial.measurement is not None:
             return self._objective.value(trial.measurement)
         if trial.screen is not None:
@@ -454,25 +495,26 @@ class Search:
         return None
 
     def _excess(self, trial: Trial) -> float:
-        return trial.accuracy.relative_drop - self._max_drop if trial.accuracy else 0.0
+        return trial.accuracy.relative_drop - self._plan.max_drop if trial.accuracy else 0.0
 
     def _progress(self, trial: Trial) -> Progress:
         searched = self._searched
         best = leaders(searched, self._objective, SEARCHED)
-        elapsed, budget, trials = self.elapsed_s, self._limits.time_budget_s, self._limits.trials
+        elapsed_s, limits = self.elapsed_s, self._plan.limits
+        budget, trials = limits.time_budget_s, limits.trials
         estimates = []
         final = trial.origin == FINAL
         if trials is not None and not final:
             typical = statistics.median(t.duration_s for t in searched)
-            estimates.append((trials - self._tried) * typical + self._left_s())
+            estimates.append((trials - self._configs_tried) * typical + self._left_s())
         if budget is not None and not final:
-            estimates.append(budget - elapsed)
+            estimates.append(budget - elapsed_s)
         return Progress(
             phase="finals" if final else "search",
             trial=trial,
-            done=self._tried,
+            done=self._configs_tried,
             trials=trials,
-            elapsed_s=elapsed,
+            elapsed_s=elapsed_s,
             remaining_s=max(0.0, min(estimates)) if estimates else None,
             baseline=self._baseline,
             best=best[0] if best else self._baseline,

@@ -10,7 +10,7 @@ from fakes import FakeRunner, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
 from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, finals, processes
-from autotune.search.loop import FIRST
+from autotune.search.loop import PRIORS_FIRST
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Failure
 from autotune.shared.stats import gain_interval
@@ -28,11 +28,14 @@ def test_the_baseline_is_first_then_some_priors_and_late_the_others(bench):
     result = bench.search(runner, trials=30)
     assert runner.ran[0] == baseline(surroundings())
     priors = compile_space(load_space(SMALL), surroundings()).priors
-    assert runner.ran[1 : 1 + FIRST] == list(priors[:FIRST])
-    assert len(priors) > FIRST
+    assert runner.ran[1 : 1 + PRIORS_FIRST] == list(priors[:PRIORS_FIRST])
+    assert len(priors) > PRIORS_FIRST
     assert set(priors) <= set(runner.ran[:30])
-    assert set(priors[FIRST:]) - set(runner.ran[:15])
-    assert {t.origin for t in result.trials if t.config in priors[:FIRST]} <= {"prior", "final"}
+    assert set(priors[PRIORS_FIRST:]) - set(runner.ran[:15])
+    assert {t.origin for t in result.trials if t.config in priors[:PRIORS_FIRST]} <= {
+        "prior",
+        "final",
+    }
 
 
 def test_the_search_finds_a_configuration_near_the_optimum(bench):

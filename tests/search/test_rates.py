@@ -14,15 +14,12 @@ from autotune.driver.runner import Outcome
 from autotune.emit.launch_script import LAUNCH_SERVING_S
 from autotune.search.objective import objective_named
 from autotune.search.rates import (
-    APART,
-    APART_BEHIND,
-    MORE,
-    STEPS,
-    TRIES,
+    OBJECTIVE_SEARCH,
+    REPEATED_RATE_FACTOR,
     ServingRunner,
-    confirmed,
     for_objective,
-    highest,
+    highest_rate,
+    rate_again,
 )
 from autotune.search.serving import requests_at
 from autotune.shared.records import Config, Failure, LoadResult, ServedRequests, StoppingRule
@@ -50,24 +47,26 @@ class Machine:
         )
 
     def find(self, **known):
-        return highest(self, capacity=self.capacity, limit_s=LIMIT_S, **known)
+        return highest_rate(
+            self, capacity=self.capacity, limit_s=LIMIT_S, search=OBJECTIVE_SEARCH, **known
+        )
 
 
 def test_the_highest_rate_in_time_is_found_in_few_steps():
     machine = Machine()
     found = machine.find()
-    assert machine.highest * (1 - 2 * APART) <= found.per_s <= machine.highest
+    assert machine.highest * (1 - 2 * OBJECTIVE_SEARCH.tolerance) <= found.per_s <= machine.highest
     assert found.p99_s <= LIMIT_S
-    assert len(machine.rates) <= STEPS
+    assert len(machine.rates) <= OBJECTIVE_SEARCH.max_rates
 
 
 def test_a_rate_that_is_known_is_confirmed_or_a_lower_one_found():
     machine = Machine()
     known = machine.find()
     slower = Machine(capacity=0.8 * machine.capacity)
-    kept = confirmed(slower, known, limit_s=LIMIT_S)
-    assert slower.rates[0] == MORE * known.per_s
-    assert len(slower.rates) <= TRIES
+    kept = rate_again(slower, known, limit_s=LIMIT_S)
+    assert slower.rates[0] == REPEATED_RATE_FACTOR * known.per_s
+    assert len(slower.rates) <= OBJECTIVE_SEARCH.confirm_tries
     assert kept.p99_s <= LIMIT_S
     assert kept.per_s >= 0.6 * slower.highest
 
@@ -76,14 +75,14 @@ def test_a_rate_that_was_too_low_rises_from_time_to_time():
     machine = Machine()
     found = machine(0.8 * machine.highest)
     for _ in range(5):
-        found = confirmed(machine, found, limit_s=LIMIT_S)
-    assert found.per_s == pytest.approx(machine.highest, rel=MORE - 1)
+        found = rate_again(machine, found, limit_s=LIMIT_S)
+    assert found.per_s == pytest.approx(machine.highest, rel=REPEATED_RATE_FACTOR - 1)
 
 
 def test_what_is_behind_the_leader_is_known_less_well_and_sooner():
     behind, alone = Machine(capacity=50), Machine(capacity=50)
     found = behind.find(leader=45.0)
-    assert found.per_s >= (1 - 2 * APART_BEHIND) * behind.highest
+    assert found.per_s >= (1 - 2 * OBJECTIVE_SEARCH.tolerance_behind) * behind.highest
     alone.find()
     assert len(behind.rates) < len(alone.rates)
     assert behind.rates[0] == 45.0
@@ -95,11 +94,11 @@ def test_what_keeps_no_rate_is_given_up_and_its_lowest_returned():
     assert found.p99_s > LIMIT_S
     assert found.per_s == min(machine.rates)
     machine.rates.clear()
-    assert confirmed(machine, found, limit_s=LIMIT_S).per_s == found.per_s
+    assert rate_again(machine, found, limit_s=LIMIT_S).per_s == found.per_s
     assert len(machine.rates) == 1
     machine.rates.clear()
     machine.find(leader=90.0)
-    assert len(machine.rates) < STEPS
+    assert len(machine.rates) < OBJECTIVE_SEARCH.max_rates
 
 
 class Runner:

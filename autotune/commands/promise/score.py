@@ -84,7 +84,7 @@ def measure(run: FinishedRun, host: Host, work: Path) -> PromiseCheck:
         measurement = outcome.measurement
         if run.objective.limit_s is not None:
             server = LoadTest(runner, run.chosen, run.expected.features, seed=0)
-            served = server.at(run.promised.median, LAUNCH_SERVING_S)
+            served = server.serve_or_stop(run.promised.median, LAUNCH_SERVING_S)
             measurement = replace(measurement, answered=(served,))
     finally:
         runner.close()

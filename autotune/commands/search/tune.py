@@ -34,7 +34,7 @@ from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.bounds import Bounds, peaks
-from autotune.search.loop import Listener, Search
+from autotune.search.loop import Listener, Search, SearchPlan
 from autotune.search.objective import objective_named
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.search.rates import for_objective
@@ -92,6 +92,32 @@ class Opened:
     journal: Journal
     host: Host
     parents: ForkServers
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReferences:
+    """The baseline's outputs in the run's folder."""
+
+    file: Path
+    workload: Workload
+    gate: Gate
+
+    def save(self, outcome: Outcome) -> None:
+        """Write the whole file, or nothing where the process is killed."""
+        partial = self.file.with_name("partial.npz")
+        np.savez(partial, **dict(outcome.outputs))  # type: ignore[arg-type]
+        partial.replace(self.file)
+
+    def load(self) -> Reference | None:
+        """Raises ResumeError where the file is damaged."""
+        if not self.file.exists():
+            return None
+        workload = self.workload
+        try:
+            outputs = read_outputs([self.file], workload.task.outputs, workload.expected)
+        except WireError as error:
+            raise ResumeError(f"the reference of this run: {error}; start a new run") from error
+        return self.gate.reference(outputs)
 
 
 class Tuning:
@@ -417,24 +443,17 @@ class Tuning:
             max_drop=settings.max_accuracy_drop,
         )
 
-        def save_reference(outcome: Outcome) -> None:
-            partial = folder.reference.with_name("partial.npz")
-            np.savez(partial, **dict(outcome.outputs))  # type: ignore[arg-type]
-            partial.replace(folder.reference)
-
-        def stored_reference() -> Reference | None:
-            if not folder.reference.exists():
-                return None
-            try:
-                outputs = read_outputs([folder.reference], self._task.outputs, workload.expected)
-            except WireError as error:
-                raise ResumeError(f"the reference of this run: {error}; start a new run") from error
-            return gate.reference(outputs)
-
         search = Search(
-            run_name=str(folder.path.resolve()),
-            space=space,
-            baseline=baseline(surroundings),
+            SearchPlan(
+                run_name=str(folder.path.resolve()),
+                space=space,
+                baseline=baseline(surroundings),
+                limits=settings.limits,
+                max_drop=settings.max_accuracy_drop,
+                seed=settings.seed,
+                bounds=bounds,
+                spent_s=time.monotonic() - self._began,
+            ),
             study=Study(
                 space,
                 storage=storage,
@@ -446,14 +465,8 @@ class Tuning:
             gate=gate,
             journal=journal,
             objective=self._objective,
-            max_drop=settings.max_accuracy_drop,
-            limits=settings.limits,
-            save_reference=save_reference,
-            stored_reference=stored_reference,
+            references=StoredReferences(folder.reference, workload, gate),
             listener=self._listener,
-            seed=settings.seed,
-            bounds=bounds,
-            spent_s=time.monotonic() - self._began,
         )
         return search.run(), search.elapsed_s
 
