@@ -25,7 +25,7 @@ from pathlib import Path
 
 from opened import open_run, speeds
 
-from autotune.search.finals import MAX_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, processes
+from autotune.search.finals import FINALS_LIMITS, VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.shared.stats import gain_interval, in_turn, ratio_interval
 from autotune.store.folder import RunFolder
 
@@ -43,7 +43,7 @@ def main() -> None:
     other = commands.add_parser("draw")
     other.add_argument("samples", type=Path, nargs="+")
     other.add_argument("--comparisons", type=int, default=200)
-    other.add_argument("--rounds", type=int, default=MAX_ROUNDS)
+    other.add_argument("--rounds", type=int, default=FINALS_LIMITS.max_rounds)
     other.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "record":
@@ -94,7 +94,7 @@ def draw(samples: Path, options: argparse.Namespace) -> None:
             same_process += within.low > 1 or within.high < 1
             ratios = []
             for number, index in enumerate(indices):
-                one, other = pairs[number // VISITS_A_PROCESS]
+                one, other = pairs[number // VISITS_PER_PROCESS]
                 ratios.append(one[index] / other[index])
             itself = gain_interval(ratios, count_of_each)
             different += itself.low > 1 or itself.high < 1

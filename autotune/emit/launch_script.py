@@ -57,13 +57,15 @@ def requests(
     inputs: Inputs,
     cache: str | None = None,
     *,
+    rule: StoppingRule = LAUNCH_RULE,
     rate: float | None = None,
     features: int = 0,
 ) -> str:
     """launch.jsonl: the search's own requests of one measurement, with paths in the run's folder.
 
-    `cache` is the prepared engine's folder. With `rate` (requests a second) a request to serve
-    `features` rows for LAUNCH_SERVING_S follows; every instance serves its share of the rate.
+    `cache` is the prepared engine's folder, `rule` how long to measure. With `rate` (requests a
+    second) a request to serve `features` rows for LAUNCH_SERVING_S follows; every instance serves
+    its share of the rate.
     """
     here = replace(
         inputs,
@@ -73,7 +75,7 @@ def requests(
     )
     lines: list[dict[str, object]] = [
         {"id": 1, "op": "open", "args": open_request(config, here)},
-        {"id": 2, "op": "measure", "args": measure_request(config, LAUNCH_RULE)},
+        {"id": 2, "op": "measure", "args": measure_request(config, rule)},
     ]
     if rate is not None:
         rows, arrivals_s = requests_at(

@@ -1,16 +1,16 @@
 """The finals: the leaders and the baseline measured again, in turn.
 
-The best of many noisy measurements is partly the luckiest; what is reported comes from these,
-which were not selected. In turn, so that a host that speeds up or slows down does so for all
-of them; each round in an order drawn at random, so that no drift can favour one. Each visit is
-a trial on disk, and everything here is computed from those: a search killed in its finals goes
-on there.
+The best of many noisy measurements is partly the luckiest. So the reported numbers come from the
+finals, whose measurements did not select the finalists. The finalists are visited in turn: a host
+that slows down does so for all of them. Each round has a random order, so that no drift favours
+one of them. Each visit is a trial on disk, and everything here is computed from the trials: a
+search that was killed in its finals goes on there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
@@ -18,36 +18,69 @@ from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measur
 from autotune.shared.records import WHOLE, Config, Measurement, StoppingRule, Trial
 from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
 
-MIN_FINALISTS, MAX_FINALISTS, CLOSE = 2, 3, 0.05
-"""The leaders that go to the finals; more where they are this near the first."""
-ALIKE = 0.02
-"""Finalists no further apart than this, and not significantly, are alike: the simplest wins."""
+MIN_FINALISTS, MAX_FINALISTS = 2, 3
+"""How many leaders go to the finals, besides the baseline."""
+NEAR_LEADER_SHARE = 0.05
+"""A third leader goes to the finals if it is at most this much slower than the first."""
+ALIKE_SHARE = 0.02
+"""Finalists are alike if they differ by at most this much, and not significantly. The simplest of
+them wins."""
+VISITS_PER_PROCESS = 4
+"""After this many visits a finalist continues in a fresh process. Processes that run the same
+configuration differ: a process may be a few percent slower than most for as long as it lives."""
 VISIT_RULE = StoppingRule(
     min_passes=1, max_passes=40, half_width=0.0, budget_s=1.5, patience_s=1.5, part_s=2.0
 )
-"""One visit: passes for a second or two, at least one; of the baseline's long passes a part.
-Short, since it is rounds that make an interval: six are the fewest that can give one of 95%, and
-in the same time twice as many of half the length tell apart what is nearer."""
-VISITS_A_PROCESS = 4
-"""Then a finalist goes on in a fresh process: one may be a few percent slower than most of those
-that run the same, for as long as it lives."""
-MIN_ROUNDS, MAX_ROUNDS = 3, 24
-ROUNDS_S, ROUNDS_SHARE = 60.0, 0.25
-"""No new round begins after so many seconds of passes, or such a share of the time budget."""
-HALF_WIDTH = 0.025
-"""Nor once the gain of every finalist is known this well."""
-REOPENED_S = 4.0
-"""What preparing an engine takes at most when its exported or compiled form is kept."""
+"""One visit: at least one pass, for a second or two; of a longer pass only a part. Visits are
+short because the rounds make the interval. Six rounds are the fewest that can give 95%."""
+MIN_ROUNDS = 3
+MAX_REOPENING_S = 4.0
+"""Preparing an engine takes at most this many seconds if its exported or compiled form is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalsLimits:
+    """How long a visit and the finals may take."""
+
+    visit: StoppingRule = VISIT_RULE
+    max_rounds: int = 24
+    rounds_s: float = 60.0
+    """No round begins after this many seconds of passes."""
+    rounds_share: float = 0.25
+    """No round begins after this share of the time budget was spent on passes."""
+    half_width: float = 0.025
+    """No round begins once the relative half interval of every finalist's gain is this narrow."""
+
+
+FINALS_LIMITS = FinalsLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the finals say. `gain` is how many times better than the baseline `best` was, the
-    median over rounds; the trials hold the passes of all their visits."""
+    """The outcome of the finals. `gain` is how many times better than the baseline `best` was, the
+    median over rounds. The two trials hold the passes of all their visits."""
 
     baseline: Trial
     best: Trial
     gain: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far the finals are, once every finalist had MIN_ROUNDS visits and as many as the others.
+
+    `passes_s` are the seconds of all visits without opening sessions, `opening_s` those that
+    opening the sessions of the next round takes (0 where they stay open).
+    """
+
+    rounds: int
+    passes_s: float
+    opening_s: float
+    gains: Sequence[Interval]  # of each finalist over the baseline
+
+    @property
+    def next_round_s(self) -> float:
+        return self.opening_s + self.passes_s / self.rounds
 
 
 def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
@@ -60,7 +93,7 @@ def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
 
 
 def merged(trials: Sequence[Trial]) -> Trial:
-    """Visits of one configuration as one trial: the last one, with what all measured."""
+    """The visits of one configuration as one trial: the last one, with the passes of all."""
     last = trials[-1]
     passes = tuple(p for trial in trials for p in measured(trial).passes)
     answered = tuple(a for trial in trials for a in measured(trial).answered)
@@ -68,19 +101,20 @@ def merged(trials: Sequence[Trial]) -> Trial:
 
 
 def finals(trials: Sequence[Trial]) -> list[Trial]:
-    """What the finals measured, one trial a configuration."""
+    """The results of the finals, one trial a configuration."""
     return [merged(found) for found in visits(trials).values()]
 
 
 @dataclass(frozen=True, slots=True)
 class Finals:
-    """The plan of the finals over a journal's trials, whose first is the baseline's."""
+    """The plan of the finals over a journal's trials. The first trial is the baseline's."""
 
     objective: Objective
     time_budget_s: float | None
+    limits: FinalsLimits = FINALS_LIMITS
 
     def finalists(self, trials: Sequence[Trial]) -> list[Config]:
-        """The baseline, then the leaders, best first; one that fails in the finals is out."""
+        """The baseline, then the leaders, best first. A leader that fails in the finals is out."""
         ranked = [
             trial
             for trial in leaders(trials, self.objective, SEARCHED)
@@ -89,13 +123,13 @@ class Finals:
         near = [
             trial
             for trial in ranked[:MAX_FINALISTS]
-            if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + CLOSE
+            if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + NEAR_LEADER_SHARE
         ]
         best = [trial.config for trial in max(near, ranked[:MIN_FINALISTS], key=len)]
         return list(dict.fromkeys([trials[0].config, *best]))
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
-        """Whom to visit next, None when the finals are over.
+        """The finalists to visit next, in a random order; None when the finals are over.
 
         A finalist that took the place of a failed one catches up before the next round.
         """
@@ -103,26 +137,46 @@ class Finals:
             return None
         finalists, visited = self.finalists(trials), visits(trials)
         counts = {config: len(visited.get(config, [])) for config in finalists}
-        done = min(counts.values())
-        behind = [config for config in finalists if counts[config] == done]
-        if done < MIN_ROUNDS or len(set(counts.values())) > 1:
+        fewest = min(counts.values())
+        behind = [config for config in finalists if counts[config] == fewest]
+        must_go_on = fewest < MIN_ROUNDS or len(behind) < len(finalists)
+        if must_go_on or not self._is_over(self._standing(trials, finalists, visited), elapsed_s):
             return in_turn(behind)
-        spent = sum(t.duration_s for config in finalists for t in visited[config])
-        preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
-        passes_s = spent - preparing * processes(done)
-        due_s = preparing if self.fresh(trials, finalists) else 0.0
-        until_s = elapsed_s + due_s + passes_s / done
-        late = self.time_budget_s is not None and until_s > self.time_budget_s
-        if late or done >= MAX_ROUNDS or passes_s + due_s >= self._rounds_s:
-            return None  # fresh processes are worth opening only if time is left for passes
-        gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
-        narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
-        return None if narrow else in_turn(behind)
+        return None
+
+    def _standing(
+        self,
+        trials: Sequence[Trial],
+        finalists: Sequence[Config],
+        visited: Mapping[Config, Sequence[Trial]],
+    ) -> Standing:
+        rounds = len(visited[finalists[0]])
+        spent_s = sum(t.duration_s for config in finalists for t in visited[config])
+        opening_s = sum(_opening_s(measured(visited[config][0])) for config in finalists)
+        return Standing(
+            rounds=rounds,
+            passes_s=spent_s - opening_s * processes(rounds),
+            opening_s=opening_s if self.fresh(trials, finalists) else 0.0,
+            gains=[self._gain(trials, config, finalists[0]) for config in finalists[1:]],
+        )
+
+    def _is_over(self, standing: Standing, elapsed_s: float) -> bool:
+        """Whether no further round is held."""
+        budget_s, limits = self.time_budget_s, self.limits
+        past_budget = budget_s is not None and elapsed_s + standing.next_round_s > budget_s
+        enough_rounds = standing.rounds >= limits.max_rounds
+        # Fresh processes are worth opening only if time is left for passes in them.
+        enough_seconds = standing.passes_s + standing.opening_s >= self._rounds_s
+        gains_known = all(
+            gain.half_width <= limits.half_width and gain.coverage >= CONFIDENCE
+            for gain in standing.gains
+        )
+        return past_budget or enough_rounds or enough_seconds or gains_known
 
     def fresh(self, trials: Sequence[Trial], round_: Sequence[Config]) -> bool:
-        """Whether those of `round_` are to be visited in fresh processes."""
+        """Whether the finalists of `round_` are to be visited in fresh processes."""
         visited = visits(trials)
-        return any(len(visited.get(config, [])) % VISITS_A_PROCESS == 0 for config in round_)
+        return any(len(visited.get(config, [])) % VISITS_PER_PROCESS == 0 for config in round_)
 
     def expected_s(self, trials: Sequence[Trial]) -> float:
         """About how many seconds the finals will take."""
@@ -130,34 +184,35 @@ class Finals:
         finalists = [known[config] for config in self.finalists(trials) if config in known]
         if not finalists:
             return 0.0
-        one = sum(_visit_s(m) + self.objective.serving_s for m in finalists)
-        rounds = max(MIN_ROUNDS, min(self._rounds_s / one + 0.5, MAX_ROUNDS))
-        return sum(map(_preparing_s, finalists)) * processes(rounds) + rounds * one
+        round_s = sum(self._visit_s(m) + self.objective.serving_s for m in finalists)
+        rounds = max(MIN_ROUNDS, min(self._rounds_s / round_s + 0.5, self.limits.max_rounds))
+        return sum(map(_opening_s, finalists)) * processes(rounds) + rounds * round_s
 
     def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
-        """None where some finalist was never visited."""
-        again = {trial.config: trial for trial in finals(trials)}
+        """None if some finalist was never visited."""
+        results = {trial.config: trial for trial in finals(trials)}
         finalists = self.finalists(trials)
-        if any(config not in again for config in finalists):
+        if any(config not in results for config in finalists):
             return None
-        first = leaders([again[config] for config in finalists], self.objective, (FINAL,))[0]
+        first = leaders([results[config] for config in finalists], self.objective, (FINAL,))[0]
         alike = [config for config in finalists if self._alike(trials, first.config, config)]
         best = min(alike, key=lambda config: complexity(config, trials[0].config))
         gain = self._gain(trials, best, trials[0].config)
-        return Verdict(baseline=again[trials[0].config], best=again[best], gain=gain)
+        return Verdict(baseline=results[trials[0].config], best=results[best], gain=gain)
 
     def _alike(self, trials: Sequence[Trial], first: Config, other: Config) -> bool:
-        """Whether nothing says that `first` is really better than `other`."""
+        """Whether `first` is not surely better than `other`, nor by more than ALIKE_SHARE."""
         if first == other:
             return True
         ahead = self._gain(trials, first, other)
-        return ahead.low <= 1 and ahead.median <= 1 + ALIKE
+        return ahead.low <= 1 and ahead.median <= 1 + ALIKE_SHARE
 
     @property
     def _rounds_s(self) -> float:
+        """The seconds that the passes of all rounds may take."""
         if self.time_budget_s is None:
-            return ROUNDS_S
-        return min(ROUNDS_S, ROUNDS_SHARE * self.time_budget_s)
+            return self.limits.rounds_s
+        return min(self.limits.rounds_s, self.limits.rounds_share * self.time_budget_s)
 
     def _gain(self, trials: Sequence[Trial], config: Config, other: Config) -> Interval:
         """How many times better `config` is than `other`, round by round."""
@@ -166,10 +221,21 @@ class Finals:
         ratios = [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
         return gain_interval(ratios, processes(len(ratios)))
 
+    def _visit_s(self, measurement: Measurement) -> float:
+        """About how long one visit takes in a session that is open."""
+        rule = self.limits.visit
+        instances = len({p.instance for p in measurement.passes})
+        pass_s = workload_s(measurement)
+        if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + WHOLE:
+            pass_s *= instances  # too few batches to share: every instance runs all of them
+        if rule.part_s is not None:
+            pass_s = min(pass_s, rule.part_s)
+        return rule.budget_s + pass_s / 2
+
 
 def processes(rounds: float) -> int:
-    """In how many processes a finalist is visited so often."""
-    return math.ceil(rounds / VISITS_A_PROCESS)
+    """In how many processes, one after the other, a finalist is visited in so many rounds."""
+    return math.ceil(rounds / VISITS_PER_PROCESS)
 
 
 def _failures(trials: Sequence[Trial], config: Config) -> int:
@@ -177,19 +243,8 @@ def _failures(trials: Sequence[Trial], config: Config) -> int:
     return sum(t.origin == FINAL and t.config == config and not t.succeeded for t in trials)
 
 
-def _visit_s(measurement: Measurement) -> float:
-    """About how long one visit takes, the process being there."""
-    instances = len({p.instance for p in measurement.passes})
-    one = workload_s(measurement)
-    if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + WHOLE:
-        one *= instances  # too few batches to share
-    if VISIT_RULE.part_s is not None:
-        one = min(one, VISIT_RULE.part_s)
-    return VISIT_RULE.budget_s + one / 2
-
-
-def _preparing_s(measurement: Measurement) -> float:
-    """About how long its session takes to open again: what it exported or compiled is kept."""
+def _opening_s(measurement: Measurement) -> float:
+    """About how long its session takes to open again, from its exported or compiled form."""
     phases = measurement.phases_s
-    prepare = min(phases.get("prepare", 0.0), REOPENED_S)
+    prepare = min(phases.get("prepare", 0.0), MAX_REOPENING_S)
     return phases.get("import", 0.0) + prepare + phases.get("warm_up", 0.0)

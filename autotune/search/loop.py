@@ -18,7 +18,7 @@ from typing import Protocol
 from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.again import worth_another_try
 from autotune.search.bounds import MARGIN, Bounds
-from autotune.search.finals import MIN_FINALISTS, VISIT_RULE, Finals
+from autotune.search.finals import FINALS_LIMITS, MIN_FINALISTS, Finals, FinalsLimits
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
@@ -69,6 +69,7 @@ class Limits:
 
     trials: int | None
     time_budget_s: float | None
+    finals: FinalsLimits = FINALS_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ class Search:
         self._references = references
         self._listener = listener
         self._clock = clock
-        self._finals = Finals(objective, plan.limits.time_budget_s)
+        self._finals = Finals(objective, plan.limits.time_budget_s, plan.limits.finals)
         self._tuner = Tuner(plan.space, seed=plan.seed)
         self._rng = random.Random(plan.seed)
         self._start = clock() - plan.spent_s - sum(trial.duration_s for trial in journal.trials)
@@ -450,7 +451,7 @@ class Search:
         """Run by the rule of `origin`. Before the finals the gate judges the first pass, and only
         what it allows is measured further."""
         if origin == FINAL:
-            outcome = self._runner.run(config, VISIT_RULE)
+            outcome = self._runner.run(config, self._finals.limits.visit)
             return outcome, *self._judge(config, outcome, origin)
         rule = replace(SEARCH_RULE, leader_s=self._leader_s())
         by_rungs = self._objective.limit_s is None  # `server` measures one pass, then requests

@@ -9,7 +9,7 @@ from bench_search import SMALL, Bench
 from fakes import FakeRunner, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
-from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_A_PROCESS, finals, processes
+from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_PER_PROCESS, finals, processes
 from autotune.search.loop import PRIORS_FIRST
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Failure
@@ -100,12 +100,12 @@ def test_the_finals_are_held_in_several_processes(bench):
     visited = []
     result = bench.search(Watched(), trials=12)
     rounds = result.gain.samples
-    assert rounds > VISITS_A_PROCESS
+    assert rounds > VISITS_PER_PROCESS
     for config in {config for config, _ in visited}:
         opened = [process for other, process in visited if other == config]
         assert len(opened) == rounds
         assert len(set(opened)) == processes(rounds)
-        assert max(opened.count(process) for process in opened) == VISITS_A_PROCESS
+        assert max(opened.count(process) for process in opened) == VISITS_PER_PROCESS
 
 
 def test_a_leader_that_fails_in_the_finals_is_replaced(bench):

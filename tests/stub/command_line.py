@@ -5,39 +5,58 @@ python command_line.py [--stub] search --model demo ...
 
 from __future__ import annotations
 
+import functools
 import sys
-from dataclasses import replace
 from pathlib import Path
-
-from autotune.commands.search import launch_check
-from autotune.driver import command, forkserver
-from autotune.emit import launch_script
-from autotune.search import finals
 
 STUB = Path(__file__).parent / "stub_worker.py"
 
 
-def shorten() -> None:
+def shorten_searches() -> None:
     """Visits of the finals and the check of launch.sh take tenths of a second."""
+    from dataclasses import replace
+
+    from autotune.commands.search import tune
+    from autotune.commands.search.context import Pace
+    from autotune.commands.search.launch_check import MIN_ROUNDS, CheckLimits
+    from autotune.emit.launch_script import LAUNCH_RULE
+    from autotune.search.finals import VISIT_RULE, FinalsLimits
+
     short = {"budget_s": 0.1, "patience_s": 0.1}
-    finals.VISIT_RULE = replace(finals.VISIT_RULE, **short, part_s=0.2)
-    finals.ROUNDS_S = 0.5
-    launch_script.LAUNCH_RULE = replace(launch_script.LAUNCH_RULE, min_passes=2, **short)
-    launch_check.MAX_TURN_S = launch_check.MIN_TURN_S = 0.05
-    launch_check.MAX_ROUNDS = launch_check.MIN_ROUNDS
+    pace = Pace(
+        finals=FinalsLimits(visit=replace(VISIT_RULE, **short, part_s=0.2), rounds_s=0.5),
+        launch=replace(LAUNCH_RULE, min_passes=2, **short),
+        check=CheckLimits(max_turn_s=0.05, min_turn_s=0.05, max_rounds=MIN_ROUNDS),
+    )
+    tune.Tuning = functools.partial(tune.Tuning, pace=pace)
+
+
+def shorten_verification() -> None:
+    from dataclasses import replace
+
+    from autotune.commands.promise import verify
+    from autotune.search.finals import VISIT_RULE
+
+    visit = replace(VISIT_RULE, budget_s=0.1, patience_s=0.1, part_s=0.2)
+    verify.verify = functools.partial(verify.verify, visit=visit)
 
 
 def use_stub() -> None:
     """Start the stub in the place of every worker, launch.sh's too."""
+    from autotune.driver import command, forkserver
+
     command.WORKER = STUB
     forkserver.MODULES = forkserver.LIGHT
 
 
 if __name__ == "__main__":
-    shorten()
     if sys.argv[1:2] == ["--stub"]:
         del sys.argv[1]
         use_stub()
+    if sys.argv[1:2] == ["search"]:
+        shorten_searches()
+    if sys.argv[1:2] == ["verify"]:
+        shorten_verification()
     from autotune.cli import main
 
     main()

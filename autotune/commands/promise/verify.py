@@ -30,7 +30,7 @@ from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
 from autotune.shared.errors import StackError
-from autotune.shared.records import ONE_PASS, Config, StackFacts, to_jsonable
+from autotune.shared.records import ONE_PASS, Config, StackFacts, StoppingRule, to_jsonable
 from autotune.shared.stats import Interval, gain_interval, median_interval
 from autotune.space import knobs
 from autotune.store.folder import folder_of
@@ -69,7 +69,13 @@ class Verified:
         return {"holds": self.holds, **found}
 
 
-def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Verified:
+def verify(
+    path: Path,
+    *,
+    min_speedup: float | None,
+    rounds: int = ROUNDS,
+    visit: StoppingRule = VISIT_RULE,
+) -> Verified:
     """Measure the run's best configuration against its baseline again, in turn.
 
     `path` is best.yaml or its folder. Raises ResumeError where it holds no finished run.
@@ -93,7 +99,12 @@ def verify(path: Path, *, min_speedup: float | None, rounds: int = ROUNDS) -> Ve
             inner = run.runner(host, found, work, parents)
             runner = for_objective(run.objective, inner, run.expected.features)
             return measure_again(
-                run, runner, changes_known(run, host, found), minimum=minimum, rounds=rounds
+                run,
+                runner,
+                changes_known(run, host, found),
+                minimum=minimum,
+                rounds=rounds,
+                visit=visit,
             )
 
 
@@ -133,7 +144,13 @@ def _model_changed(
 
 
 def measure_again(
-    run: FinishedRun, runner: Runner, changes: list[str], *, minimum: float, rounds: int
+    run: FinishedRun,
+    runner: Runner,
+    changes: list[str],
+    *,
+    minimum: float,
+    rounds: int,
+    visit: StoppingRule = VISIT_RULE,
 ) -> Verified:
     """Measure best and baseline in turn and judge them against the promise."""
     promise = run.best["promise"]
@@ -147,7 +164,7 @@ def measure_again(
         promised_speedup=float(promise["speedup"]),
     )
     try:
-        visits = visit_in_turn(runner, list(dict.fromkeys([base, best])), rounds, VISIT_RULE)
+        visits = visit_in_turn(runner, list(dict.fromkeys([base, best])), rounds, visit)
     except VisitFailed as failed:
         return replace(verified, causes=(str(failed),))
     pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)

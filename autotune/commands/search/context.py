@@ -6,15 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autotune.commands.search.launch_check import CHECK_LIMITS, CheckLimits
 from autotune.commands.search.settings import Settings
 from autotune.driver.runner import Inputs
+from autotune.emit.launch_script import LAUNCH_RULE
 from autotune.host import Host
 from autotune.search.bounds import Bounds
+from autotune.search.finals import FINALS_LIMITS, FinalsLimits
 from autotune.search.objective import Objective
-from autotune.shared.records import Config, StackFacts
+from autotune.shared.records import Config, StackFacts, StoppingRule
 from autotune.space import Space, Surroundings, baseline
 from autotune.store.folder import RunFolder
 from autotune.tasks.workload import Workload, inputs_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a search may take after its last trial. Tests pass shorter limits."""
+
+    finals: FinalsLimits = FINALS_LIMITS
+    launch: StoppingRule = LAUNCH_RULE
+    """How long launch.sh measures."""
+    check: CheckLimits = CHECK_LIMITS
+
+
+PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +49,7 @@ class Run:
     surroundings: Surroundings
     space: Space
     manifest: Mapping[str, Any]
+    pace: Pace
     announce: Callable[[str], None]
     """Tells the user one line of progress."""
 

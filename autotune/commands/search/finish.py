@@ -123,7 +123,14 @@ def _write_launch_files(
     )
     cache = f"{folder.engine.name}/{best['stack']}" if folder.engine.exists() else None
     rate = promise["median"] if run.objective.limit_s is not None else None
-    text = requests(best, run.inputs, cache, rate=rate, features=run.workload.expected.features)
+    text = requests(
+        best,
+        run.inputs,
+        cache,
+        rule=run.pace.launch,
+        rate=rate,
+        features=run.workload.expected.features,
+    )
     write(folder.requests, text)
     script = launch_script(
         worker_commands(best, run.host, stack.python, stack.libiomp5),
@@ -148,6 +155,7 @@ def _check_launch(run: Run, result: Result, runner: Runner) -> dict[str, Any]:
         beside=2 * peak <= MEMORY_SHARE * run.host.memory_bytes,
         time_s=run.settings.launch_s,
         timeout_s=run.settings.trial_timeout_s,
+        limits=run.pace.check,
     )
     return as_stored(check)
 

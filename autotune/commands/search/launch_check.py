@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,10 +28,7 @@ from autotune.shared.stopping import of_each
 from autotune.store.wire import parse
 
 TIMEOUT_S = 1800
-MAX_TURN_S, MIN_TURN_S = 0.5, 0.1
-"""Longest and shortest turn of either side, in seconds. A host may change by 10% every few
-seconds; with short turns fewer of them see such a change."""
-MIN_ROUNDS, MAX_ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 24, 0.038, 0.5
+MIN_ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 0.038, 0.5
 """Rounds end when the interval's half width is 3.8% (which includes the difference of two
 processes), or when they have taken half of the time. Six rounds are the fewest that give a 95%
 interval; if time is short, turns are shortened."""
@@ -45,6 +42,22 @@ if os.getppid() != int(sys.argv[1]):
     os._exit(1)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckLimits:
+    """How long launch.sh is compared with the search's own process.
+
+    A turn of either side takes at most `max_turn_s` and at least `min_turn_s` seconds. A host may
+    change by 10% every few seconds; with short turns fewer of them see such a change.
+    """
+
+    max_turn_s: float = 0.5
+    min_turn_s: float = 0.1
+    max_rounds: int = 24
+
+
+CHECK_LIMITS = CheckLimits()
 
 
 class ScriptFailed(Exception):
@@ -155,6 +168,7 @@ def launch_check(
     beside: bool,
     time_s: float,
     timeout_s: float,
+    limits: CheckLimits = CHECK_LIMITS,
 ) -> dict[str, Any]:
     """The script's JSON: its speed over the promised speed; or `error` if the script failed.
 
@@ -166,7 +180,7 @@ def launch_check(
         with Launched(script, instances=instances, folder=work, timeout_s=timeout_s) as launched:
             ratio = None
             if instances:
-                ratio = _in_turn(launched, runner, best, objective, time_s)
+                ratio = _in_turn(launched, runner, best, objective, time_s, limits)
             check = launched.finish()
     except (ScriptFailed, WorkerFailed, OSError, ValueError) as error:
         return {"error": str(error)}
@@ -178,7 +192,12 @@ def launch_check(
 
 
 def _in_turn(
-    launched: Launched, runner: Runner, best: Config, objective: Objective, time_s: float
+    launched: Launched,
+    runner: Runner,
+    best: Config,
+    objective: Objective,
+    time_s: float,
+    limits: CheckLimits,
 ) -> Interval | None:
     """The ratio of launch.sh's workers to the search's own process, over the rounds.
 
@@ -193,7 +212,8 @@ def _in_turn(
         lambda rule: launched.measure(best, rule),
         own,
     )
-    turn_s = min(MAX_TURN_S, max(MIN_TURN_S, ROUNDS_SHARE * time_s / (2 * MIN_ROUNDS)))
+    wanted_s = ROUNDS_SHARE * time_s / (2 * MIN_ROUNDS)
+    turn_s = min(limits.max_turn_s, max(limits.min_turn_s, wanted_s))
     rule = replace(VISIT_RULE, budget_s=turn_s, patience_s=turn_s, part_s=2 * turn_s)
     asked = time.monotonic()
     for side in sides:  # the first waits until the script has measured, the other opens
@@ -201,7 +221,7 @@ def _in_turn(
     ratios: list[float] = []
     began = time.monotonic()
     late = max(asked + time_s, began + MIN_ROUNDS_SHARE * time_s)
-    for _ in range(MAX_ROUNDS):
+    for _ in range(limits.max_rounds):
         found: dict[int, Measurement] = {}
         for index in in_turn((0, 1)):
             measured = sides[index](rule)

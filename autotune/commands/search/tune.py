@@ -8,14 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autotune.commands.search.context import Run
+from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, space_digest
 from autotune.commands.search.settings import (
@@ -132,6 +132,7 @@ class Tuning:
         command_line: list[str],
         listener: Listener,
         announce: Callable[[str], None],
+        pace: Pace = PACE,
     ) -> None:
         if resume and output is None:
             raise InputError("--resume needs the run to resume: pass --output reports/<run>")
@@ -141,6 +142,7 @@ class Tuning:
         self._command_line = command_line
         self._listener = listener
         self._announce = announce
+        self._pace = pace
         self._resume = resume
         self._task = task_named(settings.task)
         self._objective = objective_named(settings.objective)
@@ -341,6 +343,7 @@ class Tuning:
             surroundings=surroundings,
             space=space,
             manifest=manifest,
+            pace=self._pace,
             announce=self._announce,
         )
 
@@ -448,7 +451,7 @@ class Tuning:
                 run_name=str(folder.path.resolve()),
                 space=space,
                 baseline=baseline(surroundings),
-                limits=settings.limits,
+                limits=replace(settings.limits, finals=run.pace.finals),
                 max_drop=settings.max_accuracy_drop,
                 seed=settings.seed,
                 bounds=bounds,
