@@ -1,12 +1,11 @@
-"""The configuration a search chose, against each engine alone at its own best point.
+"""Compares the configuration that a search chose with the best of each engine alone.
 
     python bench/against.py reports/RUN [--rounds 5]
 
-Each engine of ENGINES is given every point of POINTS; its best one that the gate allows then
-runs in turn with the run's best configuration, in processes kept side by side, unless it was
-far slower than the others. Prints, for
-each engine, how many times faster the search's choice was: the median over rounds and its
-interval.
+Each engine of ENGINES is measured at every point of POINTS. Its fastest point that the gate allows
+is then visited in turn with the run's best configuration, in processes kept side by side. Engines
+far slower than the fastest are left out. Prints for each engine how many times as fast the search's
+choice was: the median over rounds and its interval.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ POINTS: tuple[dict[str, Any], ...] = (
     *({"padding": "length_sorted", "batch_size": size} for size in (1, 2, 4, 8, 16)),
     *({"padding": "token_budget", "batch_tokens": tokens} for tokens in (512, 1024, 2048)),
 )
-NEAR = 0.6
-"""Engines that are not this near the fastest are not visited again."""
-QUICK = StoppingRule(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
+MIN_SPEED_SHARE = 0.6
+"""Engines below this share of the fastest one's speed are not visited again."""
+QUICK_RULE = StoppingRule(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
 
 
 def main() -> None:
@@ -55,10 +54,14 @@ def main() -> None:
 
 
 def against(run: OpenedRun, rounds: int) -> None:
-    own = [one for stack in run.stacks for one in own_best(run, stack)]
+    own = [one for stack in run.stacks for one in best_points(run, stack)]
     run.runner.close()
     fastest = max(speed for speed, _ in own)
-    others = [config for speed, config in own if config != run.chosen and speed >= NEAR * fastest]
+    others = [
+        config
+        for speed, config in own
+        if config != run.chosen and speed >= MIN_SPEED_SHARE * fastest
+    ]
     visits = visit_in_turn(run.runner, [run.chosen, *others], rounds, VISIT)
     chosen = speeds(visits[run.chosen])
     print(f"\nchosen: {describe(run.chosen)}, {median_interval(chosen).median:.1f}/s")
@@ -78,8 +81,8 @@ def against(run: OpenedRun, rounds: int) -> None:
         )
 
 
-def own_best(run: OpenedRun, stack: str) -> list[tuple[float, Config]]:
-    """Each engine of `stack` at the fastest point that the gate allows, and its speed."""
+def best_points(run: OpenedRun, stack: str) -> list[tuple[float, Config]]:
+    """Each engine of `stack` at its fastest allowed point: examples/s and configuration."""
     found = []
     for engine in ENGINES:
         if run.stacks[stack].modes[engine["mode"]].get(engine["precision"]) is not None:
@@ -87,7 +90,7 @@ def own_best(run: OpenedRun, stack: str) -> list[tuple[float, Config]]:
         tried: list[tuple[bool, float, Config]] = []
         for point in POINTS:
             config = complete(run.where, {"stack": stack, **engine, **point})
-            outcome = run.runner.run(config, QUICK)
+            outcome = run.runner.run(config, QUICK_RULE)
             if outcome.measurement is None:
                 print(f"{describe(config)}: {outcome.failure}", flush=True)
                 break

@@ -1,15 +1,19 @@
-"""How often is a configuration found different from itself, and one slowed by 5% slower?
+"""Tests the finals' judgement: is a configuration found different from itself, or slower if slowed?
 
     python bench/comparisons.py record reports/RUN bench/tables/itself.json [--processes 6]
     python bench/comparisons.py draw bench/tables/itself*.json [--comparisons 200] [--rounds 24]
 
-`record` opens the run's best configuration in several processes and visits them in turn as the
-finals do. `draw` makes comparisons of it with itself, over as many rounds as the finals hold at
-most, each side in another process every so many rounds as there, drawn by chance. It judges them as
-the finals do: once as they are, once with every sample of one side 5% longer. The rounds are
-successive ones, from a place drawn by chance, and then any of them: the former keep how the host
-drifts, the latter are more different comparisons. Beside them what the judgement would be had the
-finals two processes only and took them to be the same, and how much processes differ.
+`record` opens the run's best configuration in several processes and visits them in turn, as the
+finals do.
+
+`draw` compares the configuration with itself many times and judges each comparison as the finals
+do: once unchanged, once with one side slowed by 5%. A comparison has as many rounds as the finals
+hold at most. Each side changes to another process, drawn at random, as often as in the finals.
+Rounds are drawn in two ways. Successive rounds from a random start keep the drift of the host.
+Freely drawn rounds give more distinct comparisons.
+
+Also printed: the judgement if the finals had only two processes and took them to be the same, and
+the standard deviation between processes.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
             samples = {"config": config.as_dict(), "processes": found}
-            output.write_text(json.dumps(samples, indent=1) + "\n")  # what there is so far
+            # Written after every visit, in case recording is stopped.
+            output.write_text(json.dumps(samples, indent=1) + "\n")
         for side in sides:
             side.runner.close()
 
@@ -81,10 +86,10 @@ def draw(samples: Path, options: argparse.Namespace) -> None:
         start = rng.randrange(count - rounds + 1)
         return list(range(start, start + rounds))
 
-    def any_of_them() -> list[int]:
+    def freely_drawn() -> list[int]:
         return rng.sample(range(count), rounds)
 
-    for name, drawn in (("successive rounds", successive), ("any rounds", any_of_them)):
+    for name, drawn in (("successive rounds", successive), ("any rounds", freely_drawn)):
         same_process = different = slower = 0
         for _ in range(options.comparisons):
             indices, count_of_each = drawn(), processes(rounds)
@@ -98,7 +103,7 @@ def draw(samples: Path, options: argparse.Namespace) -> None:
                 ratios.append(one[index] / other[index])
             itself = gain_interval(ratios, count_of_each)
             different += itself.low > 1 or itself.high < 1
-            slower += itself.low * SLOWED > 1  # every ratio is so much larger, and the interval
+            slower += itself.low * SLOWED > 1  # slowing scales every ratio and the interval
         shares = [n / options.comparisons for n in (different, same_process, slower)]
         print(
             f"{options.comparisons} comparisons of {rounds} {name}, {processes(rounds)} of "
@@ -110,8 +115,8 @@ def draw(samples: Path, options: argparse.Namespace) -> None:
 
 
 def between(found: Sequence[Sequence[float]]) -> float:
-    """That of a process's speed beside the others of its rounds, what it varies by between rounds
-    taken off."""
+    """Standard deviation between processes of the logarithm of speed, relative to the mean of each
+    round. The variation between rounds is subtracted."""
     rounds = [[math.log(speed) for speed in one] for one in zip(*found, strict=False)]
     beside = [[one[i] - statistics.fmean(one) for one in rounds] for i in range(len(found))]
     centres = [statistics.median(side) for side in beside]

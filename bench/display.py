@@ -2,10 +2,10 @@
 
     python bench/display.py reports/RUN [--rounds 12]
 
-Visits the run's best configuration in turn with the display of `autotune search` drawing on a
-terminal (a pseudo-terminal that is read all the time), and with none. Prints the ratio of their
-speeds, the Hodges-Lehmann estimate over rounds with its interval: 1 is within it where drawing
-costs nothing that can be seen.
+Visits the run's best configuration in turn with and without the display of `autotune search`. The
+display draws on a pseudo-terminal that is read all the time. Prints the ratio of both speeds: the
+Hodges-Lehmann estimate over rounds, with its interval. If drawing costs nothing measurable, the
+interval holds 1.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def visit(run: OpenedRun) -> Outcome:
 
 
 def with_display(run: OpenedRun, trials: list[Trial], stderr: int) -> Outcome:
-    """A visit while a display that has seen all of `trials` draws."""
+    """A visit while the display draws, after it was shown all of `trials`."""
     before = sys.stderr
     with open(os.dup(stderr), "w") as sys.stderr:
         try:

@@ -1,13 +1,13 @@
-"""Every engine and precision on one model: speed, accuracy, verdict, as a Markdown table.
+"""Measures every engine and precision on one model; prints speed, accuracy and verdict as Markdown.
 
     python bench/engines.py --model demo [--stack NAME=PYTHON ...] [--samples 194]
     python bench/engines.py --model DIR --head AutoModelForSequenceClassification --dataset F.jsonl
     python bench/engines.py --model random-bert-base
 
-Each row is measured at batch 8 and batch 1, rows sorted by length, all cores, and shown at the
-better one. A model whose task has no scoring here is judged by how often its largest logit is
-where eager float32's is. The baseline is measured again at the end: the last line says how
-much the host drifted.
+Each engine is measured at batch 8 and batch 1, with inputs sorted by length, on all cores. Its row
+shows the better of the two. A model whose task has no scoring here is judged by how often its
+largest logit is at the same place as eager float32's. The baseline is measured again at the end;
+the last line says how much the host drifted.
 """
 
 from __future__ import annotations
@@ -140,7 +140,10 @@ def run(options: argparse.Namespace, parent: Path) -> None:
         print(row(config, runner, gate, reference, before), flush=True)
     after = rate(runner.run(baseline(where), RULE))
     runner.close()
-    print(f"\nThe baseline measured again at the end: {after / before:.2f} of the first time.")
+    print(
+        f"\nDrift of the host: the baseline, measured again at the end, ran at "
+        f"{after / before:.2f} of its first speed."
+    )
 
 
 def rate(outcome: Outcome) -> float:
@@ -149,7 +152,7 @@ def rate(outcome: Outcome) -> float:
 
 
 def row(config: Config, runner: Any, gate: Gate, reference: Any, before: float) -> str:
-    """The better of batch 8 and batch 1 that the gate allows, else the better one."""
+    """The table row of an engine: the faster allowed of batch 8 and 1, else the faster of both."""
     tried: list[tuple[bool, float, int, Outcome]] = []
     failure: Any = None
     for batch in (8, 1):

@@ -1,11 +1,12 @@
-"""Fresh or forked process, one point or many in a session: is the same measured?
+"""Does a forked process, or a session that measured other points, measure the same as a fresh one?
 
     python bench/forked.py reports/RUN [--comparisons 20] [--visits 8]
 
-Each comparison takes one configuration twice, in turn: in a fresh process that measures
-nothing else, and either in a process forked from a preloaded parent, or in a fresh one that has
-measured other points before. They agree where the interval of the ratio, paired by visit, holds
-1 or is within 1% of it. An engine that this host cannot run is left out.
+Each comparison measures one configuration on two sides, in turn. One side is a fresh process that
+measures nothing else. The other side is either forked from a fork server ("forked") or a fresh
+process that has measured other points before ("shared"). The sides agree if the interval of the
+ratio, paired by visit, holds 1 or comes within 1% of 1. Engines that this host cannot run are left
+out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ POINTS: tuple[dict[str, Any], ...] = (
     {"padding": "length_sorted", "batch_size": 8},
     {"padding": "longest", "batch_size": 2},
 )
-OTHERS: tuple[dict[str, Any], ...] = (
+OTHER_POINTS: tuple[dict[str, Any], ...] = (
     {"padding": "length_sorted", "batch_size": 32},
     {"padding": "buckets", "bucket_step": 64, "batch_size": 4},
     {"padding": "length_sorted", "batch_size": 1},
@@ -74,7 +75,7 @@ def main() -> None:
                 against = forked.runner if kind == "forked" else other.runner
                 against.keep_open([config])
                 if kind == "shared":
-                    for point in OTHERS:
+                    for point in OTHER_POINTS:
                         against.run(complete(fresh.where, {**config.as_dict(), **point}), ONE_PASS)
                 agreed += compare(kind, config, fresh.runner, against, options.visits)
                 fresh.runner.close()
@@ -87,9 +88,9 @@ def compare(
 ) -> bool:
     fresh.keep_open([config])
     one, two = (measure(runner, config, ONE_PASS) for runner in (fresh, other))
-    assert one.outputs_digest == two.outputs_digest, "not the same answers"
+    assert one.outputs_digest == two.outputs_digest, "the two sides gave different answers"
     pairs = []
-    for _ in range(visits):  # of long passes a part
+    for _ in range(visits):  # a visit runs only a part of a long pass
         found = {runner: measure(runner, config, VISIT_RULE) for runner in in_turn((fresh, other))}
         pairs.append(throughput(found[other]).median / throughput(found[fresh]).median)
     ratio = ratio_interval(pairs)

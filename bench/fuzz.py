@@ -1,12 +1,12 @@
-"""Feeds damaged and hostile input to everything that reads input, and counts it.
+"""Feeds damaged and hostile input to everything that reads input, and counts the outcomes.
 
     python bench/fuzz.py [--inputs 100000] [--seed 0] [--only spaces,replies]
 
 Readers: search spaces (YAML), the datasets of each task (JSON, JSON lines, CSV), workers'
-replies and outputs, lines of trials.jsonl. An input is a valid one with pieces replaced, cut,
-repeated or swapped for what tends to break readers, or bytes drawn by chance. Whatever a reader
-raises must be its own typed error; anything else is printed with the input, and the exit code
-is 1. Prints how many inputs each reader was given, and how many it took.
+replies and outputs, lines of trials.jsonl. An input is random bytes, or a valid input with pieces
+replaced, cut, repeated or swapped for text that tends to break readers. A reader may raise only its
+own typed error. Any other exception is printed with its input, and the exit code is 1. Prints how
+many inputs each reader accepted and how many it refused.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], None], type[Exception], tuple[b
 
 
 def damaged(rng: random.Random, seeds: tuple[bytes, ...]) -> bytes:
-    """A valid input with some pieces changed, or none of one."""
+    """One of `seeds` with some pieces changed; in 5% of the calls random bytes instead."""
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(64))
     data = rng.choice(seeds)
@@ -161,7 +161,7 @@ def damaged(rng: random.Random, seeds: tuple[bytes, ...]) -> bytes:
             piece = data[start:end] * rng.choice((2, 3, 50))
         elif kind == 3:
             piece = b""
-        elif kind == 4:  # something from elsewhere in it
+        elif kind == 4:  # a piece from elsewhere in the input
             other = rng.randrange(len(data) + 1)
             piece = data[other : other + 16]
         else:
@@ -196,8 +196,8 @@ def main() -> None:
                     if counts["CRASHED"] <= 3:
                         print(f"{name}: {data[:300]!r}\n{traceback.format_exc()}")
         total, crashes = total + sum(counts.values()), crashes + counts["CRASHED"]
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        print(f"{name:14} {said}; {time.monotonic() - start:.0f} s", flush=True)
+        outcomes = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        print(f"{name:14} {outcomes}; {time.monotonic() - start:.0f} s", flush=True)
     print(f"{total} inputs, {crashes} crashes")
     sys.exit(1 if crashes else 0)
 

@@ -1,11 +1,10 @@
-"""One instance of all cores against several of fewer, in turn.
+"""Compares one instance on all cores with one instance for each core, in turn.
 
     python bench/instances.py reports/RUN [--rounds 8] [--set mode=openvino --set precision=bf16]
 
-Takes the run's best configuration (with the given knobs changed), runs it once with every core
-in one instance and once with one core an instance, pinned, and prints the ratio of their summed
-throughput, the median over rounds and its interval, and how far apart the instances were
-released.
+Takes the run's best configuration, with the given knobs changed. One side runs a single instance on
+every core. The other side runs one pinned instance for each core. Prints the ratio of their summed
+throughputs (the median over rounds and its interval) and how far apart the instances started.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
-"""End searches with signals at random moments, resume them, and check what is left.
+"""Ends searches with signals at random moments, resumes them, and checks what is left.
 
     python bench/kill_resume.py --times 20 [--seed 0] [--cpus 0,1] [--signals KILL,TERM,INT,HUP]
 
-Each search runs the demo on a few rows. It is sent a signal at a random moment, resumed (and
-sent one again with probability one half), until it ends. Then: every trial that was on disk
-before is still there, unchanged and in place; no configuration was measured twice; the run is
-whole; no worker and no temporary file is left. Prints a line a search and exits 1 on the first
-violation.
+Each search runs the demo on a few rows and gets a signal at a random moment. It is then resumed and
+gets another signal with a probability of one half, until it ends. These rules must hold:
+
+- Every trial that was on disk before is still there, unchanged and in place.
+- No configuration was measured twice, except in the finals.
+- The run is complete.
+- No worker and no temporary file is left.
+
+Prints one line for each search, and exits 1 on the first violation.
 """
 
 from __future__ import annotations
@@ -26,10 +30,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TRIALS = 3
-# The budget is there for the finals, which take a share of it; the trials need less.
+# The finals take a share of the budget; the trials need less time than that.
 SEARCH = ["--trials", str(TRIALS), "--time-budget", "90s", "--set", "mode=eager"]
 SMALL = ["--max-samples", "2", "--max-seq-length", "64", "--doc-stride", "16"]
-RUN_S = 45.0  # about what an undisturbed search takes; kills fall anywhere in it
+RUN_S = 45.0  # about how long an undisturbed search takes; signals fall anywhere in it
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -75,8 +79,8 @@ def check(condition: bool, words: str) -> None:
         raise SystemExit(f"VIOLATED: {words}")
 
 
-def one(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> str:
-    """Kill and resume one search, on one CPU, until it ends; what happened, in words."""
+def search_on_free_cpu(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> str:
+    """Kill and resume one search on a free CPU until it ends; return what happened, in words."""
     cpu = cpus.get()
     try:
         return kill_and_resume(folder, seed, cpu, signals)
@@ -107,7 +111,8 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
             check(not workers_of(folder), "a worker outlived its search")
             now = whole_lines(folder / "trials.jsonl")
             check(now[: len(before)] == before, "a finished trial was lost or changed")
-            before, resume = now, folder.exists()  # interrupted before it had anything: gone
+            # A search that is interrupted before its first trial removes its folder.
+            before, resume = now, folder.exists()
             kills.append(f"{deadline:.0f}s/{len(now)} trials by {sent}")
             continue
         check(process.returncode == 0, f"exit code {process.returncode}: {errors.decode()}")
@@ -132,12 +137,12 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--signals", default="KILL", help="of which each is drawn, e.g. KILL,TERM")
+    parser.add_argument("--signals", default="KILL", help="signals to draw from, e.g. KILL,TERM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--cpus",
         default=",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        help="one search at a time on each of these, e.g. 0,1",
+        help="CPUs, each runs one search at a time, e.g. 0,1",
     )
     options = parser.parse_args()
     with (
@@ -151,7 +156,7 @@ def main() -> None:
         seeds = [1000 * options.seed + number for number in range(options.times)]
         for number, outcome in enumerate(
             pool.map(
-                one,
+                search_on_free_cpu,
                 folders,
                 seeds,
                 [cpus] * options.times,

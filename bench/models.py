@@ -1,4 +1,4 @@
-"""Models and data that the benchmarks use besides the demo, and how they are judged."""
+"""The models that the benchmarks use besides the demo, and the tasks that judge them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTPUTS = {
 
 
 class Agreement(Task):
-    """Rows of text, judged by where the largest logit is: for models without a task here."""
+    """A task for models that have none in autotune: judged by the place of the largest logit."""
 
     name: ClassVar[str] = "agreement"
     metrics: ClassVar[tuple[str, ...]] = ("agreement",)
@@ -70,8 +70,10 @@ class RandomAgreement(Agreement):
 
 
 def random_bert_base(folder: Path) -> str:
-    """A randomly initialised BERT-base with the demo's tokenizer, written in a process of its
-    own (torch has no place in this one)."""
+    """Write a randomly initialised BERT-base with the demo's tokenizer; return its folder.
+
+    Runs in a process of its own, because this process must not import torch.
+    """
     code = (
         "import sys, torch, transformers as t; torch.manual_seed(0); "
         "t.BertForQuestionAnswering(t.BertConfig()).save_pretrained(sys.argv[2]); "

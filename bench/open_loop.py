@@ -2,12 +2,15 @@
 
     python bench/open_loop.py reports/RUN --rate 60 [--seconds 4] [--rounds 50]
 
-In turn, for the same rows at the same times (others in each round): the worker that serve-test
-asks; and a client of its own over the same engine, in a process of its own. The client is a thread
-that issues requests when they are due and a thread that answers them, with a queue between:
-another program than the worker's, where one thread does both. Both processes stay open and the
-windows are short and many, since waiting multiplies what a host changes by: a p99 is of all
-windows of a side together.
+Two sides get the same requests, in turn. Each round has other rows and other arrival times.
+
+- One side is the worker that serve-test asks.
+- The other side is an independent client over the same engine, in a process of its own. One thread
+  issues each request when it is due, another thread answers it, and a queue lies between. The
+  worker does both in one thread.
+
+Both processes stay open. The windows are short and many, because waiting multiplies the changes of
+the host's speed. The final p99 of a side is over all its windows.
 """
 
 from __future__ import annotations
@@ -56,20 +59,22 @@ def main() -> None:
         client(options.run, options.rate, options.seconds)
         return
     run = reopen(RunFolder(options.run))
-    everything: dict[str, list[float]] = {"served": [], "client": []}
+    all_latencies: dict[str, list[float]] = {"served": [], "client": []}
     ratios = []
     with tempfile.TemporaryDirectory() as work, Client(options) as apart:
         runner = best_runner(run, detect(), Path(work))
         ServeTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
         for number in range(options.rounds):
-            rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
+            rows, arrivals_s = window_requests(
+                options.rate, options.seconds, run.expected.features, number
+            )
             found = {}
-            for side in in_turn(tuple(everything)):
+            for side in in_turn(tuple(all_latencies)):
                 if side == "served":
                     found[side] = list(runner.serve(run.chosen, rows, arrivals_s).latency_s)
                 else:
                     found[side] = apart.latencies(number)
-                everything[side] += found[side]
+                all_latencies[side] += found[side]
             here = {side: p99(latencies) for side, latencies in found.items()}
             ratios.append(here["served"] / here["client"])
             print(
@@ -80,9 +85,10 @@ def main() -> None:
         runner.close()
     told = ratio_interval(ratios)
     print(
-        f"of all {len(everything['served'])} requests: {p99(everything['served']) * 1000:.1f} and "
-        f"{p99(everything['client']) * 1000:.1f} ms, "
-        f"{p99(everything['served']) / p99(everything['client']):.3f}; of the rounds "
+        f"of all {len(all_latencies['served'])} requests: "
+        f"{p99(all_latencies['served']) * 1000:.1f} and "
+        f"{p99(all_latencies['client']) * 1000:.1f} ms, "
+        f"{p99(all_latencies['served']) / p99(all_latencies['client']):.3f}; of the rounds "
         f"{told.median:.3f} ({told.low:.3f} to {told.high:.3f})"
     )
 
@@ -91,13 +97,15 @@ def p99(latencies: list[float]) -> float:
     return float(np.percentile(latencies, 99))
 
 
-def wanted(rate: float, seconds: float, features: int, seed: int) -> tuple[list[int], list[float]]:
-    """The same for both sides."""
+def window_requests(
+    rate: float, seconds: float, features: int, seed: int
+) -> tuple[list[int], list[float]]:
+    """Rows and arrival times in seconds of the requests with this seed, the same for both sides."""
     return requests_at(rate, seconds, features, np.random.default_rng(seed))
 
 
 class Client:
-    """The client, in the environment and on the CPUs of the run's configuration."""
+    """The client process, in the environment and on the CPUs of the run's configuration."""
 
     def __init__(self, options: Any) -> None:
         run, host = reopen(RunFolder(options.run)), detect()
@@ -111,7 +119,7 @@ class Client:
         }
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, env=settings, stdin=pipe, stdout=pipe, text=True)
-        self._line()  # it is warm
+        self._line()  # the client says that it is warm
 
     def __enter__(self) -> Client:
         return self
@@ -140,7 +148,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
     from autotune.worker.serve import meet
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep what libraries print out of the answers
     run, host = reopen(RunFolder(folder)), detect()
     kept = RunFolder(folder).engine
     with tempfile.TemporaryDirectory() as work:
@@ -176,14 +184,15 @@ def client(folder: Path, rate: float, seconds: float) -> None:
                 break
         print(json.dumps("warm"), file=answers, flush=True)
         for line in sys.stdin:
-            here = wanted(rate, seconds, len(features), int(line))
+            here = window_requests(rate, seconds, len(features), int(line))
             print(json.dumps(drive(call, features, point, *here)[0]), file=answers, flush=True)
 
 
 def drive(
     call: Any, features: Any, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
 ) -> tuple[list[float], list[tuple[int, int]]]:
-    """Latencies of requests that one thread issues and another answers, and batches' shapes."""
+    """Latencies in seconds of requests that one thread issues and another answers, and the shapes
+    of their batches."""
     requests: queue.Queue[tuple[float, int] | None] = queue.Queue()
     latencies: list[float] = []
     shapes: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""A finished run opened again on this host: what the benchmarks on runs share."""
+"""Opens a finished run again on this host; shared by the benchmarks that take a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpenedRun:
 
 
 def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) -> OpenedRun:
-    """Scratch files and prepared artefacts go below `work`."""
+    """The run in `folder`, opened here. Scratch files and prepared engines go below `work`."""
     run, host = reopen(folder), detect()
     found = stacks.examine(run.pythons, host, work)
     return OpenedRun(
@@ -54,5 +54,5 @@ def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) 
 
 
 def speeds(visits: Sequence[Outcome]) -> list[float]:
-    """Examples a second of each visit."""
+    """The median speed of each visit, in examples a second."""
     return [throughput(measurement).median for measurement in measurements(visits)]

@@ -1,9 +1,9 @@
-"""Where the seconds of a search go: how many of them are timed passes.
+"""Shows where the seconds of a search go, and how many of them are timed passes.
 
     python bench/overhead.py [--time-budget 10m] [--output DIR] [--model demo ...]
 
-Runs the search as a user would (what follows --output is passed on), or reads the run that is
-already in DIR, and prints the shares.
+Runs a search as a user would, or reads the run that is already in DIR, and prints the shares.
+Options that this script does not know are passed on to the search.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autotune.shared.records import Trial
 from autotune.store.folder import RunFolder
 from autotune.store.journal import read_trials
 
-TIMED = "timed passes"
+TIMED_PASSES = "timed passes"
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--time-budget", default="10m")
     parser.add_argument("--output", type=Path)
-    options, more = parser.parse_known_args()
+    options, passed_on = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="autotune-overhead-") as temporary:
         output = options.output or Path(temporary) / "run"
         begun = None
@@ -39,7 +39,7 @@ def main() -> None:
                     *(sys.executable, "-m", "autotune", "search"),
                     *("--model", options.model, "--task", "qa"),
                     *("--time-budget", options.time_budget, "--output", str(output)),
-                    *more,
+                    *passed_on,
                 ],
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def passes_s(trial: Trial, only_cold: bool = False) -> float:
-    """Seconds of timed passes; instances run theirs at the same time."""
+    """Seconds of timed passes: of the instance with the most, since instances run side by side."""
     if trial.measurement is None:
         return 0.0
     by_instance: dict[int, float] = defaultdict(float)
@@ -60,7 +60,7 @@ def passes_s(trial: Trial, only_cold: bool = False) -> float:
 def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
     first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
     done = last + timedelta(seconds=trials[-1].duration_s)
-    if begun is None:  # a run that was not started here: from the first trial to the last
+    if begun is None:  # an existing run is counted from its first trial to its last
         begun, ended = first, done
     wall_s = (ended - begun).total_seconds()
     shares: dict[str, float] = defaultdict(float)
@@ -81,7 +81,7 @@ def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
             opened.add(number)
         else:
             preparing = 0.0
-        shares[TIMED] += timed
+        shares[TIMED_PASSES] += timed
         shares["warming up"] += warming
         shares["importing and preparing"] += preparing
         shares["starting, judging, writing"] += left - preparing
@@ -91,14 +91,14 @@ def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
     shares["between trials: choosing, ending processes"] = between
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
-        if name == TIMED:
+        if name == TIMED_PASSES:
             cold = sum(passes_s(trial, only_cold=True) for trial in trials)
-            print(f"{'':6}  {cold:7.1f} s  of them passes in which shapes were met")
+            print(f"{'':6}  {cold:7.1f} s  of these are cold passes")
     points = {t.config for t in trials if t.measurement is not None}
     screened = {t.config for t in trials if t.screen is not None}
     print(
         f"{wall_s:.0f} s in all; {len(trials)} trials, {len(points)} points measured, "
-        f"{len(screened)} more by a few batches, {len(opened)} sessions opened"
+        f"{len(screened)} more screened, {len(opened)} sessions opened"
     )
 
 

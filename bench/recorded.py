@@ -1,8 +1,8 @@
-"""Recorded tables: a whole space measured once, so that strategies can be compared on it.
+"""Recorded tables: spaces measured once, on which search strategies are compared.
 
 A table is a gzipped file of JSON lines: a header, then one trial for each configuration of a
-space, failures included, with its raw samples. `ReplayRunner` serves it in the place of a host,
-on a clock of its own that counts what each run would have cost.
+space, failures included, with its raw samples. `ReplayRunner` serves a table in place of a host.
+Its own clock counts the seconds that each run would have taken.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from autotune.shared.records import (
 from autotune.store.wire import parse_trial
 from autotune.tasks.gate import Reference
 
-DIGITS = 7
-"""Of seconds after the point: what the clock resolves."""
+SECONDS_DECIMALS = 7
+"""Decimal places of the recorded seconds: the resolution of the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`header` says what was measured on what; `trials` by configuration, the baseline's first."""
+    """`header` describes the space, model and host; `trials` maps each configuration to its
+    trial, the baseline first."""
 
     header: Mapping[str, Any]
     trials: Mapping[Config, Trial]
@@ -53,7 +54,7 @@ class Table:
         return cls(header=header, trials={trial.config: trial for trial in trials})
 
     def write(self, path: Path) -> None:
-        """The same table gives the same bytes."""
+        """Write the table to `path`; equal tables give equal bytes."""
         lines = [json.dumps(self.header, sort_keys=True)]
         lines += [dumps(_rounded(trial)) for trial in self.trials.values()]
         path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
@@ -63,16 +64,16 @@ def _rounded(trial: Trial) -> Trial:
     if trial.measurement is None:
         return replace(trial, log="")
     passes = tuple(
-        replace(p, batch_s=tuple(round(s, DIGITS) for s in p.batch_s))
+        replace(p, batch_s=tuple(round(s, SECONDS_DECIMALS) for s in p.batch_s))
         for p in trial.measurement.passes
     )
     return replace(trial, log="", measurement=replace(trial.measurement, passes=passes))
 
 
 class ReplayRunner:
-    """Serves a table. `clock` reads the seconds that what was run so far would have taken.
+    """Serves a table as a runner. `clock` returns the seconds that its runs would have taken.
 
-    A configuration's outputs are its place in the table, from which `ReplayGate` knows it.
+    The outputs of a configuration are its place in the table, by which `ReplayGate` finds it.
     """
 
     def __init__(self, table: Table) -> None:
@@ -119,7 +120,7 @@ class ReplayRunner:
         return Outcome(measurement=measurement, outputs=outputs)
 
     def _rest(self, config: Config) -> Outcome:
-        """The passes after the first; that one again where no other was recorded."""
+        """The passes after the first; the first pass again if no other was recorded."""
         measurement = self._table.trials[config].measurement
         assert measurement is not None
         firsts, others = _split(measurement)
@@ -145,14 +146,14 @@ def _split(measurement: Measurement) -> tuple[list[Pass], list[Pass]]:
 
 
 def _with(measurement: Measurement, passes: Sequence[Pass]) -> Measurement:
-    """These passes of it alone, which took the share of its seconds that theirs are."""
+    """`measurement` with `passes` only; its measuring time is reduced to their share."""
     taken = sum(p.total_s for p in passes) / sum(p.total_s for p in measurement.passes)
     phases = {**measurement.phases_s, "measure": taken * measurement.phases_s["measure"]}
     return replace(measurement, passes=tuple(passes), phases_s=phases)
 
 
 class ReplayGate:
-    """The judgements that the table recorded."""
+    """Gives the judgements of accuracy that the table recorded."""
 
     def __init__(self, table: Table) -> None:
         self._trials = list(table.trials.values())

@@ -1,15 +1,21 @@
-"""Strategies on recorded tables: how near the best, after how many configurations and seconds.
+"""Compares search strategies on recorded tables, by configurations tried and seconds spent.
 
     python bench/replay.py bench/tables/*.jsonl.gz [--seeds 30] [--strategies autotune,random,tpe]
         [--plot docs/replay.svg] [--json FILE]
 
-`autotune` is the search as it ships, priors included; `autotune-no-priors` the same without
-them. `tpe` is Optuna's default sampler, `tpe-multivariate` it with its multivariate and grouped
-options, `ga` its genetic algorithm; `random` draws without replacement. All skip what the
-constraints rule out and never pay for a configuration twice; only what was measured counts.
+The strategies are:
 
-Gaps are to the table's best configuration that the gate allows; a strategy's answer is the best
-allowed one it has measured. Seconds are the recorded ones: preparation, warm-up and passes.
+- `autotune`: the search as it ships, priors included; `autotune-no-priors`: without them.
+- `tpe`: Optuna's default sampler; `tpe-multivariate`: the same with its multivariate and group
+  options; `ga`: Optuna's genetic algorithm.
+- `random`: draws without replacement.
+
+All of them skip configurations that the constraints rule out, and none pays for a configuration
+twice. Only measured configurations count.
+
+A strategy's answer is the best allowed configuration that it has measured. The gap is the distance
+of that answer to the best allowed configuration of the table. Seconds are the recorded ones:
+preparation, warm-up and passes.
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A table, its space, and what it says of each configuration."""
+    """A table, its space, and the objective that ranks its configurations."""
 
     table: Table
     space: Space
@@ -67,13 +73,13 @@ class Problem:
         )
         file = load_space(ROOT / "bench" / "tables" / header["space"])
         first: tuple[Config, ...] = ()
-        if priors:  # those that the shipped space has for this objective
+        if priors:  # the priors of the shipped space for this objective
             first = compile_space(load_space(ROOT / "search_spaces" / "qa.yaml"), where).priors
         space = compile_space(file, where, first=first)
         return cls(table, space, where, objective_named(header["objective"]))
 
     def speed(self, config: Config) -> float | None:
-        """Logarithm of how good it is; None where it failed or is not allowed."""
+        """Logarithm of the objective, larger is better; None if it failed or is not allowed."""
         trial = self.table.trials[config]
         if trial.failure is not None or trial.measurement is None:
             return None
@@ -92,7 +98,7 @@ class Problem:
         return runner.clock()
 
 
-def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
+def autotune_search(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="autotune-replay-") as folder:
         journal = Journal(Path(folder) / "trials.jsonl")
         gate: Any = ReplayGate(problem.table)
@@ -101,7 +107,7 @@ def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
                 run_name="replay",
                 space=problem.space,
                 baseline=baseline(problem.where),
-                limits=Limits(trials=most, time_budget_s=None),
+                limits=Limits(trials=max_configs, time_budget_s=None),
                 max_drop=0.01,
                 seed=seed,
             ),
@@ -117,37 +123,37 @@ def ours(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
             journal=journal,
             objective=problem.objective,
             references=NoReferences(),
-            listener=Silent(),
+            listener=SilentListener(),
             clock=runner.clock,
         ).run()
         journal.close()
 
 
-class Silent:
+class SilentListener:
     def started(self, config: Config, origin: str, number: int) -> None: ...
 
     def finished(self, progress: Any) -> None: ...
 
 
-def random_order(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
+def random_order(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
     configs = [c for c in problem.space.configs() if c in problem.table.trials]
     random.Random(seed).shuffle(configs)
-    for config in configs[:most]:
+    for config in configs[:max_configs]:
         runner.run(config, StoppingRule())
 
 
 def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
-    """An Optuna sampler over the space, told of accuracy as a constraint."""
+    """A strategy from an Optuna sampler, which is told the accuracy as a constraint."""
 
-    def run(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
+    def run(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore")
         study = optuna.create_study(sampler=make(seed), direction="maximize")
         rng = random.Random(seed)
         left = dict.fromkeys(c for c in problem.space.configs() if c in problem.table.trials)
         refused = 0
-        while len(runner.ran) < most and left:
-            if refused >= 15:  # it is stuck on what it knows
+        while len(runner.ran) < max_configs and left:
+            if refused >= 15:  # the sampler is stuck on known configurations
                 config = rng.choice(list(left))
                 study.enqueue_trial(dict(config.values), skip_if_exists=False)
             trial = study.ask()
@@ -176,8 +182,8 @@ def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
 
 
 STRATEGIES: dict[str, tuple[bool, Any]] = {
-    "autotune": (True, ours),
-    "autotune-no-priors": (False, ours),
+    "autotune": (True, autotune_search),
+    "autotune-no-priors": (False, autotune_search),
     "random": (False, random_order),
     "tpe": (False, sampled(lambda seed: optuna.samplers.TPESampler(seed=seed))),
     "tpe-multivariate": (
@@ -190,11 +196,11 @@ STRATEGIES: dict[str, tuple[bool, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One run: the gap after each configuration, and when it was reached."""
+    """One run: the gap after each configuration (0 to 1), and the recorded seconds by then."""
 
     gaps: list[float]
     seconds: list[float]
-    own_s: float  # what choosing took, in real seconds
+    own_s: float  # real seconds that the strategy itself took
 
 
 def one_run(job: tuple[Path, str, int, float]) -> Curve:
@@ -202,13 +208,13 @@ def one_run(job: tuple[Path, str, int, float]) -> Curve:
     priors, run = STRATEGIES[strategy]
     problem = Problem.read(path, priors)
     runner = ReplayRunner(problem.table)
-    most = math.ceil(share * len(problem.table.trials))
+    max_configs = math.ceil(share * len(problem.table.trials))
     start = time.perf_counter()
-    run(problem, runner, seed, most)
+    run(problem, runner, seed, max_configs)
     own_s = time.perf_counter() - start
     best, so_far = problem.best, -math.inf
     gaps, seconds = [], []
-    for config, now in list(zip(runner.ran, runner.times, strict=True))[:most]:
+    for config, now in list(zip(runner.ran, runner.times, strict=True))[:max_configs]:
         speed = problem.speed(config)
         so_far = max(so_far, speed if speed is not None else -math.inf)
         gaps.append(1 - math.exp(so_far - best))
@@ -217,15 +223,15 @@ def one_run(job: tuple[Path, str, int, float]) -> Curve:
 
 
 def geometric(gaps: list[float]) -> float:
-    """The gap of the geometric mean of how near the best each run came."""
+    """One minus the geometric mean of (1 - gap) over runs."""
     if max(gaps) >= 1:
         return 1.0
     return 1 - math.exp(statistics.fmean(math.log(1 - gap) for gap in gaps))
 
 
 def mean_curve(curves: list[Curve]) -> list[float]:
-    """The geometric mean over runs after each configuration; a run that ended stays where it
-    was."""
+    """The geometric mean of the gaps over runs, after each configuration; a run that has ended
+    keeps its last gap."""
     longest = max(len(c.gaps) for c in curves)
     return [geometric([c.gaps[min(n, len(c.gaps) - 1)] for c in curves]) for n in range(longest)]
 
@@ -235,20 +241,22 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
-    parser.add_argument("--share", type=float, default=max(SHARES), help="of the table to measure")
+    parser.add_argument(
+        "--share", type=float, default=max(SHARES), help="share of the table to measure"
+    )
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="an SVG of the geometric mean of the gaps")
+    parser.add_argument("--plot", type=Path, help="SVG file for the geometric mean of the gaps")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Curve]]] = {}
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of those that are started now: a CPU each
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one CPU for each process of the pool
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for path in options.tables:
             problem = Problem.read(path, priors=False)
             exhaustive = problem.exhaustive_s
             count = len(problem.table.trials)
             print(f"\n{path.name}: {count} configurations, {exhaustive / 60:.0f} min exhaustively")
-            print(f"{'':20}" + "".join(f"{share:>16.0%}" for share in SHARES) + "   3% away in")
+            print(f"{'':20}" + "".join(f"{share:>16.0%}" for share in SHARES) + "  within 3% in")
             for strategy in options.strategies.split(","):
                 jobs = [(path, strategy, seed, options.share) for seed in range(options.seeds)]
                 curves = pool.map(one_run, jobs, chunksize=1)
@@ -273,8 +281,11 @@ def main() -> None:
 
 
 def line(strategy: str, curves: list[Curve], count: int, exhaustive_s: float) -> str:
-    """Geometric mean and 95th percentile of the gap at each share, and the median share of the
-    exhaustive seconds in which a run came within 3%."""
+    """The table row of a strategy: geometric mean and 95th percentile of the gap at each of SHARES.
+
+    Then the share of the exhaustive seconds after which a run came within 3% (median and 95th
+    percentile), and milliseconds a choice.
+    """
     cells = []
     for share in SHARES:
         place = math.ceil(share * count) - 1
