@@ -13,15 +13,14 @@ import pytest
 from autotune.driver import forkserver as parents
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
-SHARED = (
-    "autotune.shared.records",
-    "autotune.shared.instructions",
-    "autotune.shared.errors",
-    "autotune.shared.stats",
-    "autotune.shared.padding",
-    "autotune.shared.stopping",
-)
-HEAVY = ["torch", "transformers", "onnxruntime", "openvino", "intel_extension_for_pytorch"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "intel_extension_for_pytorch",
+    "zentorch",
+]
 WHOLE_SEARCH = """
 import json, sys, tempfile, pathlib
 sys.path.insert(0, {tests!r})
@@ -65,19 +64,36 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
-def test_imports_point_one_way(path):
-    inside = path.is_relative_to(PACKAGE / "worker")
-    for name in imports(path):
-        if inside and name.startswith("autotune") and not name.startswith("autotune.worker"):
-            assert name in SHARED, name
-        if not inside:
-            assert not name.startswith("autotune.worker."), name
-            assert name.split(".")[0] not in HEAVY, name
-        if name.split(".")[0] == "transformers":
-            assert path == PACKAGE / "worker" / "slim.py", name
-        if name == "optuna" or name.startswith("optuna."):
-            assert path == PACKAGE / "search" / "study.py", name
+def importers(of, *, inside=PACKAGE):
+    """The files below `inside` that import a module that `of` accepts."""
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in inside.rglob("*.py")
+        if any(map(of, imports(path)))
+    }
+
+
+def one_of(*packages):
+    return lambda name: any(name == one or name.startswith(f"{one}.") for one in packages)
+
+
+def test_the_worker_imports_nothing_of_the_orchestrator():
+    foreign = one_of("autotune")
+    allowed = one_of("autotune.shared", "autotune.worker")
+    assert not importers(
+        lambda name: foreign(name) and not allowed(name), inside=PACKAGE / "worker"
+    )
+
+
+def test_nothing_outside_the_worker_imports_it_or_what_it_runs_on():
+    heavy = importers(one_of("autotune.worker", *HEAVY))
+    assert heavy
+    assert all(path.startswith("worker/") for path in heavy)
+
+
+def test_optuna_and_transformers_are_imported_in_one_place_each():
+    assert importers(one_of("optuna")) == {"search/study.py"}
+    assert importers(one_of("transformers")) == {"worker/slim.py"}
 
 
 @pytest.mark.model

@@ -2,7 +2,8 @@
 
 Every test runs on the stub worker (`tests/stub`), and in `make test-full` on the real one too.
 
-With AUTOTUNE_FAULTS=FILE the outcomes go there as the table of docs/reliability.md.
+With AUTOTUNE_FAULTS=FILE the outcomes on the real worker go there, as the table of
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ outcomes: dict[str, list[str]] = {}
 
 
 def pytest_runtest_logreport(report):
-    if "faults/" in report.nodeid and (report.when == "call" or report.skipped):
-        sentence = report.nodeid.partition("::")[2].removeprefix("test_").replace("_", " ")
+    on_real_worker = "faults/" in report.nodeid and "[real" in report.nodeid
+    if on_real_worker and (report.when == "call" or report.skipped):
+        name = report.nodeid.partition("::")[2].removeprefix("test_")
+        sentence = name.replace("[real-", "[").replace("[real]", "").replace("_", " ")
         outcomes.setdefault(sentence, []).append(report.outcome)
 
 
