@@ -108,7 +108,7 @@ class InductorEngine(Engine):
         if not any(map(shutil.which, COMPILERS)):
             return f"inductor needs a C++ compiler on PATH ({', '.join(COMPILERS)}); install g++"
         if precision == "int8_static":
-            reason = pt2e.unavailable(environment.versions)
+            reason = pt2e.missing_quantizer(environment.versions)
             if reason is not None:
                 return reason
         return unsupported_precision(precision, environment)
