@@ -81,7 +81,7 @@ def quantize_model(material: Material, attention: str) -> Runnable:
             exported = torch.export.export(
                 Positional(model, inputs, outputs),
                 tuple(torch.from_numpy(array) for array in material.samples[0].values()),
-                dynamic_shapes=torch_model.dynamic(material.samples),
+                dynamic_shapes=torch_model.dynamic_shapes(material.samples),
                 strict=True,  # only a strict export records the node origins the quantiser reads
             )
             prepared = quantize_pt2e.prepare_pt2e(exported.module(), quantizer)
