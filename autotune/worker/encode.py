@@ -1,4 +1,4 @@
-"""Rows of text -> features, with the model's own tokenizer, once a workload."""
+"""Rows of text become features, once for each workload, with the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -16,50 +16,55 @@ from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, META_FILE
 from autotune.worker.engines import torch_model
-from autotune.worker.flops import polynomial
+from autotune.worker.flops import fit_work_polynomial
 from autotune.worker.slim import transformers
 
-UNLIMITED = 1_000_000  # tokenizers without a limit report a huge model_max_length
-WEIGHTS = ("*.safetensors", "*.bin")
-TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+UNLIMITED_TOKENS = 1_000_000
+"""Limits from here on mean no limit: such tokenizers report a huge `model_max_length`."""
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
-def _advice(source: ModelSource, error: Exception) -> str:
-    """What to do about a model that transformers cannot load, in one line."""
+def _loading_advice(source: ModelSource, error: Exception) -> str:
+    """Why transformers cannot load the model, and what to do about it, in one line."""
     text = " ".join(str(error).split())
     if os.path.isdir(source.path):
         if "safetensors" in text and not source.allow_pickle:
             return (
-                f"{source.path} has no model.safetensors; pickled weights can run code when "
-                "loaded: convert them, or pass --allow-pickle if you trust their author"
+                f"{source.path} has no model.safetensors; pickled weights can run code while "
+                "they load: convert them, or pass --allow-pickle if you trust their author"
             )
         return f"{source.path} cannot be loaded: {text[:300]}"
     if "trust_remote_code" in text:
-        return f"{source.path} needs its own code to load: pass --trust-remote-code to run it"
+        return (
+            f"{source.path} needs its own code to load: pass --trust-remote-code to run that code"
+        )
     if source.allow_pickle is False and "safetensors" in text:
         return f"{source.path} has no safetensors weights; pass --allow-pickle to load pickled ones"
     return (
-        f"{source.path!r} is neither a local folder nor in the local cache, and the model hub "
-        "did not give it (unreachable, offline, private or misspelt): download it where the hub "
-        "is reachable with `hf download "
-        f"{source.path} --local-dir DIR` and pass --model DIR"
+        f"{source.path!r} is neither a local folder nor in the local cache, and could not be "
+        "downloaded (the model hub is unreachable, or the model is private or misspelt): run "
+        f"`hf download {source.path} --local-dir DIR` on a machine that reaches the hub, "
+        "and pass --model DIR"
     )
 
 
 def load_tokenizer(source: ModelSource) -> Any:
+    """The fast tokenizer of the model. Raises TrialFailure `unsupported` if it has none."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
     )
     if not tokenizer.is_fast:
         raise TrialFailure(
             "unsupported",
-            f"{source.path} has only a slow tokenizer, which gives no character offsets; "
-            "save it with a tokenizer.json",
+            f"{source.path} has only a slow tokenizer, which reports no character offsets: "
+            "save the model with a tokenizer.json",
         )
     return tokenizer
 
 
 def _digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the names and contents of `files`, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
         digest.update(path.name.encode() + b"\0")
@@ -69,33 +74,38 @@ def _digest(files: Iterable[Path]) -> str:
 
 
 def model_digest(source: ModelSource) -> str:
-    """SHA-256 over configuration, tokenizer and weights, wherever the model was found."""
+    """SHA-256 over the files of configuration, tokenizer and weights.
+
+    The model may be a local folder or in the local cache of the model hub.
+    """
     folder = Path(source.path)
     if not folder.is_dir():
         found = transformers.utils.cached_file(source.path, "config.json", revision=source.revision)
         folder = Path(str(found)).parent
     files = {
-        path for pattern in ("config.json", *TOKENIZER, *WEIGHTS) for path in folder.glob(pattern)
+        path
+        for pattern in ("config.json", *TOKENIZER_FILES, *WEIGHT_FILES)
+        for path in folder.glob(pattern)
     }
     return _digest(files)
 
 
-def inspect(source: ModelSource) -> tuple[Any, ModelFacts]:
-    """The tokenizer and the facts of a model that is fit for the task.
+def inspect_model(source: ModelSource) -> tuple[Any, ModelFacts]:
+    """The tokenizer and the facts of a model that suits the task.
 
-    Raises TrialFailure `unsupported` with the next step: cannot be found or loaded, or its
-    checkpoint lacks the weights of the head.
+    Raises TrialFailure `unsupported`, with the remedy, if the model cannot be found or loaded, or
+    if its checkpoint lacks weights of the head.
     """
-    torch_model.quiet()
+    torch_model.silence_transformers()
     try:
         tokenizer = load_tokenizer(source)
         model, missing = torch_model.load(source)
     except (TrialFailure, MemoryError):
         raise
     except Exception as error:  # transformers and safetensors share no base class
-        raise TrialFailure("unsupported", _advice(source, error)) from error
+        raise TrialFailure("unsupported", _loading_advice(source, error)) from error
     config = model.config
-    # A checkpoint of another head has no pooler, which nothing here reads.
+    # Checkpoints trained with some heads have no pooler. No task uses the pooler.
     missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
         trained = ", ".join(config.architectures or ["unknown"])
@@ -107,7 +117,7 @@ def inspect(source: ModelSource) -> tuple[Any, ModelFacts]:
     limits = [
         limit
         for limit in (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-        if limit and limit < UNLIMITED
+        if limit and limit < UNLIMITED_TOKENS
     ]
     attention = str(config._attn_implementation)
     return tokenizer, ModelFacts(
@@ -130,32 +140,36 @@ def encode(
     doc_stride: int | None,
     words: bool,
 ) -> ModelFacts:
-    """Write the features of each set's `rows_file` into its `folder`.
+    """Write the features of each set's `rows_file` into its `folder`. Returns the model's facts.
 
-    A rows file is JSON: `{"text": [...], "text_pair": [...] or null}`. With `doc_stride`,
-    `text_pair` is cut into windows that overlap by that many tokens, and the character
-    offsets of its tokens are kept ((-1, -1) for all others), shape (tokens, 2). With `words`
-    each text is a list of words, and the word of each token is kept (-1 for none).
+    A rows file is JSON: `{"text": [...], "text_pair": [...] or null}`.
 
-    Raises TrialFailure `unsupported` for a model that does not fit, see `inspect`.
+    - With `doc_stride`, `text_pair` is cut into windows that overlap by that many tokens. The
+      features then have the character offsets of the window's tokens, shape (tokens, 2), and
+      (-1, -1) for all other tokens.
+    - With `words`, each text is a list of words. The features then have the index of each token's
+      word, and -1 for tokens without a word.
+
+    Raises TrialFailure `unsupported` for a model that does not suit the task (see `inspect_model`)
+    or has fewer positions than `max_seq_length`.
     """
-    tokenizer, facts = inspect(source)
+    tokenizer, facts = inspect_model(source)
     if facts.max_positions is not None and max_seq_length > facts.max_positions:
         raise TrialFailure(
             "unsupported",
             f"max_seq_length must be at most the model's {facts.max_positions} positions, "
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
-    for one in sets:
+    for row_set in sets:
         _encode_rows(
             tokenizer,
-            rows_file=one["rows_file"],
-            folder=one["folder"],
+            rows_file=row_set["rows_file"],
+            folder=row_set["folder"],
             max_seq_length=max_seq_length,
             doc_stride=doc_stride,
             words=words,
         )
-    return replace(facts, work=polynomial(source))
+    return replace(facts, work=fit_work_polynomial(source))
 
 
 def _encode_rows(
@@ -167,11 +181,12 @@ def _encode_rows(
     doc_stride: int | None,
     words: bool,
 ) -> None:
+    """Write the features of one set and their metadata into `folder`, see `encode`."""
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
     text, pair = rows["text"], rows["text_pair"]
     windowed = doc_stride is not None
-    # As run_qa.py: the long text goes where the padding goes.
+    # As in run_qa.py: if padding is on the left, the long text comes first.
     swap = windowed and tokenizer.padding_side == "left"
     encoded = tokenizer(
         *((pair, text) if swap else (text, pair) if pair is not None else (text,)),
@@ -214,7 +229,10 @@ def _encode_rows(
 
 
 def _context_offsets(encoded: Any, feature: int, context: int) -> np.ndarray:
-    """Character spans of one feature's context tokens, (-1, -1) elsewhere: (length, 2)."""
+    """Character offsets of one feature's context tokens, shape (tokens, 2).
+
+    `context` is the index of the text that holds the context. Other tokens get (-1, -1).
+    """
     offsets = np.asarray(encoded["offset_mapping"][feature], np.int32).reshape(-1, 2)
     sequence = np.asarray([-1 if s is None else s for s in encoded.sequence_ids(feature)], np.int32)
     offsets[sequence != context] = -1

@@ -1,4 +1,4 @@
-"""How much floating-point work one row is, exactly: counted, not estimated."""
+"""The floating-point operations that a model needs for one row, counted by torch."""
 
 from __future__ import annotations
 
@@ -11,36 +11,46 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotune.shared.records import ModelSource
 from autotune.worker.slim import transformers
 
-WIDTHS = (16, 32, 64)
-CHECKED = 48
+FITTED_WIDTHS_TOKENS = (16, 32, 64)
+"""The padded widths that determine the polynomial."""
+CHECKED_WIDTH_TOKENS = 48
+"""The padded width at which the polynomial is checked against a count."""
 
 
-def polynomial(source: ModelSource) -> tuple[float, float, float] | None:
-    """(c, a, b): a row padded to w tokens takes c + a w + b w^2 operations, an addition and a
-    multiplication each counted (products of matrices only: the rest is not what takes time).
+def fit_work_polynomial(source: ModelSource) -> tuple[float, float, float] | None:
+    """(c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations.
 
-    Counted by torch on a model without memory. None for a model whose work is no such
-    polynomial, or that cannot be run without weights.
+    An addition and a multiplication count as one operation each. Only matrix products are
+    counted, because they take most of the time. torch counts them on the meta device, where the
+    model has no weights in memory.
+
+    None if the work of the model is no such polynomial (the check differs by more than 0.1%), or
+    if the model cannot run on the meta device.
     """
+    checked = CHECKED_WIDTH_TOKENS
     try:
-        counts = {width: _count(source, width) for width in (*WIDTHS, CHECKED)}
-    except Exception:  # whatever a model's own code does on the meta device
+        counts = {
+            width: _count_operations(source, width) for width in (*FITTED_WIDTHS_TOKENS, checked)
+        }
+    except Exception:  # a model's own code may raise anything on the meta device
         traceback.print_exc()
         return None
-    b, a, c = np.polyfit(WIDTHS, [counts[width] for width in WIDTHS], 2)
-    expected = c + a * CHECKED + b * CHECKED**2
-    if not np.isclose(expected, counts[CHECKED], rtol=1e-3):
+    fitted = [counts[width] for width in FITTED_WIDTHS_TOKENS]
+    b, a, c = np.polyfit(FITTED_WIDTHS_TOKENS, fitted, 2)
+    expected = c + a * checked + b * checked**2
+    if not np.isclose(expected, counts[checked], rtol=1e-3):
         return None
     return float(c), float(a), float(b)
 
 
-def _count(source: ModelSource, width: int) -> int:
+def _count_operations(source: ModelSource, width: int) -> int:
+    """The operations of one row of `width` tokens."""
     config = transformers.AutoConfig.from_pretrained(
         source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
     )
     head = getattr(transformers, source.head)
     with torch.device("meta"), torch.no_grad():
-        # The fused attention of the CPU is not among what torch can count.
+        # torch cannot count the operations of the CPU's fused attention.
         model = head.from_config(
             config, attn_implementation="eager", trust_remote_code=source.trust_remote_code
         ).eval()

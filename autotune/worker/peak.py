@@ -1,4 +1,4 @@
-"""How fast this host multiplies matrices at most, with the threads this process has."""
+"""The fastest matrix products of this host, with the threads of this process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-SHAPES = (
+LINEAR_SHAPES = (
     (512, 384, 384),
     (512, 384, 1536),
     (512, 768, 3072),
     (1024, 1024, 1024),
     (2048, 1024, 4096),
 )
-"""Rows, inputs and outputs of a Linear: what transformers of ordinary sizes multiply. The smallest
-stay in a core's own cache, the largest keep many cores busy."""
-SECONDS = 0.1
+"""Rows, inputs and outputs of Linear layers, as in transformers of common sizes. The smallest fit
+into one core's cache, the largest keep many cores busy."""
+REPEATED_S = 0.1
+"""How long each product is repeated, in seconds."""
 
 
 def peak(threads: int, precisions: list[str]) -> dict[str, float]:
-    """Operations a second for each of `precisions` (fp32, bf16): the best of torch's own
-    library and oneDNN, over SHAPES; the fastest repetition, for it is a limit."""
+    """Precision -> floating-point operations a second, for each of `precisions` (fp32, bf16).
+
+    The value is an upper limit: the fastest repetition of the fastest shape in LINEAR_SHAPES, with
+    the faster of torch's own library and oneDNN.
+    """
     torch.set_num_threads(threads)
     found = {}
     with torch.no_grad():
@@ -30,13 +34,14 @@ def peak(threads: int, precisions: list[str]) -> dict[str, float]:
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
             found[precision] = max(
                 2 * m * k * n / _fastest_s(call)
-                for m, k, n in SHAPES
+                for m, k, n in LINEAR_SHAPES
                 for call in _products(m, k, n, dtype)
             )
     return found
 
 
 def _products(m: int, k: int, n: int, dtype: torch.dtype) -> list[Callable[[], object]]:
+    """Functions that multiply (m, k) by (k, n): torch's own library, and oneDNN if available."""
     rows, weight = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
     calls: list[Callable[[], object]] = [lambda: functional.linear(rows, weight)]
     if torch.backends.mkldnn.is_available():
@@ -46,8 +51,9 @@ def _products(m: int, k: int, n: int, dtype: torch.dtype) -> list[Callable[[], o
 
 
 def _fastest_s(call: Callable[[], object]) -> float:
+    """The shortest time of one call, in seconds, after one warm-up call."""
     call()
-    fastest, end = float("inf"), time.perf_counter() + SECONDS
+    fastest, end = float("inf"), time.perf_counter() + REPEATED_S
     while time.perf_counter() < end:
         start = time.perf_counter()
         call()

@@ -1,4 +1,4 @@
-"""What this interpreter has and which engines can run on it."""
+"""What is installed in this stack, and which engines can run on it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ DISTRIBUTIONS = (
     "tokenizers",
     "safetensors",
 )
-IMPORT = """
+"""The packages whose versions engines may ask about, and that the records of a run name."""
+IPEX_IMPORT_SCRIPT = """
 import ctypes
-ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: it ends with the worker
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: this process ends when the worker ends
 import intel_extension_for_pytorch
 """
-IMPORT_TIMEOUT_S = 120
+IPEX_IMPORT_TIMEOUT_S = 120
 
 
-def installed() -> dict[str, str]:
-    """Distribution -> version, of those of `DISTRIBUTIONS` that are installed."""
+def installed_versions() -> dict[str, str]:
+    """Distribution -> version, for each of `DISTRIBUTIONS` that is installed."""
     versions = {}
     for name in DISTRIBUTIONS:
         try:
@@ -48,56 +49,56 @@ def installed() -> dict[str, str]:
     return versions
 
 
-def _series(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])
+def ipex_mismatch(versions: dict[str, str]) -> str | None:
+    """Why IPEX cannot be used with these versions, and the remedy. None if the versions match.
 
-
-def ipex_unusable(versions: dict[str, str]) -> str | None:
-    """Why IPEX cannot be used with these versions, in words; None where they match.
-
-    Compared before anything is imported: on a mismatch that may end the interpreter.
+    The versions are compared before IPEX is imported, because importing IPEX beside another
+    series of torch may end the interpreter.
     """
+    # Imported here, because a stack without transformers may lack `packaging`, too.
+    from autotune.worker.versions import series
+
     ipex, torch = versions.get("intel-extension-for-pytorch"), versions.get("torch")
     if ipex is None:
         return (
             "intel-extension-for-pytorch is not installed in this stack; its last release, "
             "2.8, needs torch 2.8: pip install 'autotune-cpu[ipex]' in an environment of its own"
         )
-    if torch is None or _series(ipex) != _series(torch):
+    if torch is None or series(ipex) != series(torch):
         return (
-            f"intel-extension-for-pytorch {ipex} needs torch {_series(ipex)}.x, "
-            f"this stack has {torch}: pip install 'torch=={_series(ipex)}.*'"
+            f"intel-extension-for-pytorch {ipex} needs torch {series(ipex)}.x, "
+            f"this stack has {torch}: pip install 'torch=={series(ipex)}.*'"
         )
     return None
 
 
-def ipex_import_fails(importing: subprocess.Popen[str]) -> str | None:
-    """Why the process `importing`, which runs IMPORT, ends badly; None where it does not."""
+def ipex_import_failure(importing: subprocess.Popen[str]) -> str | None:
+    """Why `importing`, a process that runs IPEX_IMPORT_SCRIPT, failed. None if it succeeded."""
     try:
-        output, errors = importing.communicate(timeout=IMPORT_TIMEOUT_S)
+        output, errors = importing.communicate(timeout=IPEX_IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         importing.kill()
         importing.communicate()
-        return f"importing intel-extension-for-pytorch took over {IMPORT_TIMEOUT_S} s"
+        return f"importing intel-extension-for-pytorch took over {IPEX_IMPORT_TIMEOUT_S} s"
     if importing.returncode:
-        words = (errors or output).strip().splitlines()
-        last = words[-1] if words else "no message"
-        return f"importing intel-extension-for-pytorch failed: {last}"
+        lines = (errors or output).strip().splitlines()
+        message = lines[-1] if lines else "no message"
+        return f"importing intel-extension-for-pytorch failed: {message}"
     return None
 
 
-def libiomp5() -> str | None:
-    """The real path of Intel's OpenMP, which `intel-openmp` puts into the environment."""
+def find_libiomp5() -> str | None:
+    """The real path of Intel's OpenMP library, which the package `intel-openmp` installs."""
     path = Path(sys.prefix) / "lib" / "libiomp5.so"
     return str(path.resolve()) if path.is_file() else None
 
 
 def probe(instruction_sets: list[str]) -> StackFacts:
-    """This interpreter as a stack.
+    """This interpreter's packages, and why each mode and precision is unsupported, or None.
 
-    Raises TrialFailure `unsupported` where torch or transformers is missing or broken.
+    Raises TrialFailure `unsupported` if torch or transformers is missing or broken.
     """
-    versions = installed()
+    versions = installed_versions()
     for needed in ("torch", "transformers"):
         if needed not in versions:
             raise TrialFailure(
@@ -105,13 +106,18 @@ def probe(instruction_sets: list[str]) -> StackFacts:
                 f"{needed} is not installed for {sys.executable}; "
                 "pip install 'autotune-cpu[torch]' or 'autotune-cpu[ipex]'",
             )
-    ipex, importing = ipex_unusable(versions), None
-    if ipex is None:  # in a process of its own, since below AVX2 it calls exit; beside our imports
-        pipe = subprocess.PIPE
-        importing = subprocess.Popen(
-            [sys.executable, "-c", IMPORT], stdout=pipe, stderr=pipe, text=True
-        )
+    importing = None
     try:
+        ipex = ipex_mismatch(versions)
+        if ipex is None:
+            # IPEX calls exit on a CPU without AVX2, so another process imports it. That process
+            # runs while this one imports the engines.
+            importing = subprocess.Popen(
+                [sys.executable, "-c", IPEX_IMPORT_SCRIPT],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         from autotune.worker.engines import ENGINES, engine_class
 
         classes = {mode: engine_class(mode) for mode in ENGINES}
@@ -119,7 +125,7 @@ def probe(instruction_sets: list[str]) -> StackFacts:
         raise TrialFailure("unsupported", f"{sys.executable}: {error}") from error
     finally:
         if importing is not None:
-            ipex = ipex_import_fails(importing)
+            ipex = ipex_import_failure(importing)
     environment = Environment(
         instruction_sets=frozenset(instruction_sets), versions=versions, ipex=ipex
     )
@@ -128,7 +134,7 @@ def probe(instruction_sets: list[str]) -> StackFacts:
         python_version=platform.python_version(),
         versions=versions,
         ipex=ipex,
-        libiomp5=libiomp5(),
+        libiomp5=find_libiomp5(),
         modes={
             mode: {p: found.unsupported(p, environment) for p in found.precisions}
             for mode, found in classes.items()

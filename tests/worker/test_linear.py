@@ -47,14 +47,14 @@ def test_onednn_gives_the_same_numbers(torch, linear, shape):
     model, x = shared_and_nested(torch), torch.randn(shape)
     with torch.no_grad():
         before = model(x)
-        assert linear.through_onednn(model, torch.float32) == 4
+        assert linear.pack_for_onednn(model, torch.float32) == 4
         torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
 
 
 def test_onednn_can_be_traced_and_frozen_for_other_shapes(torch, linear):
     model = shared_and_nested(torch)
     with torch.no_grad():
-        linear.through_onednn(model, torch.float32)
+        linear.pack_for_onednn(model, torch.float32)
         traced = torch.jit.trace(model, torch.randn(2, 4, 7), check_trace=False)
         frozen = torch.jit.freeze(traced)
         for shape in ((1, 1, 7), (5, 9, 7)):
@@ -81,8 +81,8 @@ def feed_forward(torch, activation, reused=False):
 
 
 def fused(torch, linear, model, x):
-    linear.through_onednn(model, torch.float32)
-    return linear.fuse(model, {"x": x})
+    linear.pack_for_onednn(model, torch.float32)
+    return linear.fuse_gelus(model, {"x": x})
 
 
 def test_a_gelu_behind_a_linear_is_fused_into_it(torch, linear):
@@ -134,7 +134,7 @@ def test_an_activation_that_serves_two_layers_is_fused_into_both_or_neither(torc
 def test_the_original_weight_can_still_be_read(torch, linear):
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     weight = model[0].weight
-    linear.through_onednn(model, torch.float32)
+    linear.pack_for_onednn(model, torch.float32)
     assert model[0].weight is weight
     assert model[0].weight.dtype == torch.float32
 
@@ -172,4 +172,4 @@ def test_a_scale_a_channel_keeps_small_channels(torch, linear):
 
 def test_a_model_without_linear_is_a_fallback(torch, linear):
     with pytest.raises(TrialFailure, match=r"fallback: the model has no nn\.Linear"):
-        linear.through_onednn(torch.nn.Sequential(torch.nn.GELU()), torch.float32)
+        linear.pack_for_onednn(torch.nn.Sequential(torch.nn.GELU()), torch.float32)

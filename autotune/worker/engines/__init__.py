@@ -1,7 +1,8 @@
-"""Engines: what turns a loaded model into a callable, one file a mode.
+"""Engines turn a loaded model into a callable. There is one file for each mode or family of modes.
 
-`ENGINES` maps the value of the `mode` knob to the class that serves it, as a string, so that
-nothing is imported before it is asked for. To add one, see docs/extending.md.
+`ENGINES` maps the value of the knob `mode` to the engine's class. The class is named as a string,
+so that its libraries are imported only when the mode is asked for. docs/extending.md says how to
+add an engine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ENGINES = {
 
 
 def engine_class(mode: str) -> type[Engine]:
-    """The class that serves `mode`. Raises TrialFailure `unsupported` for an unknown one."""
+    """The engine class of `mode`. Raises TrialFailure `unsupported` for an unknown mode."""
     if mode not in ENGINES:
         raise TrialFailure("unsupported", f"mode must be one of {sorted(ENGINES)}, got {mode!r}")
     module, _, name = ENGINES[mode].partition(":")

@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of an engine, and what all engines share."""
 
 from __future__ import annotations
 
@@ -22,37 +22,41 @@ Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What an engine may ask about where it would run."""
+    """The host and stack on which an engine would run."""
 
     instruction_sets: frozenset[str]  # names of autotune.host.isa, e.g. "avx512_bf16"
-    versions: Mapping[str, str]  # distribution -> version, those installed only
-    ipex: str | None  # None: importable and matching torch; otherwise why not
+    versions: Mapping[str, str]  # distribution -> version; only installed distributions
+    ipex: str | None  # why IPEX cannot be used; None if it loads and matches torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What an engine is prepared from.
+    """The inputs of `Engine.prepare`.
 
-    `samples[0]` is the example to trace or compile with; the others are shorter, longer and
-    odd batches, on which an engine that specialises must be compared with what it was made
-    from. `calibration` holds batches of rows that are not scored, none where there are none.
+    `samples[0]` is the example batch to trace or compile with. The other samples are shorter,
+    longer and have odd sizes. An engine that traces, exports or compiles must compare its outputs
+    with those of the original model on all samples.
+    `calibration` holds batches of rows that are never scored. It may be empty.
     """
 
     source: ModelSource
     samples: Sequence[Batch]
     calibration: Sequence[Batch]
     threads: int
-    instruction_sets: frozenset[str]  # as Environment's
-    cache: Path  # where an engine may keep what it made for the next process of the run
-    for_production: bool = False  # and should, whatever its size: production starts from it
+    instruction_sets: frozenset[str]  # as in Environment
+    cache: Path  # folder of artefacts that the processes of a run share
+    for_production: bool = False  # keep every artefact there, of any size, for production to use
 
     @property
     def vnni(self) -> bool:
-        """Whether int8 products accumulate without saturating."""
+        """Whether the CPU sums int8 products without saturating."""
         return has_vnni(self.instruction_sets)
 
     def cached(self, name: str) -> Path:
-        """Where the artefact `name` is, or is to be put (`in_one_step`)."""
+        """The path of the artefact `name`, whether it exists or not. Creates the folder.
+
+        Use `write_atomically` to write it.
+        """
         self.cache.mkdir(parents=True, exist_ok=True)
         return self.cache / name
 
@@ -61,46 +65,52 @@ class Material:
 class Prepared:
     """A callable ready to be timed.
 
-    `call` takes a padded batch (int64 arrays of shape (batch, width)) and returns the
-    outputs that the model source names, in order, as float32 arrays on the host.
+    `call` takes a padded batch: int64 arrays of shape (batch, width). It returns the outputs
+    that the model source names, in that order, as float32 arrays.
     """
 
     call: Call
-    effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts for the record
-    files: tuple[str, ...] = ()  # in the cache, where the engine runs these alone: no model
+    effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts that the record shows
+    files: tuple[str, ...] = ()  # cached files that `call` runs without loading the model
 
 
 @contextlib.contextmanager
-def in_one_step(path: Path) -> Iterator[Path]:
-    """Where to write what is put at `path` when the block ends without an exception: nobody finds
-    half of it there, whoever else writes it at the same time."""
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path, renamed to `path` if the block ends without an exception.
+
+    Other processes never see a half-written file, even if several write `path` at once.
+    """
     partial = path.with_name(f"{os.getpid()}-{path.name}")
     yield partial
     partial.replace(path)
 
 
 TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}
-"""Largest relative difference allowed between what was prepared and what it was made from."""
+"""Precision -> largest difference allowed between a prepared engine and the model it was made
+from, relative to the largest output of the model (see `torch_model.compare`)."""
+SIMULATED_INT8_TOLERANCE = 0.5
+"""The same limit for int8 kernels, compared with a model that simulates int8 in float32. The limit
+only detects a graph that is wrong for other shapes. The gate judges the accuracy."""
 
 
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
-    """What the instruction sets rule out."""
+    """Why this CPU's instruction sets rule out `precision`. None if they do not."""
     sets = environment.instruction_sets
     if precision in ("bf16", "bf16_matmul") and not has_bf16(sets):
-        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate it, slower than fp32"
+        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate bf16, slower than fp32"
     if precision.startswith("int8") and "avx2" not in sets:
         return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
     return None
 
 
 class Engine(ABC):
-    """Turns a model into a callable. One instance prepares one configuration.
+    """Turns a model into a callable. One object prepares one configuration.
 
-    `options` are the engine knobs of the configuration.
+    `options` holds the engine knobs of the configuration.
     """
 
     precisions: ClassVar[tuple[str, ...]]
-    own_threads: ClassVar[bool] = False  # True: not torch's pool; `prepare` says how many
+    own_threads: ClassVar[bool] = False  # True: not torch's pool; `effective` says how many
 
     def __init__(self, options: Mapping[str, Scalar]) -> None:
         self.options = options
@@ -108,24 +118,26 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
-        """Why this engine cannot run `precision` there, and the remedy; None where it can."""
+        """Why this engine cannot run `precision` here, and the remedy. None if it can."""
 
     @property
     def specialises_by_shape(self) -> bool:
-        """Whether each new shape costs a compilation."""
+        """Whether the engine compiles or chooses kernels again for each new shape."""
         return False
 
     def write_artefacts(self, material: Material) -> None:  # noqa: B027 - most share nothing
-        """Put what the processes of a run share where it is kept, unless it is there.
+        """Write the artefacts that the processes of a run share, unless they exist.
 
-        Of instances side by side one does, with the CPUs of all, before the others prepare.
-        Raises TrialFailure as `prepare` does.
+        If several instances run side by side, only the first one calls this. The others wait,
+        and prepare afterwards. Raises TrialFailure as `prepare` does.
         """
 
     @abstractmethod
     def prepare(self, material: Material) -> Prepared:
-        """Load the model and make it ready.
+        """Load the model and make it ready to be timed.
 
-        Raises TrialFailure: `unsupported`, `fallback` (something else than what was asked
-        would run) or `inaccurate` (the result is not valid for other shapes).
+        Raises TrialFailure:
+        - `unsupported`: this host, stack or model cannot run the configuration.
+        - `fallback`: something other than the configuration would run.
+        - `inaccurate`: the outputs are wrong for some batch shapes.
         """

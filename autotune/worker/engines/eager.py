@@ -1,10 +1,15 @@
-"""Eager: the model as transformers runs it, the baseline and reference of everything.
+"""Eager: transformers runs the model, one torch operator at a time. Also the baseline.
 
-Source: torch's own kernels, one operator at a time.
-Precisions: fp32; bf16 (by autocast, or the whole model converted); bf16_matmul (float32 with
-`set_float32_matmul_precision("medium")`); int8_dynamic (weights int8, activations quantised
-per batch: answers change with batch and padding). fp32 and bf16 also with `linear: onednn`.
+Source: torch's own kernels; for `linear`, the module `linear` of this package.
+Precisions:
+- fp32.
+- bf16: by autocast, or with the whole model converted (knob `bf16_method`).
+- bf16_matmul: float32, with `torch.set_float32_matmul_precision("medium")`.
+- int8_dynamic: int8 weights. Activations are quantised batch by batch, so the answers depend on
+  the batch size and padding.
+fp32 and bf16 can also run Linear layers through oneDNN (`linear: onednn` or `onednn_fused`).
 Versions: torch 2.8 to 2.13, transformers 4.49 to 5.x.
+Limits: none beyond the CPU's instruction sets.
 """
 
 from __future__ import annotations
@@ -30,4 +35,4 @@ class EagerEngine(Engine):
 
     def prepare(self, material: Material) -> Prepared:
         model, _ = torch_model.load(material.source, str(self.options["attention"]))
-        return Prepared(call=torch_model.at_precision(model, material, self.options))
+        return Prepared(call=torch_model.apply_precision(model, material, self.options))

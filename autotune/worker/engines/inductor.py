@@ -1,16 +1,20 @@
-"""torch.compile with the inductor backend: the model as generated C++ kernels.
+"""inductor: torch.compile generates C++ kernels for the model and compiles them.
 
-Source: https://docs.pytorch.org/docs/2.8/torch.compiler.html. Weights are frozen into the
-graph (`torch._inductor.config.freezing`), which packs them for oneDNN in bfloat16.
-Precisions: as eager, and int8_static (see `pt2e`) for int8_dynamic. Versions: torch 2.8 to
-2.13; needs a C++ compiler.
-Limits: preparing takes 15 to 60 s. With `dynamic_shapes` one graph serves every shape,
-without it each shape is compiled; more shapes than RECOMPILES is a failure, where torch would
-return to eager. Compiled code is cached in a folder of the run.
+`prepare` freezes the weights into the graph (`torch._inductor.config.freezing`). In bfloat16,
+freezing packs them for oneDNN.
 
-What production starts from is a package compiled ahead of time, which needs neither compiler nor
-model (https://docs.pytorch.org/docs/2.8/torch.compiler_aot_inductor.html): the same kernels, so
-the same answers. Where the model cannot be exported, it is the cache of compiled code.
+Source: https://docs.pytorch.org/docs/2.8/torch.compiler.html and, for packages,
+https://docs.pytorch.org/docs/2.8/torch.compiler_aot_inductor.html.
+Precisions: fp32, bf16 and bf16_matmul as in eager, and int8_static (see `pt2e`).
+Versions: torch 2.8 to 2.13.
+Limits: inductor needs a C++ compiler. Preparing takes 15 to 60 s. With `dynamic_shapes` one graph
+serves every shape; without it, every shape is compiled. After MAX_RECOMPILATIONS compilations the
+configuration fails, where torch by default would return to eager. The compiled code is cached in
+a folder of the run.
+
+For production, the model is compiled ahead of time into a package of the same kernels, with the
+same answers. A package needs neither the compiler nor the model. If the model cannot be exported,
+production uses the cache of compiled code instead.
 """
 
 from __future__ import annotations
@@ -35,68 +39,72 @@ from autotune.shared.errors import TrialFailure
 from autotune.worker.batches import Batch
 from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import (
+    SIMULATED_INT8_TOLERANCE,
     TOLERANCE,
     Engine,
     Environment,
     Material,
     Prepared,
-    in_one_step,
     unsupported_precision,
+    write_atomically,
 )
-from autotune.worker.engines.torch_model import SIMULATED, Positional, Runnable, tensors
+from autotune.worker.engines.torch_model import Positional, Runnable, as_tensors
 
-RECOMPILES = 64
+MAX_RECOMPILATIONS = 64
+"""How often one model may be compiled again for new shapes. torch's own default is 8."""
 COMPILERS = ("g++", "clang++", "c++")
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
-PACKAGED = ("fp32", "bf16")
-"""What a package can hold: bf16_matmul is a setting of the process, and int8's quantised graph
-is not exported again."""
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""The environment variable that names inductor's folder of compiled code."""
+PACKAGED_PRECISIONS = ("fp32", "bf16")
+"""Precisions that a package can hold. bf16_matmul is a setting of the process, and the quantised
+graph of int8_static cannot be exported again."""
 
 
-def compiled(runnable: Runnable, *, backend: str, dynamic: bool) -> Runnable:
-    """`runnable` with its model compiled as one graph, at the first call."""
-    torch._dynamo.config.recompile_limit = RECOMPILES
+def compile_model(runnable: Runnable, *, backend: str, dynamic: bool) -> Runnable:
+    """`runnable` with its model as one graph, which is compiled at the first call."""
+    torch._dynamo.config.recompile_limit = MAX_RECOMPILATIONS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     model: Any = torch.compile(runnable.model, backend=backend, dynamic=dynamic, fullgraph=True)
     return Runnable(model, runnable.outputs, runnable.context)
 
 
 @dataclass(frozen=True, slots=True)
-class Packaged:
-    """A model compiled ahead of time."""
+class PackagedModel:
+    """A model compiled ahead of time, as a callable from batches to outputs."""
 
     package: Callable[..., Any]
     inputs: tuple[str, ...]
 
     @classmethod
-    def load(cls, path: Path, inputs: tuple[str, ...]) -> Packaged:
+    def load(cls, path: Path, inputs: tuple[str, ...]) -> PackagedModel:
         return cls(torch._inductor.aoti_load_package(str(path)), inputs)
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
-        given = tensors(batch)
+        tensors = as_tensors(batch)
         with torch.no_grad():
-            return [t.float().numpy() for t in self.package(*(given[n] for n in self.inputs))]
+            found = self.package(*(tensors[name] for name in self.inputs))
+            return [output.float().numpy() for output in found]
 
 
-def package(runnable: Runnable, material: Material, path: Path) -> Packaged:
-    """`runnable` compiled ahead of time into `path`. Raises whatever torch does."""
+def compile_package(runnable: Runnable, material: Material, path: Path) -> PackagedModel:
+    """`runnable` compiled ahead of time into the file `path`. Raises whatever torch raises."""
     inputs = tuple(material.samples[0])
-    example = tuple(tensors(material.samples[0]).values())
-    before = os.environ[CACHE]
+    example = tuple(as_tensors(material.samples[0]).values())
+    cache_before = os.environ[CACHE_VARIABLE]
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad(), runnable.context():
-        os.environ[CACHE] = scratch
+        os.environ[CACHE_VARIABLE] = scratch
         try:
             exported = torch.export.export(
                 Positional(runnable.model, inputs, runnable.outputs),
                 example,
-                dynamic_shapes=torch_model.dynamic(material.samples),
+                dynamic_shapes=torch_model.dynamic_shapes(material.samples),
                 strict=False,
             )
-            with in_one_step(path) as partial:
+            with write_atomically(path) as partial:
                 torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
         finally:
-            os.environ[CACHE] = before
-    return Packaged.load(path, inputs)
+            os.environ[CACHE_VARIABLE] = cache_before
+    return PackagedModel.load(path, inputs)
 
 
 class InductorEngine(Engine):
@@ -106,9 +114,9 @@ class InductorEngine(Engine):
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         if not any(map(shutil.which, COMPILERS)):
-            return f"inductor needs a C++ compiler on PATH ({', '.join(COMPILERS)}); install g++"
+            return f"inductor needs a C++ compiler on PATH ({', '.join(COMPILERS)}): install g++"
         if precision == "int8_static":
-            reason = pt2e.unavailable(environment.versions)
+            reason = pt2e.missing_quantizer(environment.versions)
             if reason is not None:
                 return reason
         return unsupported_precision(precision, environment)
@@ -118,45 +126,49 @@ class InductorEngine(Engine):
         return not self.options.get("dynamic_shapes", True)
 
     def prepare(self, material: Material) -> Prepared:
-        # inductor has no other way to be told, and reads it when it first compiles. Its default
-        # is a folder that all users of the machine share.
-        os.environ[CACHE] = str(material.cached("inductor"))
+        # inductor's default folder is shared by all users of the machine. Only this variable
+        # changes it, and inductor reads the variable when it first compiles.
+        os.environ[CACHE_VARIABLE] = str(material.cached("inductor"))
         options, precision = self.options, str(self.options["precision"])
         torch._inductor.config.freezing = True
         if options.get("max_autotune", False):
             torch._inductor.config.max_autotune = True
         dynamic = bool(options.get("dynamic_shapes", True))
-        kept = material.cached(f"{'-'.join(str(value) for value in options.values())}.pt2")
-        if kept.exists():
-            call = Packaged.load(kept, tuple(material.samples[0]))
-            return Prepared(call=call, effective={"ahead_of_time": True})
+        path = material.cached(f"{'-'.join(str(value) for value in options.values())}.pt2")
+        if path.exists():
+            packaged = PackagedModel.load(path, tuple(material.samples[0]))
+            return Prepared(call=packaged, effective={"ahead_of_time": True})
         if precision == "int8_static":
             runnable = pt2e.quantize_model(material, str(options["attention"]))
+            tolerance = SIMULATED_INT8_TOLERANCE
         else:
             model, _ = torch_model.load(material.source, str(options["attention"]))
-            runnable = torch_model.at_precision(model, material, options)
-        tolerance = SIMULATED if precision == "int8_static" else TOLERANCE[precision]
+            runnable = torch_model.apply_precision(model, material, options)
+            tolerance = TOLERANCE[precision]
         if (
             material.for_production
             and dynamic
-            and precision in PACKAGED
+            and precision in PACKAGED_PRECISIONS
             and self.backend == "inductor"
         ):
             try:
-                call = package(runnable, material, kept)
-                difference = torch_model.compare(runnable, call, material.samples, tolerance)
+                packaged = compile_package(runnable, material, path)
+                difference = torch_model.compare(runnable, packaged, material.samples, tolerance)
                 effective = {"ahead_of_time": True, "compile_difference": difference}
-                return Prepared(call=call, effective=effective)
+                return Prepared(call=packaged, effective=effective)
             except Exception as error:
-                kept.unlink(missing_ok=True)
-                print(f"no package, the compiled code is kept: {error}", file=sys.stderr)
-        runs = compiled(runnable, backend=self.backend, dynamic=dynamic)
+                path.unlink(missing_ok=True)
+                print(
+                    "the model cannot be compiled ahead of time, production uses the cache of "
+                    f"compiled code: {error}",
+                    file=sys.stderr,
+                )
+        compiled = compile_model(runnable, backend=self.backend, dynamic=dynamic)
         samples = material.samples if dynamic else material.samples[:1]
         try:
-            difference = torch_model.compare(runnable, runs, samples, tolerance)
+            difference = torch_model.compare(runnable, compiled, samples, tolerance)
         except torch._dynamo.exc.TorchDynamoException as error:
-            words = str(error).strip().splitlines()
-            raise TrialFailure(
-                "fallback", f"torch.compile failed: {words[0] if words else type(error).__name__}"
-            ) from error
-        return Prepared(call=runs, effective={"compile_difference": difference})
+            lines = str(error).strip().splitlines()
+            message = lines[0] if lines else type(error).__name__
+            raise TrialFailure("fallback", f"torch.compile failed: {message}") from error
+        return Prepared(call=compiled, effective={"compile_difference": difference})

@@ -1,13 +1,19 @@
-"""Intel Extension for PyTorch: `ipex.optimize`, with or without the graph (jit) mode.
+"""ipex and ipex_jit: Intel Extension for PyTorch, without and with graph (jit) mode.
 
-Source: https://intel.github.io/intel-extension-for-pytorch/cpu/2.8.0+cpu/ and the Hugging
-Face guide on CPU inference (`--use_ipex`, `--jit_mode_eval`).
-Precisions: fp32; bf16 (weights converted, the rest by autocast); with the graph also
-int8_static (calibrated) and int8_dynamic, their other operators in `int8_rest`.
-Versions: IPEX 2.8 needs torch 2.8 and AVX2; bf16 needs AVX-512. Runs on AMD too.
-Limits: packed weights are tied to the number of OpenMP threads, so threads never change
-inside a process. `auto_kernel_selection` (fp32) lets oneDNN instead of MKL run Linear. What
-calibration saw is kept for the other processes of the run.
+`ipex.optimize` replaces modules of the model by its own. Graph mode then traces and freezes the
+model, and IPEX fuses operators in the graph.
+
+Source: https://intel.github.io/intel-extension-for-pytorch/cpu/2.8.0+cpu/ and the Hugging Face
+guide on CPU inference (`--use_ipex`, `--jit_mode_eval`).
+Precisions:
+- fp32. With `auto_kernel_selection`, Linear layers may run on oneDNN instead of MKL.
+- bf16: the packed weights are converted, autocast does the rest.
+- int8_dynamic and int8_static (calibrated), in graph mode only. The operators without int8
+  kernels run in the precision of `int8_rest`.
+Versions: IPEX 2.8 with torch 2.8.
+Limits: IPEX needs AVX2, and bf16 needs AVX-512. IPEX also runs on AMD CPUs. Packed weights depend
+on the number of OpenMP threads, so a process never changes its number of threads. The processes
+of a run share the result of calibration through the cache.
 """
 
 from __future__ import annotations
@@ -23,25 +29,26 @@ from autotune.shared.errors import TrialFailure
 from autotune.shared.records import Scalar
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
+    SIMULATED_INT8_TOLERANCE,
     TOLERANCE,
     Engine,
     Environment,
     Material,
     Prepared,
-    in_one_step,
     unsupported_precision,
+    write_atomically,
 )
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import SIMULATED, Runnable, autocast, tensors
+from autotune.worker.engines.torch_model import Runnable, as_tensors, bf16_autocast
 
 AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
 
 def import_ipex() -> Any:
-    """The extension's module. Raises TrialFailure `unsupported` where it cannot be used.
+    """The module of IPEX. Raises TrialFailure `unsupported` if it cannot be imported.
 
-    On a torch it was not built for, or below AVX2, its import ends the interpreter or raises
-    AttributeError, so everything is caught.
+    With another series of torch or without AVX2, the import raises SystemExit or AttributeError.
+    Therefore every exception is caught.
     """
     try:
         import intel_extension_for_pytorch as ipex
@@ -53,18 +60,19 @@ def import_ipex() -> Any:
     return ipex
 
 
-def optimized(
+def optimise_model(
     material: Material, options: Mapping[str, Scalar]
 ) -> tuple[Runnable, dict[str, Scalar]]:
-    """The model through `ipex.optimize`, and how many modules it replaced.
+    """The model after `ipex.optimize`, and the number of modules that IPEX replaced.
 
-    Raises TrialFailure `fallback` where it replaced none: eager would have been measured.
+    Raises TrialFailure `fallback` if modules should have been replaced and none was: eager would
+    be measured.
     """
     ipex = import_ipex()
     model, _ = torch_model.load(material.source, str(options["attention"]))
     bf16 = options["precision"] == "bf16"
-    context = autocast if bf16 else contextlib.nullcontext
-    example = tensors(material.samples[0])
+    context = bf16_autocast if bf16 else contextlib.nullcontext
+    example = as_tensors(material.samples[0])
     with torch.no_grad(), context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = ipex.optimize(
@@ -87,20 +95,20 @@ def optimized(
 def quantize_model(
     material: Material, options: Mapping[str, Scalar]
 ) -> tuple[Runnable, dict[str, Scalar]]:
-    """The model prepared and converted by `ipex.quantization`, to be traced."""
+    """The model quantised by `ipex.quantization`, not yet traced, and no facts."""
     ipex = import_ipex()
     model, _ = torch_model.load(material.source, str(options["attention"]))
     static = options["precision"] == "int8_static"
     mapping = ipex.quantization.default_static_qconfig_mapping
     if not static:
         mapping = ipex.quantization.default_dynamic_qconfig_mapping
-    elif not material.vnni:  # eight bits of activations would saturate
+    elif not material.vnni:  # sums with 8-bit activations would saturate: use 7 bits
         observer = torch.ao.quantization.HistogramObserver.with_args(reduce_range=True)
         weights = torch.ao.quantization.default_per_channel_weight_observer
         qconfig = torch.ao.quantization.QConfig(activation=observer, weight=weights)
         mapping = torch.ao.quantization.QConfigMapping().set_global(qconfig)
-    context = autocast if options["int8_rest"] == "bf16" else contextlib.nullcontext
-    example = tensors(material.samples[0])
+    context = bf16_autocast if options["int8_rest"] == "bf16" else contextlib.nullcontext
+    example = as_tensors(material.samples[0])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = ipex.quantization.prepare(
@@ -113,16 +121,19 @@ def quantize_model(
 
 
 def calibrate(prepared: Any, material: Material, attention: str) -> None:
-    """Let `prepared` see the rows kept for it, or read what an earlier process of the run saw:
-    that is most of what preparing costs, and the same whatever the process's settings."""
+    """Calibrate `prepared` on the calibration batches, or load an earlier calibration of the run.
+
+    Calibration takes most of the time of preparing. Its result does not depend on process knobs,
+    so all processes of the run share one file.
+    """
     bits = "8" if material.vnni else "7"
     path = material.cached(f"ipex-{attention}-calibrated-{bits}.json")
     if not path.exists():
         for batch in material.calibration:
-            prepared(**tensors(batch))
-        with in_one_step(path) as partial:
+            prepared(**as_tensors(batch))
+        with write_atomically(path) as partial:
             prepared.save_qconf_summary(str(partial))
-    # Read by the one that wrote it too: all processes have the same.
+    # The process that wrote the file loads it, too, so that all processes quantise alike.
     prepared.load_qconf_summary(str(path))
 
 
@@ -134,23 +145,23 @@ class IpexEngine(Engine):
         if environment.ipex is not None:
             return environment.ipex
         if precision == "bf16" and not environment.instruction_sets >= AVX512_FOR_BF16:
-            return "IPEX packs bf16 weights with AVX-512 (BW, VL, DQ), which this CPU lacks"
+            return "IPEX needs AVX-512 (BW, VL, DQ) for bf16, and this CPU lacks it"
         return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
-        runnable, effective = optimized(material, self.options)
+        runnable, effective = optimise_model(material, self.options)
         return Prepared(call=runnable, effective=effective)
 
 
 class IpexJitEngine(IpexEngine):
-    """Graph mode: the optimised model traced and frozen, where IPEX fuses operators."""
+    """Graph mode: the optimised or quantised model, traced and frozen."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_dynamic", "int8_static")
 
     def prepare(self, material: Material) -> Prepared:
         precision = str(self.options["precision"])
         int8 = precision.startswith("int8")
-        runnable, effective = (quantize_model if int8 else optimized)(material, self.options)
-        tolerance = SIMULATED if int8 else TOLERANCE[precision]
+        runnable, effective = (quantize_model if int8 else optimise_model)(material, self.options)
+        tolerance = SIMULATED_INT8_TOLERANCE if int8 else TOLERANCE[precision]
         call, difference = trace(runnable, material.samples, tolerance)
         return Prepared(call=call, effective={**effective, "trace_difference": difference})

@@ -1,10 +1,13 @@
-"""TorchScript: the model traced once with dict inputs, then frozen.
+"""jit: TorchScript. The model is traced once, with named tensors, and then frozen.
 
 Source: https://docs.pytorch.org/docs/2.8/generated/torch.jit.trace.html and the Hugging Face
-guide on CPU inference. Deprecated from torch 2.11, still present in 2.13.
-Precisions: as eager. Limits: a trace is a recording; it is compared with the module it was
-made from on shorter, longer and odd batches, and refused where it differs. A tracing error
-is a `fallback` failure with the tracer's words, never a silent return to eager.
+guide on CPU inference.
+Precisions: fp32, bf16, bf16_matmul and int8_dynamic, as in eager.
+Versions: torch 2.8 to 2.13. torch deprecates TorchScript from 2.11 on.
+Limits: a trace records one run of the model, so it may be wrong for other shapes. `trace`
+compares the trace with the model on shorter, longer and odd batches, and refuses it if they
+differ. If tracing fails, the configuration fails as `fallback`: eager is never timed instead.
+For production, traces of fp32 and bf16 are saved, so that the model is not loaded again.
 """
 
 from __future__ import annotations
@@ -25,46 +28,54 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
-    in_one_step,
     unsupported_precision,
+    write_atomically,
 )
-from autotune.worker.engines.torch_model import Runnable, tensors
+from autotune.worker.engines.torch_model import Runnable, as_tensors
 
-PLAIN = ("fp32", "bf16")
-DIFFERENCE = "difference"
+SAVED_PRECISIONS = ("fp32", "bf16")
+"""Precisions whose traces can be saved. Weights packed for int8 or oneDNN cannot be written, and
+bf16_matmul is a setting of the process."""
+DIFFERENCE_FILE = "difference"
+"""The file inside a saved trace that holds the trace's difference from the model."""
 
 
 def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Runnable, float]:
     """The traced and frozen callable, and its largest difference from `runnable`.
 
-    Raises TrialFailure `fallback` when tracing or freezing fails, `inaccurate` when the
-    trace is not valid for the shapes of `samples`.
+    Raises TrialFailure `fallback` if tracing or freezing fails, and `inaccurate` if the trace
+    differs from `runnable` by more than `tolerance` on one of `samples` (see
+    `torch_model.compare`).
     """
-    # Without this, a texpr fusion group is compiled anew for every shape (IPEX's own advice
-    # for dynamic shapes).
+    # The texpr fuser compiles again for every shape. IPEX's guide advises to disable it for
+    # dynamic shapes.
     torch._C._jit_set_texpr_fuser_enabled(False)
-    example = tensors(samples[0])
+    example = as_tensors(samples[0])
     with torch.no_grad(), runnable.context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TracerWarnings: judged by comparing, below
+        warnings.simplefilter("ignore")  # TracerWarnings: `compare` below finds what matters
         try:
             traced = torch.jit.trace(
                 runnable.model,
                 example_kwarg_inputs=example,
-                check_trace=False,  # compared below, on other shapes than the example's
+                check_trace=False,  # `compare` below checks more shapes than the example's
                 strict=False,  # lets the model return its outputs by name
             )
             traced = torch.jit.freeze(traced)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip()}"
             raise TrialFailure("fallback", f"torch.jit.trace failed: {reason}") from error
-    # Autocast's conversions are part of the trace: it needs no context of its own.
-    call = settled(traced, runnable.outputs, samples[0])
+    # The trace contains the conversions of autocast, so it runs without the autocast context.
+    call = optimise_trace(traced, runnable.outputs, samples[0])
     return call, torch_model.compare(runnable, call, samples, tolerance)
 
 
-def settled(traced: torch.jit.ScriptModule, outputs: tuple[str, ...], sample: Batch) -> Runnable:
-    """A traced module that has been optimised: the profiling executor records a call, then
-    optimises in the next."""
+def optimise_trace(
+    traced: torch.jit.ScriptModule, outputs: tuple[str, ...], sample: Batch
+) -> Runnable:
+    """The traced module as a callable, after the two calls in which TorchScript optimises it.
+
+    TorchScript's executor profiles the first call and optimises the module in the second one.
+    """
     call = Runnable(traced, outputs)
     call(sample)
     call(sample)
@@ -84,27 +95,31 @@ class JitEngine(Engine):
         path = material.cached(f"jit-{attention}-{precision}{method}.pt")
         names = tuple(material.source.outputs)
         if self.options.get("linear", "torch") == "torch" and path.exists():
-            return restored(path, names, material.samples[0])
+            return load_trace(path, names, material.samples[0])
         model, _ = torch_model.load(material.source, attention)
-        runnable = torch_model.at_precision(model, material, self.options)
+        runnable = torch_model.apply_precision(model, material, self.options)
         call, difference = trace(runnable, material.samples, TOLERANCE[precision])
-        # Weights packed for oneDNN or int8 cannot be written.
-        if material.for_production and precision in PLAIN and self.options.get("linear") == "torch":
-            save(call, path, difference)
-            return restored(path, names, material.samples[0])
+        unpacked = self.options.get("linear") == "torch"
+        if material.for_production and precision in SAVED_PRECISIONS and unpacked:
+            save_trace(call, path, difference)
+            return load_trace(path, names, material.samples[0])
         return Prepared(call=call, effective={"trace_difference": difference})
 
 
-def save(call: Runnable, path: Path, difference: float) -> None:
-    """Write the traced module, with how far it was from what it was traced from."""
-    with in_one_step(path) as partial:
-        torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE: str(difference)})
+def save_trace(call: Runnable, path: Path, difference: float) -> None:
+    """Write the traced module to `path`, with its difference from the model (see `trace`)."""
+    with write_atomically(path) as partial:
+        torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE_FILE: str(difference)})
 
 
-def restored(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:
-    """What `save` wrote, ready to run; it was compared before it was written."""
+def load_trace(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:
+    """The traced module that `save_trace` wrote, ready to run.
+
+    The module is not compared again: `trace` compared it before it was saved.
+    """
     torch._C._jit_set_texpr_fuser_enabled(False)
-    extra = {DIFFERENCE: ""}
+    extra = {DIFFERENCE_FILE: ""}
     with torch.no_grad():
-        call = settled(torch.jit.load(str(path), _extra_files=extra), outputs, sample)
-    return Prepared(call=call, effective={"trace_difference": float(extra[DIFFERENCE])})
+        traced = torch.jit.load(str(path), _extra_files=extra)
+        call = optimise_trace(traced, outputs, sample)
+    return Prepared(call=call, effective={"trace_difference": float(extra[DIFFERENCE_FILE])})

@@ -1,8 +1,10 @@
-"""Linear layers with their weights packed once for another kernel.
+"""Linear layers whose weights are packed once, for oneDNN or for int8 kernels.
 
-Sources: torch's own operators, those that inductor's freezing and torch.ao.quantization use:
-`mkldnn::_linear_pointwise` (oneDNN, float32 and bfloat16) and `quantized::linear_dynamic`
-(FBGEMM or oneDNN, int8). Stock torch sends float32 Linear to MKL, which is slow on AMD.
+Stock torch runs float32 Linear layers through MKL, which is slow on AMD CPUs.
+
+Source: torch's own operators.
+- `mkldnn::_linear_pointwise` (oneDNN, float32 and bfloat16), which inductor's freezing uses.
+- `quantized::linear_dynamic` (FBGEMM or oneDNN, int8), which torch.ao.quantization uses.
 Versions: torch 2.8 to 2.13.
 """
 
@@ -23,9 +25,12 @@ MAX_INT8 = 127
 
 
 @functools.cache
-def _traceable(activation: str, algorithm: str) -> Callable[..., torch.Tensor]:
-    """The operator as a TorchScript function: the tracer cannot record its empty list of
-    optional numbers, but records a call of a function that holds one."""
+def _traceable_linear(activation: str, algorithm: str) -> Callable[..., torch.Tensor]:
+    """oneDNN's Linear with this activation, as a TorchScript function.
+
+    The tracer cannot record the operator itself, because one argument is an empty list of
+    optional numbers. It can record the call of a function that contains that list.
+    """
     graph = torch._C.parse_ir(
         f"""graph(%input : Tensor, %packed : Tensor, %bias : Tensor?):
           %activation : str = prim::Constant[value="{activation}"]()
@@ -35,18 +40,17 @@ def _traceable(activation: str, algorithm: str) -> Callable[..., torch.Tensor]:
               %input, %packed, %bias, %activation, %scalars, %algorithm)
           return (%output)"""
     )
-    made: Callable[..., torch.Tensor] = torch._C._create_function_from_graph(
+    function: Callable[..., torch.Tensor] = torch._C._create_function_from_graph(
         f"onednn_{activation}", graph
     )
-    return made
+    return function
 
 
 class OneDnnLinear(nn.Module):
-    """`nn.Linear` through oneDNN, computed in `dtype`, with a GELU fused into it where `fuse`
-    has found one behind it.
+    """`nn.Linear` through oneDNN, computed in `dtype`. `fuse_gelus` may fuse a GELU into it.
 
-    Packed weights cannot be read back: a model that reads `module.weight` while running gets
-    the original, which stays.
+    Packed weights cannot be read back. The original weights stay in `weight`, for models that
+    read them while they run.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
@@ -55,12 +59,12 @@ class OneDnnLinear(nn.Module):
         self.activation, self.algorithm = "none", ""
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), None)
-        self.register_buffer("packed", packed, persistent=False)  # tracing finds only buffers
+        self.register_buffer("packed", packed, persistent=False)  # the tracer finds only buffers
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         input = input.to(self.dtype)
         if torch.jit.is_tracing():
-            call = _traceable(self.activation, self.algorithm)
+            call = _traceable_linear(self.activation, self.algorithm)
             return call(input, self.packed, self.bias)
         return torch.ops.mkldnn._linear_pointwise(
             input, self.packed, self.bias, self.activation, [], self.algorithm
@@ -68,11 +72,11 @@ class OneDnnLinear(nn.Module):
 
 
 class DynamicInt8Linear(nn.Module):
-    """`nn.Linear` with int8 weights; activations are quantised as they come, a tensor at a time.
+    """`nn.Linear` with int8 weights. Activations are quantised in every call, one scale a tensor.
 
-    torch's own `quantize_dynamic` always gives activations seven bits, so that instruction
-    sets without VNNI cannot saturate. Where there is VNNI the eighth bit is free, and worth
-    several points of accuracy: `reduce_range` says which.
+    With `reduce_range`, activations get seven bits, so that sums cannot saturate on CPUs without
+    VNNI. torch's own `quantize_dynamic` always does so. With VNNI the eighth bit costs nothing,
+    and gains several points of accuracy.
     """
 
     def __init__(self, linear: nn.Linear, *, per_channel: bool, reduce_range: bool) -> None:
@@ -93,12 +97,12 @@ class DynamicInt8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(input.float(), self.packed, self.reduce_range)
 
 
-def replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
-    """Replace every `nn.Linear` of `model` in place; how many.
+def replace_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
+    """Replace every `nn.Linear` of `model` in place by `make` of it. Returns their number.
 
-    A layer that stands in several places is packed for each: the tracer cannot follow two
-    names of one packed weight. Raises TrialFailure `fallback` where there is none: nothing
-    would have changed.
+    A layer that is used under several names is packed once for each name, because the tracer
+    cannot follow two names of one packed weight. Raises TrialFailure `fallback` if the model has
+    no `nn.Linear`.
     """
     count = 0
     for parent in list(model.modules()):
@@ -111,14 +115,14 @@ def replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     return count
 
 
-def through_onednn(model: nn.Module, dtype: torch.dtype) -> int:
-    """Send every Linear through oneDNN, computed in `dtype`."""
-    return replace(model, lambda linear: OneDnnLinear(linear, dtype))
+def pack_for_onednn(model: nn.Module, dtype: torch.dtype) -> int:
+    """Run every Linear through oneDNN, computed in `dtype`. Returns their number."""
+    return replace_linears(model, lambda linear: OneDnnLinear(linear, dtype))
 
 
 def quantize_linears(model: nn.Module, *, per_channel: bool, reduce_range: bool) -> int:
-    """Give every Linear int8 weights."""
-    return replace(
+    """Give every Linear int8 weights. Returns their number."""
+    return replace_linears(
         model,
         lambda linear: DynamicInt8Linear(
             linear, per_channel=per_channel, reduce_range=reduce_range
@@ -126,68 +130,72 @@ def quantize_linears(model: nn.Module, *, per_channel: bool, reduce_range: bool)
     )
 
 
-class _Uses(TorchFunctionMode):
-    """Counts how often each of some tensors is an argument of a torch function."""
+class _ReaderCounter(TorchFunctionMode):
+    """Counts how often torch functions read each output of a OneDnnLinear.
+
+    Tensors are identified by `id`. `outputs` keeps them alive, so that no id is used twice.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: dict[int, tuple[torch.Tensor, OneDnnLinear]] = {}  # alive: ids stay unique
-        self.count: collections.Counter[int] = collections.Counter()
+        self.outputs: dict[int, tuple[torch.Tensor, OneDnnLinear]] = {}
+        self.readers: collections.Counter[int] = collections.Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in (*args, *(kwargs or {}).values()):
             for one in value if isinstance(value, list | tuple) else (value,):
-                if id(one) in self.made:
-                    self.count[id(one)] += 1
+                if id(one) in self.outputs:
+                    self.readers[id(one)] += 1
         return func(*args, **(kwargs or {}))
 
 
-def fuse(model: nn.Module, example: Mapping[str, torch.Tensor]) -> int:
-    """Move each exact GELU that alone reads the output of a OneDnnLinear into it; how many.
+def fuse_gelus(model: nn.Module, example: Mapping[str, torch.Tensor]) -> int:
+    """Fuse exact GELUs into the OneDnnLinear in front of them. Returns the number of fused layers.
 
-    What follows what is observed on one forward pass of `example`, so that it needs no
-    knowledge of the model; the caller compares the outcome with what was there before.
+    A GELU is fused if no other function reads the output of that layer. A forward pass of
+    `example` shows which modules read which outputs, so this works for any model. The caller must
+    compare the outputs of the model before and after.
     """
-    uses = _Uses()
-    pairs: dict[nn.Module, list[OneDnnLinear | None]] = {}
+    counter = _ReaderCounter()
+    sources: dict[nn.Module, list[OneDnnLinear | None]] = {}  # GELU -> layers in front of it
 
-    def linear_made(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+    def note_output(module: nn.Module, _: Any, output: torch.Tensor) -> None:
         assert isinstance(module, OneDnnLinear)
-        uses.made[id(output)] = (output, module)
+        counter.outputs[id(output)] = (output, module)
 
-    def activation_met(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        _, linear = uses.made.get(id(inputs[0]), (None, None))
-        pairs.setdefault(module, []).append(linear)
+    def note_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        _, linear = counter.outputs.get(id(inputs[0]), (None, None))
+        sources.setdefault(module, []).append(linear)
 
     hooks = [
-        module.register_forward_hook(linear_made)
+        module.register_forward_hook(note_output)
         if isinstance(module, OneDnnLinear)
-        else module.register_forward_pre_hook(activation_met)
+        else module.register_forward_pre_hook(note_input)
         for module in model.modules()
-        if isinstance(module, OneDnnLinear) or _exact_gelu(module)
+        if isinstance(module, OneDnnLinear) or _is_exact_gelu(module)
     ]
-    with uses:
+    with counter:
         model(**example)
     for hook in hooks:
         hook.remove()
-    outputs = {linear: id(output) for output, linear in uses.made.values()}
+    output_ids = {linear: id(output) for output, linear in counter.outputs.values()}
     fused = 0
-    for activation, linears in pairs.items():
-        alone = [x for x in linears if x is not None and uses.count[outputs[x]] == 1]
-        if len(alone) < len(linears):
+    for gelu, linears in sources.items():
+        fusable = [x for x in linears if x is not None and counter.readers[output_ids[x]] == 1]
+        if len(fusable) < len(linears):
             continue
-        for linear in alone:
+        for linear in fusable:
             linear.activation, linear.algorithm = "gelu", "none"
             fused += 1
         for parent in list(model.modules()):
             for name, child in list(parent._modules.items()):
-                if child is activation:
+                if child is gelu:
                     setattr(parent, name, nn.Identity())
     return fused
 
 
-def _exact_gelu(module: nn.Module) -> bool:
-    """torch's GELU, or transformers' that calls it, not one of the approximations."""
+def _is_exact_gelu(module: nn.Module) -> bool:
+    """Whether `module` is torch's or transformers' exact GELU, not an approximation."""
     if isinstance(module, nn.GELU):
         return module.approximate == "none"
     is_transformers = type(module).__name__ == "GELUActivation"

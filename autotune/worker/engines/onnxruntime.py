@@ -1,10 +1,11 @@
-"""ONNX Runtime: the model exported to ONNX, run by its CPU provider.
+"""onnxruntime: the model is exported to ONNX, and ONNX Runtime's CPU provider runs it.
 
-Source: https://onnxruntime.ai/docs (session options; dynamic quantisation).
-Precisions: fp32; int8_dynamic (weights int8 per tensor or per channel, activations as they
-come). Versions: onnxruntime 1.20 to 1.31 with onnx.
-Limits: exported once a model and attention, then read from the run's cache. The runtime has
-its own thread pool, which spins while the session runs.
+Source: https://onnxruntime.ai/docs (session options, dynamic quantisation).
+Precisions: fp32, and int8_dynamic (int8 weights per tensor or per channel, activations quantised
+batch by batch).
+Versions: onnxruntime 1.20 to 1.31, with the package onnx.
+Limits: torch exports each model and attention once. All processes of the run then read the file
+from the cache. ONNX Runtime has its own thread pool, which keeps spinning while a session is open.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
-    in_one_step,
     unsupported_precision,
+    write_atomically,
 )
 
 OPSET = 17
-LEVELS = {
+"""The version of ONNX's operator set that the model is exported to."""
+OPTIMIZATION_LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
     "basic": "ORT_ENABLE_BASIC",
@@ -38,7 +40,7 @@ LEVELS = {
 
 
 class OnnxModel:
-    """An ONNX Runtime session as a callable from batches to outputs by name."""
+    """An ONNX Runtime session as a callable from batches to the named outputs, in order."""
 
     def __init__(self, path: Path, outputs: Sequence[str], *, threads: int, level: str) -> None:
         import onnxruntime
@@ -47,7 +49,7 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(
-            onnxruntime.GraphOptimizationLevel, LEVELS[level]
+            onnxruntime.GraphOptimizationLevel, OPTIMIZATION_LEVELS[level]
         )
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
@@ -75,10 +77,10 @@ class OnnxRuntimeEngine(Engine):
         return unsupported_precision(precision, environment)
 
     def write_artefacts(self, material: Material) -> None:
-        self._exported(material)
+        self._ensure_exported(material)
 
     def prepare(self, material: Material) -> Prepared:
-        path = self._exported(material)
+        path = self._ensure_exported(material)
         return Prepared(
             call=OnnxModel(
                 path,
@@ -90,26 +92,26 @@ class OnnxRuntimeEngine(Engine):
             files=(path.name,),
         )
 
-    def _exported(self, material: Material) -> Path:
-        """The ONNX file at its precision, written where it is not there."""
+    def _ensure_exported(self, material: Material) -> Path:
+        """The path of the ONNX file at this precision. Writes the file unless it exists."""
         options = self.options
         attention = str(options["attention"])
-        plain = material.cached(f"onnx-{attention}.onnx")
-        if not plain.exists():
-            export_onnx(material, attention, plain)
+        fp32_path = material.cached(f"onnx-{attention}.onnx")
+        if not fp32_path.exists():
+            export_onnx(material, attention, fp32_path)
         if options["precision"] == "fp32":
-            return plain
+            return fp32_path
         per_channel = options.get("int8_weights") == "per_channel"
-        path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
-        if not path.exists():
-            quantize(plain, path, per_channel=per_channel, reduce_range=not material.vnni)
-        return path
+        int8_path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
+        if not int8_path.exists():
+            quantize(fp32_path, int8_path, per_channel=per_channel, reduce_range=not material.vnni)
+        return int8_path
 
 
 def export_onnx(material: Material, attention: str, path: Path) -> None:
-    """Write the model to `path`, compared with torch's on shorter and longer batches.
+    """Write the model in float32 to `path`, and compare its outputs with torch's on all samples.
 
-    Raises TrialFailure `fallback` with the exporter's words.
+    Raises TrialFailure `fallback` with the exporter's message, and `inaccurate` if outputs differ.
     """
     import torch
 
@@ -119,8 +121,8 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
     names = tuple(material.source.outputs)
     inputs = tuple(material.samples[0])
     wrapped = torch_model.Positional(model, inputs, names)
-    kinds = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}
-    with in_one_step(path) as partial:
+    axes = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}  # by kind of output
+    with write_atomically(path) as partial:
         try:
             with torch.no_grad():
                 torch.onnx.export(
@@ -131,14 +133,14 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
                     output_names=list(names),
                     dynamic_axes={
                         **{name: {0: "batch", 1: "width"} for name in inputs},
-                        **{name: kinds[kind] for name, kind in material.source.outputs.items()},
+                        **{name: axes[kind] for name, kind in material.source.outputs.items()},
                     },
                     opset_version=OPSET,
                     dynamo=False,
                 )
         except Exception as error:
-            words = " ".join(str(error).split())[:500]
-            raise TrialFailure("fallback", f"torch.onnx.export failed: {words}") from error
+            message = " ".join(str(error).split())[:500]
+            raise TrialFailure("fallback", f"torch.onnx.export failed: {message}") from error
         call = OnnxModel(partial, names, threads=material.threads, level="all")
         torch_model.compare(
             torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
@@ -146,13 +148,18 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
 
 
 def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool) -> None:
-    """Write `source` with int8 weights to `path`."""
+    """Write the ONNX file `source` with int8 weights to `path`.
+
+    With `reduce_range` weights get seven bits, so that sums cannot saturate without VNNI.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with in_one_step(path) as partial:
+    with write_atomically(path) as partial:
         quantize_dynamic(
-            onnx.load(source),  # a path would get a file beside it, which another instance removes
+            # Not the path: the quantiser would write a file beside it, under a fixed name that
+            # another instance removes.
+            onnx.load(source),
             partial,
             per_channel=per_channel,
             reduce_range=reduce_range,

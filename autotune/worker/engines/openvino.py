@@ -1,11 +1,13 @@
-"""OpenVINO: the model converted from torch, compiled for the CPU by its own runtime.
+"""openvino: the model is converted from torch, and OpenVINO compiles and runs it on the CPU.
 
 Source: https://docs.openvino.ai (convert_model; INFERENCE_PRECISION_HINT and
 INFERENCE_NUM_THREADS of the CPU device; NNCF's post-training quantisation).
-Precisions: fp32; bf16 (inference hint); int8_static (NNCF, transformer preset, calibrated),
-its other operators in `int8_rest`. Versions: openvino 2025.1 to 2026.x, nncf 2.16 to 3.x.
-Limits: converted once a model and attention, then read from the run's cache. The runtime has
-its own thread pool; threads are pinned by the process's CPUs, not by OpenVINO.
+Precisions: fp32, bf16 (by the inference hint), and int8_static (NNCF's preset for transformers,
+calibrated). With int8_static, the operators without int8 kernels run in `int8_rest`.
+Versions: openvino 2025.1 to 2026.x, nncf 2.16 to 3.x.
+Limits: each model and attention is converted once. All processes of the run then read the file
+from the cache. OpenVINO has its own thread pool. The process is bound to its CPUs, OpenVINO does
+not pin the threads.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from autotune.worker.engines.base import (
     Environment,
     Material,
     Prepared,
-    in_one_step,
     unsupported_precision,
+    write_atomically,
 )
 
 
-class Compiled:
-    """A compiled OpenVINO model as a callable from batches to outputs by name."""
+class CompiledModel:
+    """A compiled OpenVINO model as a callable from batches to the named outputs, in order."""
 
     def __init__(self, model: Any, outputs: Sequence[str]) -> None:
         self._request = model.create_infer_request()
@@ -53,7 +55,7 @@ class OpenVinoEngine(Engine):
 
     @property
     def specialises_by_shape(self) -> bool:
-        return True  # its kernels are made for a shape when they first meet it
+        return True  # OpenVINO builds kernels when it first meets a shape
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
@@ -66,37 +68,37 @@ class OpenVinoEngine(Engine):
         return unsupported_precision(precision, environment)
 
     def write_artefacts(self, material: Material) -> None:
-        # Its converter and NNCF would report their use over the network; without the module
-        # they do not.
+        # OpenVINO's converter and NNCF report their use over the network, unless this module is
+        # missing.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        self._exported(material, int8=self._is_int8)
+        self._ensure_converted(material, int8=self._is_int8)
 
     def prepare(self, material: Material) -> Prepared:
         self.write_artefacts(material)
         import openvino
 
         precision = str(self.options["precision"])
-        rest = str(self.options.get("int8_rest", "fp32")) if self._is_int8 else precision
+        hint = str(self.options.get("int8_rest", "fp32")) if self._is_int8 else precision
         core = openvino.Core()
         path = self._path(material, self._is_int8)
         compiled = core.compile_model(
             core.read_model(path),
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "bf16" if rest == "bf16" else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if hint == "bf16" else "f32",
                 "INFERENCE_NUM_THREADS": str(material.threads),
                 "NUM_STREAMS": "1",
                 "PERFORMANCE_HINT": "LATENCY",
                 "ENABLE_CPU_PINNING": "NO",
             },
         )
-        ran = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-        if ("bf16" in ran or "bfloat16" in ran) != (rest == "bf16"):
-            raise TrialFailure("fallback", f"asked OpenVINO for {rest}, got {ran}")
+        actual = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        if ("bf16" in actual or "bfloat16" in actual) != (hint == "bf16"):
+            raise TrialFailure("fallback", f"OpenVINO was asked for {hint}, but runs in {actual}")
         threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         return Prepared(
-            call=Compiled(compiled, tuple(material.source.outputs)),
-            effective={"threads": threads, "openvino_precision": ran},
+            call=CompiledModel(compiled, tuple(material.source.outputs)),
+            effective={"threads": threads, "openvino_precision": actual},
             files=(path.name, path.with_suffix(".bin").name),
         )
 
@@ -105,39 +107,43 @@ class OpenVinoEngine(Engine):
         return self.options["precision"] == "int8_static"
 
     def _path(self, material: Material, int8: bool) -> Path:
-        """Where the graph is kept; its weights lie beside it."""
+        """The path of the graph. The weights are in the .bin file of the same name."""
         attention = self.options["attention"]
         return material.cached(f"openvino-{attention}{'-int8' if int8 else ''}.xml")
 
-    def _exported(self, material: Material, *, int8: bool) -> Path:
-        """The file of the converted model, written where it is not there."""
+    def _ensure_converted(self, material: Material, *, int8: bool) -> Path:
+        """The path of the converted model's graph. Writes the model unless it exists."""
         path = self._path(material, int8)
         if path.exists():
             return path
         if int8:
             import openvino
 
-            plain = self._exported(material, int8=False)
-            model = quantize(openvino.Core().read_model(plain), material)
+            fp32_path = self._ensure_converted(material, int8=False)
+            model = quantize(openvino.Core().read_model(fp32_path), material)
         else:
             model = convert(material, str(self.options["attention"]))
-        save(model, path)
+        save_model(model, path)
         return path
 
 
-def save(model: Any, path: Path) -> None:
-    """Write the weights, then, in one step, the graph that makes them count as written."""
+def save_model(model: Any, path: Path) -> None:
+    """Write the graph to `path` and the weights beside it.
+
+    The graph is renamed to `path` last, so whoever finds the graph finds complete weights.
+    """
     import openvino
 
-    with in_one_step(path) as partial:
+    with write_atomically(path) as partial:
         openvino.save_model(model, partial, compress_to_fp16=False)
         partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
 
 
 def convert(material: Material, attention: str) -> Any:
-    """The torch model as an OpenVINO graph, compared with it on shorter and longer batches.
+    """The torch model as an OpenVINO model, after comparing their outputs on all samples.
 
-    Raises TrialFailure `fallback` with the converter's words.
+    Raises TrialFailure `fallback` with the converter's message, and `inaccurate` if outputs
+    differ.
     """
     import openvino
     import torch
@@ -152,18 +158,18 @@ def convert(material: Material, attention: str) -> Any:
         with torch.no_grad():
             converted = openvino.convert_model(wrapped, example_input=example)
     except Exception as error:
-        words = " ".join(str(error).split())[:500]
-        raise TrialFailure("fallback", f"openvino.convert_model failed: {words}") from error
+        message = " ".join(str(error).split())[:500]
+        raise TrialFailure("fallback", f"openvino.convert_model failed: {message}") from error
     for port, name in zip(converted.inputs, material.samples[0], strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     for port, name in zip(converted.outputs, names, strict=True):
         port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()
-    plain = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     torch_model.compare(
         torch_model.Runnable(model, names),
-        Compiled(plain, names),
+        CompiledModel(compiled, names),
         material.samples,
         TOLERANCE["fp32"],
     )
@@ -171,7 +177,7 @@ def convert(material: Material, attention: str) -> Any:
 
 
 def quantize(model: Any, material: Material) -> Any:
-    """The model with int8 matrix products, their ranges taken from the calibration batches."""
+    """The model with int8 matrix products, whose ranges come from the calibration batches."""
     import nncf
 
     return nncf.quantize(

@@ -1,9 +1,12 @@
-"""Static int8 by PyTorch 2 export quantisation, for inductor to compile.
+"""PT2E: static int8 by PyTorch 2 export quantisation. `inductor` compiles the result.
 
-Source: https://docs.pytorch.org/tutorials/prototype/pt2e_quant_x86_inductor.html. The exported
-graph gets observers, sees the calibration batches, and is converted to int8 matrix products
-that inductor's freezing turns into oneDNN's. In torch 2.8 itself; from 2.9 on in torchao.
-Limits: the model must be exportable as one graph with dynamic batch and width.
+The model is exported as one graph and gets observers, which see the calibration batches. Then
+its matrix products become int8. inductor's freezing turns them into oneDNN's int8 kernels.
+
+Source: https://docs.pytorch.org/tutorials/prototype/pt2e_quant_x86_inductor.html.
+Precisions: int8_static.
+Versions: torch 2.8 contains the quantiser. torch 2.9 and later need the package torchao.
+Limits: the model must be exportable as one graph with a dynamic batch size and width.
 """
 
 from __future__ import annotations
@@ -18,42 +21,38 @@ from autotune.shared.errors import TrialFailure
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import Material
 from autotune.worker.engines.torch_model import Positional, Runnable
+from autotune.worker.versions import series
 
-OWN_SERIES = (2, 8)
-"""The last series of torch that carries the quantiser itself."""
-
-
-def series(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
+LAST_SERIES_WITH_QUANTIZER = series("2.8")
+"""The last series of torch that contains the quantiser. torchao contains it from then on."""
 
 
-def unavailable(versions: Mapping[str, str]) -> str | None:
-    """Why a stack with these distributions has no quantiser, and the remedy."""
-    if series(versions["torch"]) > OWN_SERIES and "torchao" not in versions:
-        return "static int8 of this torch needs torchao: pip install torchao"
+def missing_quantizer(versions: Mapping[str, str]) -> str | None:
+    """Why a stack with these versions has no quantiser, and the remedy. None if it has one."""
+    if series(versions["torch"]) > LAST_SERIES_WITH_QUANTIZER and "torchao" not in versions:
+        return f"static int8 with torch {versions['torch']} needs torchao: pip install torchao"
     return None
 
 
-def tools() -> tuple[Any, Any]:
-    """The modules with prepare_pt2e and convert_pt2e, and with the x86 quantiser.
+def import_quantizer() -> tuple[Any, Any]:
+    """Two modules: the one with prepare_pt2e and convert_pt2e, and the x86 quantiser's.
 
-    Raises TrialFailure `unsupported` where they are not there.
+    Raises TrialFailure `unsupported` if they cannot be imported.
     """
     try:
-        if series(torch.__version__) <= OWN_SERIES:
+        if series(torch.__version__) <= LAST_SERIES_WITH_QUANTIZER:
             from torch.ao.quantization import quantize_pt2e
             from torch.ao.quantization.quantizer import x86_inductor_quantizer
         else:
             from torchao.quantization.pt2e import quantize_pt2e
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer
     except ImportError as error:
-        raise TrialFailure("unsupported", f"no PT2E quantiser: {error}") from error
+        raise TrialFailure("unsupported", f"the PT2E quantiser does not load: {error}") from error
     return quantize_pt2e, x86_inductor_quantizer
 
 
-class ByName(torch.nn.Module):
-    """An exported positional graph, called by name again."""
+class NamedTensors(torch.nn.Module):
+    """An exported graph with positional tensors, called like the model: with names."""
 
     def __init__(self, graph: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -67,9 +66,9 @@ class ByName(torch.nn.Module):
 def quantize_model(material: Material, attention: str) -> Runnable:
     """The model with calibrated int8 matrix products, not yet compiled.
 
-    Raises TrialFailure `fallback` with the exporter's words.
+    Raises TrialFailure `fallback` with the exporter's message if exporting or quantising fails.
     """
-    quantize_pt2e, x86 = tools()
+    quantize_pt2e, x86 = import_quantizer()
     model, _ = torch_model.load(material.source, attention)
     inputs, outputs = tuple(material.samples[0]), tuple(material.source.outputs)
     quantizer = x86.X86InductorQuantizer()
@@ -82,8 +81,8 @@ def quantize_model(material: Material, attention: str) -> Runnable:
             exported = torch.export.export(
                 Positional(model, inputs, outputs),
                 tuple(torch.from_numpy(array) for array in material.samples[0].values()),
-                dynamic_shapes=torch_model.dynamic(material.samples),
-                strict=True,  # the quantiser reads where nodes come from, which only this notes
+                dynamic_shapes=torch_model.dynamic_shapes(material.samples),
+                strict=True,  # only a strict export records the node origins the quantiser reads
             )
             prepared = quantize_pt2e.prepare_pt2e(exported.module(), quantizer)
             for rows in material.calibration:
@@ -92,9 +91,11 @@ def quantize_model(material: Material, attention: str) -> Runnable:
     except TrialFailure:
         raise
     except Exception as error:
-        words = " ".join(str(error).split())[:500]
-        raise TrialFailure("fallback", f"torch.export failed: {words}") from error
+        message = " ".join(str(error).split())[:500]
+        raise TrialFailure("fallback", f"torch.export failed: {message}") from error
     quantizers = [n for n in converted.graph.nodes if "quantize_per" in str(n.target)]
     if not quantizers:
-        raise TrialFailure("fallback", "the quantiser found no matrix product to make int8")
-    return Runnable(ByName(converted, inputs, outputs), outputs)
+        raise TrialFailure(
+            "fallback", "the quantiser turned no matrix product of the model into int8"
+        )
+    return Runnable(NamedTensors(converted, inputs, outputs), outputs)

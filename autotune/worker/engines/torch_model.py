@@ -1,4 +1,4 @@
-"""Loading a transformers model and giving it a precision: what all torch engines share."""
+"""How all torch engines load a model, apply a precision and compare outputs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from autotune.worker.slim import transformers
 
 
 def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
-    """The model in float32 and evaluation mode, and the weights its checkpoint lacks.
+    """The model in float32 and evaluation mode, and the names of weights its checkpoint lacks.
 
-    Raises TrialFailure `unsupported` where the model has no such attention implementation,
-    and whatever transformers raises for a model it cannot find.
+    Raises TrialFailure `unsupported` if the model does not offer this attention implementation,
+    and `fallback` if transformers chose another one. Raises whatever transformers raises for a
+    model that it cannot load.
     """
-    quiet()
-    # transformers 5 calls the argument `dtype` and takes the checkpoint's by default.
+    silence_transformers()
+    # transformers 5 calls the argument `dtype`. Without it, the checkpoint's type would be used.
     dtype_name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     arguments: dict[str, Any] = {
         dtype_name: torch.float32,
@@ -49,71 +50,76 @@ def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[s
         raise
     if attention is not None and model.config._attn_implementation != attention:
         raise TrialFailure(
-            "fallback", f"asked for {attention} attention, got {model.config._attn_implementation}"
+            "fallback",
+            f"transformers runs attention={model.config._attn_implementation}, "
+            f"the configuration asks for attention={attention}",
         )
     return model.eval(), sorted(info["missing_keys"])
 
 
-SIMULATED = 0.5
-"""The same for int8 kernels made from a module that simulates them in float32: enough to see a
-graph that is wrong for other shapes; the gate judges the rest."""
-
-
-def tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as torch takes it, sharing its memory."""
+def as_tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    """The arrays of `batch` as tensors that share their memory."""
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A model at its precision, and the context its forward pass needs."""
+    """A model with a precision applied, and the context that its forward pass needs."""
 
-    model: Any  # called with tensors by name, returns outputs by name
+    model: Any  # takes tensors by name, returns outputs by name
     outputs: tuple[str, ...]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
         with torch.no_grad(), self.context():
-            outputs = self.model(**tensors(batch))
+            outputs = self.model(**as_tensors(batch))
             return [outputs[name].float().numpy() for name in self.outputs]
 
 
-def autocast() -> AbstractContextManager[Any]:
-    """bfloat16 autocast without its weight cache, which breaks tracing (torch 2.8 to 2.13)."""
+def bf16_autocast() -> AbstractContextManager[Any]:
+    """bfloat16 autocast without its weight cache, which breaks tracing in torch 2.8 to 2.13."""
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
-def dynamic(samples: Sequence[Batch]) -> dict[str, Any]:
-    """What `torch.export` is told of the shapes of `Positional`'s tensors: any number of rows,
-    any width up to that of the widest sample."""
+def dynamic_shapes(samples: Sequence[Batch]) -> dict[str, Any]:
+    """The `dynamic_shapes` argument of `torch.export.export` for a `Positional` model.
+
+    Allows any number of rows, and widths from 2 tokens to that of the widest sample.
+    """
     widest = max(rows["attention_mask"].shape[1] for rows in samples)
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("width", min=2, max=widest)}
     return {"tensors": tuple(shape for _ in samples[0])}
 
 
 class Positional(torch.nn.Module):
-    """A model with tensors in a fixed order in and a tuple out, for exporters."""
+    """A model that takes tensors in a fixed order and returns a tuple, as exporters need."""
 
     def __init__(self, model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs = model, tuple(inputs), tuple(outputs)
-        self.eval()  # exporters put a model back into the mode of its outermost module
+        self.eval()  # exporters restore the training mode of the outermost module
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = self.model(**dict(zip(self.inputs, tensors, strict=True)))
         return tuple(found[name] for name in self.outputs)
 
 
-def at_precision(
+def apply_precision(
     model: torch.nn.Module, material: Material, options: Mapping[str, Scalar]
 ) -> Runnable:
-    """Apply the precision of `options` to a float32 model with torch's own means.
+    """Apply the precision and the knob `linear` of `options` to a float32 model, in place.
 
-    bf16 with `bf16_method: autocast` keeps weights, normalisation and softmax in float32
-    (Trainer's `--bf16`); `full` converts the whole model (`--bf16_full_eval`). bf16_matmul
-    keeps float32 everywhere except inside matrix products. int8_dynamic replaces each Linear
-    by one with int8 weights, activations quantised per batch. `linear: onednn` sends Linear
-    through oneDNN, `onednn_fused` the GELU behind it too.
+    - bf16 with `bf16_method: autocast` keeps weights, normalisation and softmax in float32, as
+      Trainer's `--bf16` does. `bf16_method: full` converts the whole model, as `--bf16_full_eval`
+      does.
+    - bf16_matmul keeps float32 everywhere except inside matrix products. This is a setting of the
+      process.
+    - int8_dynamic gives each Linear int8 weights. Activations are quantised batch by batch.
+    - `linear: onednn` runs Linear layers through oneDNN. `onednn_fused` also fuses the GELUs that
+      follow them.
+
+    Raises TrialFailure `unsupported` for other precisions, `fallback` if there is nothing to
+    replace or fuse, and `inaccurate` if fusing changes the outputs.
     """
     precision, outputs = options["precision"], tuple(material.source.outputs)
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
@@ -123,7 +129,7 @@ def at_precision(
         if options["bf16_method"] == "full":
             model = model.to(torch.bfloat16)
         else:
-            context = autocast
+            context = bf16_autocast
     elif precision == "int8_dynamic":
         linear.quantize_linears(
             model,
@@ -131,17 +137,19 @@ def at_precision(
             reduce_range=not material.vnni,
         )
     elif precision != "fp32":
-        raise TrialFailure("unsupported", f"precision {precision!r} is not one of torch's own")
+        raise TrialFailure("unsupported", f"torch cannot apply precision {precision!r}")
     runnable = Runnable(model, outputs, context)
     kind = options.get("linear", "torch")
     if kind != "torch":
-        linear.through_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        linear.pack_for_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     if kind == "onednn_fused":
         before = {id(batch): runnable(batch) for batch in material.samples}
         with torch.no_grad(), context():
-            fused = linear.fuse(model, tensors(material.samples[0]))
+            fused = linear.fuse_gelus(model, as_tensors(material.samples[0]))
         if not fused:
-            raise TrialFailure("fallback", "no GELU alone behind a Linear: nothing was fused")
+            raise TrialFailure(
+                "fallback", "linear=onednn_fused found no GELU to fuse into a Linear"
+            )
         compare(
             lambda batch: before[id(batch)], runnable, material.samples, TOLERANCE[str(precision)]
         )
@@ -154,9 +162,11 @@ def compare(
     samples: Sequence[Batch],
     tolerance: float,
 ) -> float:
-    """Largest difference over all samples, relative to the reference's largest logit.
+    """The largest difference of outputs over all samples, relative to the reference's outputs.
 
-    Raises TrialFailure `inaccurate` with the shape where it exceeds `tolerance`.
+    The scale is the largest absolute output of the reference on that batch, at least 1. Outputs
+    of padding tokens are ignored. Raises TrialFailure `inaccurate`, with the shape of the batch,
+    if outputs differ in shape or by more than `tolerance`.
     """
     worst = 0.0
     for batch in samples:
@@ -166,9 +176,10 @@ def compare(
             if actual.shape != expected.shape:
                 raise TrialFailure(
                     "inaccurate",
-                    f"output has shape {actual.shape}, eager {expected.shape}, on batch {shape}",
+                    f"on a batch of shape {shape}, an output has shape {actual.shape}, "
+                    f"eager's has {expected.shape}",
                 )
-            if expected.shape[:2] == real.shape:  # what padding tokens get is nobody's answer
+            if expected.shape[:2] == real.shape:  # one output a token: ignore padding
                 expected, actual = expected[real], actual[real]
             scale = max(float(np.abs(expected).max()), 1.0)
             difference = float(np.abs(actual - expected).max()) / scale
@@ -177,12 +188,12 @@ def compare(
                 raise TrialFailure(
                     "inaccurate",
                     f"differs from eager by {difference:.2g} (limit {tolerance:.2g}) on a batch "
-                    f"of shape {shape}: the prepared graph is not valid for other shapes",
+                    f"of shape {shape}: the prepared model is not valid for all shapes",
                 )
     return worst
 
 
-def quiet() -> None:
-    """Keep the libraries' progress bars and repeated advice out of the worker's log."""
+def silence_transformers() -> None:
+    """Keep transformers' progress bars and warnings out of the worker's log."""
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

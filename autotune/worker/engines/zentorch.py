@@ -1,8 +1,11 @@
-"""zentorch: AMD's backend of torch.compile, from its ZenDNN library.
+"""zentorch: torch.compile with AMD's backend, which uses the library ZenDNN.
 
-Source: https://github.com/amd/ZenDNN-pytorch-plugin. Precisions: fp32, bf16.
-Versions: zentorch's major.minor must be torch's. Limits: as inductor; its bfloat16 has given
-wrong answers without a warning, which is what the comparison here and the gate are for.
+Source: https://github.com/amd/ZenDNN-pytorch-plugin.
+Precisions: fp32 and bf16.
+Versions: zentorch and torch must have the same major and minor number.
+Limits: those of inductor, except that nothing is compiled ahead of time. zentorch's bfloat16 has
+given wrong answers without a warning. `prepare` therefore compares the outputs with torch's own
+at the same precision, and the gate compares the accuracy.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import ClassVar
 from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.base import Environment, Material, Prepared
 from autotune.worker.engines.inductor import InductorEngine
+from autotune.worker.versions import series
 
 
 class ZentorchEngine(InductorEngine):
@@ -24,9 +28,8 @@ class ZentorchEngine(InductorEngine):
         found, torch = versions.get("zentorch"), versions["torch"]
         if found is None:
             return "zentorch is not installed in this stack: pip install 'autotune-cpu[zentorch]'"
-        if found.split(".")[:2] != torch.split(".")[:2]:
-            series = ".".join(found.split(".")[:2])
-            return f"zentorch {found} needs torch {series}.x, this stack has {torch}"
+        if series(found) != series(torch):
+            return f"zentorch {found} needs torch {series(found)}.x, this stack has {torch}"
         return super().unsupported(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
