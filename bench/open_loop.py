@@ -32,8 +32,8 @@ from autotune.commands.promise.score import best_runner
 from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
 from autotune.search.serving import UNMET, WARM_UP_S, WARM_UP_SHARE, WARM_UPS, LoadTest, requests_at
-from autotune.shared.padding import batch_width, fits, plan
-from autotune.shared.stats import in_turn, ratio_interval
+from autotune.shared.padding import batch_width, fits_one_batch, plan
+from autotune.shared.stats import ratio_interval, shuffled
 from autotune.store.folder import RunFolder
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         for number in range(options.rounds):
             rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
             found = {}
-            for side in in_turn(tuple(everything)):
+            for side in shuffled(tuple(everything)):
                 if side == "served":
                     found[side] = list(runner.serve(run.chosen, rows, arrivals_s).latency_s)
                 else:
@@ -202,7 +202,7 @@ def drive(
             batch: list[tuple[float, int]] = []
             while waiting:
                 lengths = [int(features.lengths[row]) for _, row in (*batch, waiting[0])]
-                if batch and not fits(lengths, **point):
+                if batch and not fits_one_batch(lengths, **point):
                     break
                 batch.append(waiting.popleft())
             if not batch:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
-from autotune.shared.records import WHOLE, Config, Measurement, StoppingRule, Trial
-from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
+from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
+from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
 
 FINALISTS, MOST_FINALISTS, CLOSE = 2, 3, 0.05
 """The leaders that go to the finals; more where they are this near the first."""
@@ -106,7 +106,7 @@ class Finals:
         done = min(counts.values())
         behind = [config for config in finalists if counts[config] == done]
         if done < MIN_ROUNDS or len(set(counts.values())) > 1:
-            return in_turn(behind)
+            return shuffled(behind)
         spent = sum(t.duration_s for config in finalists for t in visited[config])
         preparing = sum(_preparing_s(measured(visited[config][0])) for config in finalists)
         passes_s = spent - preparing * processes(done)
@@ -117,7 +117,7 @@ class Finals:
             return None  # fresh processes are worth opening only if time is left for passes
         gains = [self._gain(trials, config, finalists[0]) for config in finalists[1:]]
         narrow = all(g.half_width <= HALF_WIDTH and g.coverage >= CONFIDENCE for g in gains)
-        return None if narrow else in_turn(behind)
+        return None if narrow else shuffled(behind)
 
     def fresh(self, trials: Sequence[Trial], round_: Sequence[Config]) -> bool:
         """Whether those of `round_` are to be visited in fresh processes."""
@@ -181,7 +181,7 @@ def _visit_s(measurement: Measurement) -> float:
     """About how long one visit takes, the process being there."""
     instances = len({p.instance for p in measurement.passes})
     one = workload_s(measurement)
-    if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + WHOLE:
+    if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + SHARE_TOLERANCE:
         one *= instances  # too few batches to share
     if VISIT_RULE.part_s is not None:
         one = min(one, VISIT_RULE.part_s)

@@ -33,7 +33,7 @@ def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step:
     return longest
 
 
-def fits(
+def fits_one_batch(
     lengths: Sequence[int], *, padding: str, batch_size: int = 0, batch_tokens: int = 0, **_: Any
 ) -> bool:
     """Whether rows of these lengths may go in one batch. One always may."""
@@ -44,14 +44,14 @@ def fits(
     return len(lengths) <= batch_size
 
 
-BATCHES_EACH = 4
+MIN_BATCHES_PER_INSTANCE = 4
 """Fewer batches than this for each of several instances do not stand for the workload."""
 
 
-def own_part(batches: int, index: int, count: int) -> slice:
+def batches_of_instance(batches: int, index: int, count: int) -> slice:
     """Which of a pass's batches instance `index` of `count` runs: one in so many, so that together
     they run the workload once; all where that would be too few to tell how fast it is."""
-    if count == 1 or batches < BATCHES_EACH * count:
+    if count == 1 or batches < MIN_BATCHES_PER_INSTANCE * count:
         return slice(None)
     return slice(index, None, count)
 

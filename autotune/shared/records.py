@@ -37,13 +37,13 @@ FAILURE_KINDS = (
 DEFAULT_STACK = "default"
 """The name of the stack that runs autotune itself."""
 
-HOPELESS = 1.05
+ONE_PASS_RATIO = 1.05
 """A configuration this many times slower than the leader is not measured to an interval."""
 
-SCREENED = 1.15
+SCREEN_RATIO = 1.15
 """One whose first batches say that it is this many times slower is not measured at all."""
 
-DISTURBED = 0.1
+DISTURBED_SHARE = 0.1
 """A pass in which waiting and stolen time are over this share of it is not counted."""
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
@@ -76,7 +76,7 @@ class Config:
 
     def only(self, knobs: frozenset[str]) -> Config:
         """The part of this configuration that concerns `knobs`."""
-        return _part(self, knobs)
+        return _restrict(self, knobs)
 
     @property
     def id(self) -> str:
@@ -118,7 +118,7 @@ class ModelFacts:
 
 
 @functools.lru_cache(maxsize=1 << 15)
-def _part(config: Config, knobs: frozenset[str]) -> Config:
+def _restrict(config: Config, knobs: frozenset[str]) -> Config:
     return Config(values=tuple((k, v) for k, v in config.values if k in knobs))
 
 
@@ -162,7 +162,7 @@ class Pass:
     @property
     def disturbed(self) -> bool:
         """Whether others took a noticeable share of the CPUs meanwhile."""
-        return self.taken_s > DISTURBED * self.total_s
+        return self.taken_s > DISTURBED_SHARE * self.total_s
 
 
 def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -176,7 +176,7 @@ def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     return quiet if enough else warm
 
 
-WHOLE = 1e-6
+SHARE_TOLERANCE = 1e-6
 """How near 1 shares add up to that are one whole."""
 
 
@@ -229,7 +229,7 @@ class Measurement:
         """Whether its passes ran the whole workload, each instance's or together; only then are
         there outputs."""
         shares = {p.instance: p.share for p in self.passes}
-        return set(shares.values()) == {1.0} or abs(sum(shares.values()) - 1) < WHOLE
+        return set(shares.values()) == {1.0} or abs(sum(shares.values()) - 1) < SHARE_TOLERANCE
 
     @property
     def preparing_s(self) -> float:
@@ -300,7 +300,7 @@ class Screen:
     @property
     def disturbed(self) -> bool:
         """Whether others took a noticeable share of the CPUs meanwhile."""
-        return self.taken_s > DISTURBED * sum(self.batch_s)
+        return self.taken_s > DISTURBED_SHARE * sum(self.batch_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,8 +385,8 @@ class StoppingRule:
     half_width: float = 0.03  # stop once the relative interval of the median is this narrow
     budget_s: float = 10.0  # stop after the pass that crosses this, given min_passes
     patience_s: float = 40.0  # stop after the pass that crosses this, whatever min_passes says
-    leader_s: float | None = None  # stop after a first pass over HOPELESS times this, or
-    # before it where the first batches say that it would take SCREENED times this
+    leader_s: float | None = None  # stop after a first pass over ONE_PASS_RATIO times this, or
+    # before it where the first batches say that it would take SCREEN_RATIO times this
     part_s: float | None = None  # of a pass that takes longer than this, run a part as long
     # "first": one pass, in which the engine meets its shapes, to be judged by; "rest": go on
     # after it, without warming up

@@ -16,9 +16,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 CONFIDENCE = 0.95
-QUANTILE = 1.96
+NORMAL_QUANTILE = 1.96
 """Of the normal distribution, for CONFIDENCE on both sides."""
-PROCESSES_DIFFER = 0.012
+PROCESS_LOG_DEVIATION = 0.012
 """Standard deviation of the logarithm of how fast a process is that runs a configuration, over
 processes that run the same: memory lies elsewhere. Measured by `bench/comparisons.py`: most
 agree within half a percent, one in six was 3% slower as long as it lived."""
@@ -134,7 +134,7 @@ def gain_interval(ratios: Sequence[float], processes: int = 1) -> Interval:
     both are added as independent ones are. Raises ValueError on no samples.
     """
     within = ratio_interval(ratios)
-    apart = QUANTILE * math.sqrt(2 / processes) * PROCESSES_DIFFER
+    apart = NORMAL_QUANTILE * math.sqrt(2 / processes) * PROCESS_LOG_DEVIATION
 
     def beside(end: float) -> float:
         return math.hypot(math.log(end / within.median), apart)
@@ -146,7 +146,7 @@ def gain_interval(ratios: Sequence[float], processes: int = 1) -> Interval:
     )
 
 
-def in_turn(items: Sequence[Item]) -> list[Item]:
+def shuffled(items: Sequence[Item]) -> list[Item]:
     """An order in which to visit `items` in a round, drawn anew for each.
 
     Two configurations that are the same are then as likely to stand in one order as in the
