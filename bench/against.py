@@ -1,12 +1,11 @@
-"""The configuration a search chose, against each engine alone at its own best point.
+"""Compare the configuration that a search chose with each single engine at its own best point.
 
     python bench/against.py reports/RUN [--rounds 5]
 
-Each engine of ENGINES is given every point of POINTS; its best one that the gate allows then
-runs in turn with the run's best configuration, in processes kept side by side, unless it was
-far slower than the others. Prints, for
-each engine, how many times faster the search's choice was: the median over rounds and its
-interval.
+Each engine of ENGINES is measured at every point of POINTS. Its best point that the gate allows
+then runs in turn with the run's best configuration, in processes that stay open side by side. An
+engine far slower than the fastest is left out. The output says for each engine how many times
+faster the search's choice was: the median over rounds and its interval.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ POINTS: tuple[dict[str, Any], ...] = (
     *({"padding": "length_sorted", "batch_size": size} for size in (1, 2, 4, 8, 16)),
     *({"padding": "token_budget", "batch_tokens": tokens} for tokens in (512, 1024, 2048)),
 )
-NEAR = 0.6
-"""Engines that are not this near the fastest are not visited again."""
+MIN_SHARE_OF_FASTEST = 0.6
+"""Engines with less than this share of the fastest engine's speed are not visited again."""
 QUICK = StoppingRule(min_passes=1, half_width=0.0, budget_s=2.0, patience_s=10.0)
 
 
@@ -58,7 +57,11 @@ def against(run: OpenedRun, rounds: int) -> None:
     own = [one for stack in run.stacks for one in own_best(run, stack)]
     run.runner.close()
     fastest = max(speed for speed, _ in own)
-    others = [config for speed, config in own if config != run.chosen and speed >= NEAR * fastest]
+    others = [
+        config
+        for speed, config in own
+        if config != run.chosen and speed >= MIN_SHARE_OF_FASTEST * fastest
+    ]
     visits = visit_in_turn(run.runner, [run.chosen, *others], rounds, VISIT)
     chosen = speeds(visits[run.chosen])
     print(f"\nchosen: {describe(run.chosen)}, {median_interval(chosen).median:.1f}/s")
@@ -79,7 +82,7 @@ def against(run: OpenedRun, rounds: int) -> None:
 
 
 def own_best(run: OpenedRun, stack: str) -> list[tuple[float, Config]]:
-    """Each engine of `stack` at the fastest point that the gate allows, and its speed."""
+    """The speed and configuration of each engine of `stack` at its fastest allowed point."""
     found = []
     for engine in ENGINES:
         if run.stacks[stack].modes[engine["mode"]].get(engine["precision"]) is not None:

@@ -1,15 +1,16 @@
-"""How often is a configuration found different from itself, and one slowed by 5% slower?
+"""How often do the finals call a configuration different from itself, or miss a 5% slowdown?
 
     python bench/comparisons.py record reports/RUN bench/tables/itself.json [--processes 6]
     python bench/comparisons.py draw bench/tables/itself*.json [--comparisons 200] [--rounds 24]
 
-`record` opens the run's best configuration in several processes and visits them in turn as the
-finals do. `draw` makes comparisons of it with itself, over as many rounds as the finals hold at
-most, each side in another process every so many rounds as there, drawn by chance. It judges them as
-the finals do: once as they are, once with every sample of one side 5% longer. The rounds are
-successive ones, from a place drawn by chance, and then any of them: the former keep how the host
-drifts, the latter are more different comparisons. Beside them what the judgement would be had the
-finals two processes only and took them to be the same, and how much processes differ.
+`record` opens the run's best configuration in several processes and visits them in turn, as the
+finals do. `draw` compares the configuration with itself, over the largest number of rounds that the
+finals run. Each side changes to another random process as often as in the finals. `draw` judges
+each comparison as the finals do, once as recorded and once with one side slowed by 5%.
+
+Rounds are drawn in two ways. Successive rounds from a random start keep the drift of the host. Any
+rounds give more distinct comparisons. The output also says how often two single processes, taken to
+be the same, would be called different, and how much processes differ in speed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     one.add_argument("run", type=Path)
     one.add_argument("output", type=Path)
     one.add_argument("--processes", type=int, default=6)
-    one.add_argument("--visits", type=int, default=60, help="to each process")
+    one.add_argument("--visits", type=int, default=60, help="visits to each process")
     other = commands.add_parser("draw")
     other.add_argument("samples", type=Path, nargs="+")
     other.add_argument("--comparisons", type=int, default=200)
@@ -67,7 +68,7 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
             samples = {"config": config.as_dict(), "processes": found}
-            output.write_text(json.dumps(samples, indent=1) + "\n")  # what there is so far
+            output.write_text(json.dumps(samples, indent=1) + "\n")  # keep the samples so far
         for side in sides:
             side.runner.close()
 
@@ -98,20 +99,22 @@ def draw(samples: Path, options: argparse.Namespace) -> None:
                 ratios.append(one[index] / other[index])
             itself = gain_interval(ratios, count_of_each)
             different += itself.low > 1 or itself.high < 1
-            slower += itself.low * SLOWED > 1  # every ratio is so much larger, and the interval
+            slower += itself.low * SLOWED > 1  # scales every ratio, so the interval too
         shares = [n / options.comparisons for n in (different, same_process, slower)]
         print(
             f"{options.comparisons} comparisons of {rounds} {name}, {processes(rounds)} of "
-            f"{len(found)} processes a side: different from itself {shares[0]:.1%} (two processes "
-            f"taken to be the same, {shares[1]:.1%}); slowed by {SLOWED - 1:.0%} and found slower "
-            f"{shares[2]:.1%}"
+            f"{len(found)} processes a side: called different from itself {shares[0]:.1%} "
+            f"({shares[1]:.1%} if processes were taken to be the same); a slowdown of "
+            f"{SLOWED - 1:.0%} found {shares[2]:.1%}"
         )
-    print(f"standard deviation of the logarithm between processes: {between(found):.4f}")
+    print(f"standard deviation of log speed between processes: {process_log_deviation(found):.4f}")
 
 
-def between(found: Sequence[Sequence[float]]) -> float:
-    """That of a process's speed beside the others of its rounds, what it varies by between rounds
-    taken off."""
+def process_log_deviation(found: Sequence[Sequence[float]]) -> float:
+    """Standard deviation, between processes, of log speed relative to the mean of each round.
+
+    The part of it that the noise between rounds explains is subtracted.
+    """
     rounds = [[math.log(speed) for speed in one] for one in zip(*found, strict=False)]
     beside = [[one[i] - statistics.fmean(one) for one in rounds] for i in range(len(found))]
     centres = [statistics.median(side) for side in beside]

@@ -1,4 +1,4 @@
-"""The curves of bench/replay.py as a picture: SVG, written by hand, readable on light and dark."""
+"""Draw the curves of bench/replay.py as an SVG that is readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 360, 300, 52, 34, 12, 44
 COLOURS = ("#d1495b", "#2a9d8f", "#8d99ae", "#3a86ff", "#9b5de5", "#f4a261", "#6c757d")
-LOWEST = 1e-3
+LOWEST_GAP = 1e-3
+"""Smaller gaps are drawn at the bottom of the logarithmic axis."""
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #222 }
 .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
@@ -17,11 +18,11 @@ text { font: 12px system-ui, sans-serif; fill: #222 }
 """
 
 Series = Mapping[str, Sequence[float]]
-"""Strategy -> gap to the best after 1, 2, ... configurations, 0 to 1."""
+"""Strategy -> its gap to the best configuration (0 to 1) after 1, 2, ... configurations."""
 
 
 def draw(panels: Mapping[str, Series], counts: Mapping[str, int], path: Path) -> None:
-    """One panel a table, the gap (logarithmic) over the share of its configurations tried."""
+    """Draw one panel for each table: the gap (log scale) over the share of configurations tried."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     colour = dict(zip(names, COLOURS, strict=False))
     height = HEIGHT + 20 * ((len(names) + 2) // 3)
@@ -51,7 +52,7 @@ def _panel(title: str, series: Series, count: int, colour: Mapping[str, str]) ->
         return LEFT + (right - LEFT) * tried / longest
 
     def y(gap: float) -> float:
-        share = math.log(max(gap, LOWEST)) / math.log(LOWEST)  # 0 at 100%, 1 at the lowest
+        share = math.log(max(gap, LOWEST_GAP)) / math.log(LOWEST_GAP)  # 0 at 100%, 1 at the lowest
         return TOP + (bottom - TOP) * share
 
     parts = [f'<text x="{LEFT}" y="18" font-weight="600">{escape(title)}</text>']

@@ -1,11 +1,11 @@
-"""Does drawing the terminal disturb what is measured?
+"""Does drawing the terminal display disturb measurements?
 
     python bench/display.py reports/RUN [--rounds 12]
 
-Visits the run's best configuration in turn with the display of `autotune search` drawing on a
-terminal (a pseudo-terminal that is read all the time), and with none. Prints the ratio of their
-speeds, the Hodges-Lehmann estimate over rounds with its interval: 1 is within it where drawing
-costs nothing that can be seen.
+Visits the run's best configuration in turn with and without the display of `autotune search`. The
+display draws on a pseudo-terminal that is read all the time. The output is the ratio of the two
+speeds: the Hodges-Lehmann estimate over rounds and its interval. If the interval holds 1, drawing
+has no visible cost.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def visit(run: OpenedRun) -> Outcome:
 
 
 def with_display(run: OpenedRun, trials: list[Trial], stderr: int) -> Outcome:
-    """A visit while a display that has seen all of `trials` draws."""
+    """Visit while a display draws that has been told of all `trials`."""
     before = sys.stderr
     with open(os.dup(stderr), "w") as sys.stderr:
         try:

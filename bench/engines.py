@@ -1,13 +1,13 @@
-"""Every engine and precision on one model: speed, accuracy, verdict, as a Markdown table.
+"""Measure every engine and precision on one model; print a Markdown table.
 
     python bench/engines.py --model demo [--stack NAME=PYTHON ...] [--samples 194]
     python bench/engines.py --model DIR --head AutoModelForSequenceClassification --dataset F.jsonl
     python bench/engines.py --model random-bert-base
 
-Each row is measured at batch 8 and batch 1, rows sorted by length, all cores, and shown at the
-better one. A model whose task has no scoring here is judged by how often its largest logit is
-where eager float32's is. The baseline is measured again at the end: the last line says how
-much the host drifted.
+The table gives speed, accuracy and the verdict of the gate. Each engine runs on all cores at batch
+8 and batch 1, with rows sorted by length. The table shows the better of the two. A model whose task
+has no metric is scored by how often its largest logit is at the same place as in eager float32. The
+baseline is measured again at the end, and the last line says how much the host drifted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--calibration", default=str(demo.CALIBRATION))
     parser.add_argument("--stack", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--samples", type=int, default=194)
-    parser.add_argument("--only", default="", help="modes, separated by commas")
+    parser.add_argument("--only", default="", help="modes to measure, separated by commas")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autotune-engines-") as parent:
         run(options, Path(parent))
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, parent: Path) -> None:
     before = rate(first)
     metrics = " | ".join(m.replace("_", " ") for m in task.metrics)
     print(
-        f"| stack | engine | batch | examples/s | speedup | {metrics} | largest logit apart | "
+        f"| stack | engine | batch | examples/s | speedup | {metrics} | largest logit difference | "
         "verdict |",
         flush=True,
     )
@@ -149,7 +149,7 @@ def rate(outcome: Outcome) -> float:
 
 
 def row(config: Config, runner: Any, gate: Gate, reference: Any, before: float) -> str:
-    """The better of batch 8 and batch 1 that the gate allows, else the better one."""
+    """A row of the table: the faster allowed batch size of 8 and 1, or the faster if none is."""
     tried: list[tuple[bool, float, int, Outcome]] = []
     failure: Any = None
     for batch in (8, 1):

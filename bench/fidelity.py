@@ -1,12 +1,14 @@
-"""Does the script that a search writes reach what the search promised?
+"""Does launch.sh reach the speed that the search promised?
 
     python bench/fidelity.py [--time-budget 90s] [--models FOLDER --data FOLDER]
 
-Searches of different models, objectives and engines. Prints for each what the search found when
-it ran its launch.sh: the speed over the promised one, and over what the search's own process does
-in turn with it. The first is off where the host has changed meanwhile, the second where the
-script does something else than was measured. `--models` and `--data` name folders with
-minilm-l6-sst2, minilm-l6-wnut17 and their rows; without, the demo alone.
+Runs searches of different models, objectives and engines. At its end each search runs its launch.sh
+and compares the speed with two others: the promise, and the search's own process that runs in turn
+with the script. The first ratio is off if the host has changed since. The second is off if the
+script does something other than the search measured.
+
+`--models` and `--data` name folders with the models minilm-l6-sst2 and minilm-l6-wnut17 and with
+their rows. Without them only the demo runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-NEAR = 0.05
+MAX_DEVIATION = 0.05
+"""A ratio counts as reached if it is within this of 1."""
 
 
 def cases(models: Path | None, data: Path | None) -> Iterator[tuple[str, list[str]]]:
@@ -56,16 +59,19 @@ def main() -> None:
         count += 1
         same = "same" if check["same_metrics"] else "OTHER"
         print(
-            f"{name:28} of the promise {check['ratio']:.3f}, of the search's own process "
+            f"{name:28} ratio to the promise {check['ratio']:.3f}, to the search's own process "
             f"{check['beside']['median']:.3f} ({check['beside']['low']:.3f} to "
             f"{check['beside']['high']:.3f}); {same} metrics; {report['best']['description']}",
             flush=True,
         )
-    print(f"within {NEAR:.0%}: {promised} of {count} of the promise, {beside} of its own process")
+    print(
+        f"within {MAX_DEVIATION:.0%} of the promise: {promised} of {count}; "
+        f"of the search's own process: {beside} of {count}"
+    )
 
 
 def near(ratio: float) -> bool:
-    return abs(ratio - 1) <= NEAR
+    return abs(ratio - 1) <= MAX_DEVIATION
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Fresh or forked process, one point or many in a session: is the same measured?
+"""Do forked processes, and sessions that measured other points, give the same speed?
 
     python bench/forked.py reports/RUN [--comparisons 20] [--visits 8]
 
-Each comparison takes one configuration twice, in turn: in a fresh process that measures
-nothing else, and either in a process forked from a preloaded parent, or in a fresh one that has
-measured other points before. They agree where the interval of the ratio, paired by visit, holds
-1 or is within 1% of it. An engine that this host cannot run is left out.
+Each comparison measures one configuration in two processes, in turn. One is a fresh process that
+measures nothing else. The other is forked from a fork server (`forked`), or is a fresh one that has
+measured other points before (`shared`). They agree if the interval of the ratio, paired by visit,
+holds a value within 1% of 1. An engine that this host cannot run is left out.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def compare(
 ) -> bool:
     fresh.keep_open([config])
     one, two = (measure(runner, config, ONE_PASS) for runner in (fresh, other))
-    assert one.outputs_digest == two.outputs_digest, "not the same answers"
+    assert one.outputs_digest == two.outputs_digest, "the two processes gave different outputs"
     pairs = []
-    for _ in range(visits):  # of long passes a part
+    for _ in range(visits):  # VISIT_RULE runs only a part of long passes
         found = {runner: measure(runner, config, VISIT_RULE) for runner in shuffled((fresh, other))}
         pairs.append(throughput(found[other]).median / throughput(found[fresh]).median)
     ratio = ratio_interval(pairs)

@@ -1,12 +1,12 @@
-"""Feeds damaged and hostile input to everything that reads input, and counts it.
+"""Feed damaged and hostile input to everything that reads input.
 
     python bench/fuzz.py [--inputs 100000] [--seed 0] [--only spaces,replies]
 
-Readers: search spaces (YAML), the datasets of each task (JSON, JSON lines, CSV), workers'
-replies and outputs, lines of trials.jsonl. An input is a valid one with pieces replaced, cut,
-repeated or swapped for what tends to break readers, or bytes drawn by chance. Whatever a reader
-raises must be its own typed error; anything else is printed with the input, and the exit code
-is 1. Prints how many inputs each reader was given, and how many it took.
+The readers read search spaces (YAML), the datasets of each task (JSON, JSON lines, CSV), workers'
+replies and outputs, and lines of trials.jsonl. An input is random bytes, or a valid input with
+pieces cut, repeated, or replaced by tokens that tend to break readers. A reader may raise only its
+own typed error. Any other exception is printed with its input, and the exit code is 1. The output
+says how many inputs each reader accepted (`taken`) and refused.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], None], type[Exception], tuple[b
 
 
 def damaged(rng: random.Random, seeds: tuple[bytes, ...]) -> bytes:
-    """A valid input with some pieces changed, or none of one."""
+    """A valid input with some pieces changed, or (one time in 20) random bytes."""
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(64))
     data = rng.choice(seeds)
@@ -161,7 +161,7 @@ def damaged(rng: random.Random, seeds: tuple[bytes, ...]) -> bytes:
             piece = data[start:end] * rng.choice((2, 3, 50))
         elif kind == 3:
             piece = b""
-        elif kind == 4:  # something from elsewhere in it
+        elif kind == 4:  # a piece from elsewhere in the input
             other = rng.randrange(len(data) + 1)
             piece = data[other : other + 16]
         else:
@@ -172,7 +172,9 @@ def damaged(rng: random.Random, seeds: tuple[bytes, ...]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=100_000, help="of all readers together")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, help="inputs in all, over all readers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(READERS))
     options = parser.parse_args()

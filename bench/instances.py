@@ -1,11 +1,11 @@
-"""One instance of all cores against several of fewer, in turn.
+"""Is one instance on all cores faster than one instance on each core?
 
     python bench/instances.py reports/RUN [--rounds 8] [--set mode=openvino --set precision=bf16]
 
-Takes the run's best configuration (with the given knobs changed), runs it once with every core
-in one instance and once with one core an instance, pinned, and prints the ratio of their summed
-throughput, the median over rounds and its interval, and how far apart the instances were
-released.
+Takes the run's best configuration, with the given knobs changed. Each round runs the configuration
+in one instance on all cores, and in pinned instances of one core each. The output is the ratio of
+their total throughputs: the median over rounds and its interval. The output also says how many
+milliseconds lay between the start of the first and the last instance.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def main() -> None:
         print(f"{median_interval(speeds(visits[config])).median:.1f}/s {describe(config)}")
     print(
         f"{cores} instances of one thread against one of {cores}: {ratio.median:.2f} "
-        f"({ratio.low:.2f} to {ratio.high:.2f}); released within "
-        f"{1000 * max(spread):.1f} ms of each other, {len(spread)} times"
+        f"({ratio.low:.2f} to {ratio.high:.2f}); in {len(spread)} visits the instances started "
+        f"within {1000 * max(spread):.1f} ms of each other"
     )
 
 

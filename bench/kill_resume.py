@@ -1,12 +1,15 @@
-"""End searches with signals at random moments, resume them, and check what is left.
+"""Kill searches at random moments, resume them, and check that nothing is lost or left over.
 
     python bench/kill_resume.py --times 20 [--seed 0] [--cpus 0,1] [--signals KILL,TERM,INT,HUP]
 
-Each search runs the demo on a few rows. It is sent a signal at a random moment, resumed (and
-sent one again with probability one half), until it ends. Then: every trial that was on disk
-before is still there, unchanged and in place; no configuration was measured twice; the run is
-whole; no worker and no temporary file is left. Prints a line a search and exits 1 on the first
-violation.
+Each search runs the demo on a few rows. The search gets a signal at a random moment and is resumed.
+Each time, it gets another signal with probability one half, until it ends by itself. The checks:
+
+- every trial that was on disk before is still there, unchanged and in its place;
+- no configuration was measured twice, and the run is complete;
+- no worker process and no temporary file is left.
+
+Prints a line for each search, and exits 1 on the first violation.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TRIALS = 3
-# The budget is there for the finals, which take a share of it; the trials need less.
+# The finals take a share of the time budget. The trials alone need less than 90 s.
 SEARCH = ["--trials", str(TRIALS), "--time-budget", "90s", "--set", "mode=eager"]
 SMALL = ["--max-samples", "2", "--max-seq-length", "64", "--doc-stride", "16"]
-RUN_S = 45.0  # about what an undisturbed search takes; kills fall anywhere in it
+RUN_S = 45.0
+"""About the seconds of an undisturbed search; signals come at any moment of them."""
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -38,7 +42,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def workers_of(folder: Path) -> list[int]:
-    """Processes whose command line names the run's folder."""
+    """Process ids of the processes whose command line names the run's folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -66,7 +70,7 @@ def start(folder: Path, resume: bool, cpu: int) -> subprocess.Popen[bytes]:
 
 
 def temporary_of(folder: Path) -> Path:
-    """Where a search in `folder` is told to put its temporary files."""
+    """The folder for the temporary files of a search in `folder`."""
     return folder.with_name(f"{folder.name}.tmp")
 
 
@@ -76,7 +80,7 @@ def check(condition: bool, words: str) -> None:
 
 
 def one(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> str:
-    """Kill and resume one search, on one CPU, until it ends; what happened, in words."""
+    """`kill_and_resume` on a CPU that no other search uses."""
     cpu = cpus.get()
     try:
         return kill_and_resume(folder, seed, cpu, signals)
@@ -85,6 +89,7 @@ def one(folder: Path, seed: int, cpus: queue.Queue[int], signals: list[str]) -> 
 
 
 def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> str:
+    """Kill and resume one search until it ends; returns what happened, in words."""
     rng = random.Random(seed)
     temporary_of(folder).mkdir()
     kills: list[str] = []
@@ -107,7 +112,7 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
             check(not workers_of(folder), "a worker outlived its search")
             now = whole_lines(folder / "trials.jsonl")
             check(now[: len(before)] == before, "a finished trial was lost or changed")
-            before, resume = now, folder.exists()  # interrupted before it had anything: gone
+            before, resume = now, folder.exists()  # a search removes a folder without results
             kills.append(f"{deadline:.0f}s/{len(now)} trials by {sent}")
             continue
         check(process.returncode == 0, f"exit code {process.returncode}: {errors.decode()}")
@@ -126,18 +131,19 @@ def kill_and_resume(folder: Path, seed: int, cpu: int, signals: list[str]) -> st
     check(not (folder / ".work").exists(), "scratch files are left")
     left = list(temporary_of(folder).iterdir())
     check(not left, f"temporary files are left: {left}")
-    return f"killed at {', '.join(kills) or 'no moment (it ended first)'}; {len(trials)} trials"
+    moments = ", ".join(kills) or "no moment (the search ended first)"
+    return f"killed at {moments}; {len(trials)} trials"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--signals", default="KILL", help="of which each is drawn, e.g. KILL,TERM")
+    parser.add_argument("--signals", default="KILL", help="signals to draw from, e.g. KILL,TERM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--cpus",
         default=",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        help="one search at a time on each of these, e.g. 0,1",
+        help="CPUs that run one search at a time each, e.g. 0,1",
     )
     options = parser.parse_args()
     with (

@@ -1,4 +1,4 @@
-"""Models and data that the benchmarks use besides the demo, and how they are judged."""
+"""Models that the benchmarks use besides the demo, and the tasks that score them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTPUTS = {
 
 
 class Agreement(Task):
-    """Rows of text, judged by where the largest logit is: for models without a task here."""
+    """Rows of text, scored by the place of the largest logit; for models without a metric here."""
 
     name: ClassVar[str] = "agreement"
     metrics: ClassVar[tuple[str, ...]] = ("agreement",)
@@ -56,7 +56,7 @@ class Agreement(Task):
 
 
 class RandomAgreement(Agreement):
-    """The demo's questions through a question-answering head that was never trained."""
+    """The demo's questions, answered by an untrained question-answering head."""
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
         return list(task_named("qa").load(dataset, split))
@@ -70,8 +70,10 @@ class RandomAgreement(Agreement):
 
 
 def random_bert_base(folder: Path) -> str:
-    """A randomly initialised BERT-base with the demo's tokenizer, written in a process of its
-    own (torch has no place in this one)."""
+    """Write a randomly initialised BERT-base with the demo's tokenizer; returns its folder.
+
+    A child process does so, because the orchestrator must not import torch.
+    """
     code = (
         "import sys, torch, transformers as t; torch.manual_seed(0); "
         "t.BertForQuestionAnswering(t.BertConfig()).save_pretrained(sys.argv[2]); "
