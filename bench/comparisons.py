@@ -30,7 +30,7 @@ from pathlib import Path
 from opened import open_run, speeds
 
 from autotune.search.finals import FINALS_LIMITS, VISIT_RULE, VISITS_PER_PROCESS, processes
-from autotune.shared.stats import gain_interval, in_turn, ratio_interval
+from autotune.shared.stats import gain_interval, ratio_interval, shuffled
 from autotune.store.folder import RunFolder
 
 SLOWED = 1.05
@@ -66,7 +66,7 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
         for side in sides:
             side.runner.keep_open([config])
         for _ in range(visits):
-            for index in in_turn(range(count)):
+            for index in shuffled(range(count)):
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])

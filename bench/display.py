@@ -26,7 +26,7 @@ from autotune.driver.runner import Outcome
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
 from autotune.shared.records import Trial
-from autotune.shared.stats import in_turn, ratio_interval
+from autotune.shared.stats import ratio_interval, shuffled
 from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder
 from autotune.store.journal import read_trials
@@ -51,7 +51,7 @@ def main() -> None:
                 "drawn": lambda: with_display(run, trials, stderr),
                 "plain": lambda: visit(run),
             }
-            found = {way: speeds([ways[way]()])[0] for way in in_turn(list(ways))}
+            found = {way: speeds([ways[way]()])[0] for way in shuffled(list(ways))}
             pairs.append(found["drawn"] / found["plain"])
             print(f"{pairs[-1]:.3f}", flush=True)
         run.runner.close()

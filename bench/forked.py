@@ -24,7 +24,7 @@ from autotune.host import detect
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import throughput
 from autotune.shared.records import ONE_PASS, Config, Measurement, StoppingRule
-from autotune.shared.stats import in_turn, ratio_interval
+from autotune.shared.stats import ratio_interval, shuffled
 from autotune.space import compile_space, complete, load_space
 from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder
@@ -91,7 +91,7 @@ def compare(
     assert one.outputs_digest == two.outputs_digest, "the two sides gave different answers"
     pairs = []
     for _ in range(visits):  # a visit runs only a part of a long pass
-        found = {runner: measure(runner, config, VISIT_RULE) for runner in in_turn((fresh, other))}
+        found = {runner: measure(runner, config, VISIT_RULE) for runner in shuffled((fresh, other))}
         pairs.append(throughput(found[other]).median / throughput(found[fresh]).median)
     ratio = ratio_interval(pairs)
     agree = ratio.low <= 1.01 and ratio.high >= 0.99

@@ -42,8 +42,8 @@ from autotune.commands.promise.serve_test import (
 from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
 from autotune.search.serving import requests_at
-from autotune.shared.padding import batch_width, fits, plan
-from autotune.shared.stats import in_turn, ratio_interval
+from autotune.shared.padding import batch_width, fits_one_batch, plan
+from autotune.shared.stats import ratio_interval, shuffled
 from autotune.store.folder import RunFolder
 
 
@@ -69,7 +69,7 @@ def main() -> None:
                 options.rate, options.seconds, run.expected.features, number
             )
             found = {}
-            for side in in_turn(tuple(all_latencies)):
+            for side in shuffled(tuple(all_latencies)):
                 if side == "served":
                     found[side] = list(runner.serve(run.chosen, rows, arrivals_s).latency_s)
                 else:
@@ -218,7 +218,7 @@ def drive(
             batch: list[tuple[float, int]] = []
             while waiting:
                 lengths = [int(features.lengths[row]) for _, row in (*batch, waiting[0])]
-                if batch and not fits(lengths, **point):
+                if batch and not fits_one_batch(lengths, **point):
                     break
                 batch.append(waiting.popleft())
             if not batch:

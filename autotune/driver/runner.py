@@ -36,7 +36,7 @@ from autotune.shared.records import (
     StoppingRule,
     to_jsonable,
 )
-from autotune.shared.stopping import of_each
+from autotune.shared.stopping import rule_per_instance
 from autotune.space import knobs
 from autotune.store.wire import WireError, parse
 
@@ -161,7 +161,7 @@ class ProcessRunner:
 
     def run(self, config: Config, rule: StoppingRule) -> Outcome:
         key = config.only(SESSION_KNOBS)
-        rule = of_each(rule, int(config["instances"]))
+        rule = rule_per_instance(rule, int(config["instances"]))
         try:
             session = self._opened(key, config)
             measurement = self._measured(session, config, rule)

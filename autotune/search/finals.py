@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
-from autotune.shared.records import WHOLE, Config, Measurement, StoppingRule, Trial
-from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
+from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
+from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
 
 MIN_FINALISTS, MAX_FINALISTS = 2, 3
 """How many leaders go to the finals, besides the baseline."""
@@ -141,7 +141,7 @@ class Finals:
         behind = [config for config in finalists if counts[config] == fewest]
         must_go_on = fewest < MIN_ROUNDS or len(behind) < len(finalists)
         if must_go_on or not self._is_over(self._standing(trials, finalists, visited), elapsed_s):
-            return in_turn(behind)
+            return shuffled(behind)
         return None
 
     def _standing(
@@ -226,7 +226,7 @@ class Finals:
         rule = self.limits.visit
         instances = len({p.instance for p in measurement.passes})
         pass_s = workload_s(measurement)
-        if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + WHOLE:
+        if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + SHARE_TOLERANCE:
             pass_s *= instances  # too few batches to share: every instance runs all of them
         if rule.part_s is not None:
             pass_s = min(pass_s, rule.part_s)

@@ -36,7 +36,7 @@ from autotune.search.study import Study
 from autotune.search.tuner import Observation, Tuner, opening
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
-from autotune.shared.stopping import continued, rest
+from autotune.shared.stopping import continued, remaining_rule
 from autotune.space import Space
 from autotune.store.journal import Journal
 from autotune.tasks.gate import Gate, Reference
@@ -459,7 +459,7 @@ class Search:
         accuracy, failure = self._judge(config, outcome, origin)
         if outcome.measurement is None or failure is not None or not by_rungs:
             return outcome, accuracy, failure
-        remaining = rest(outcome.measurement, rule)
+        remaining = remaining_rule(outcome.measurement, rule)
         if remaining is None:
             return outcome, accuracy, failure
         more = self._runner.run(config, remaining)

@@ -1,25 +1,23 @@
-"""Every exception this project raises on purpose.
+"""Every exception that this project raises on purpose.
 
-    AutotuneError            one line for a person: the rule, the value, the next step
-    ├── InputError           what the user passed cannot be used (exit code 2)
-    │   ├── DatasetError     dataset missing, empty, or without the fields of its task
-    │   ├── ModelError       model missing, unreachable, or without the head of its task
-    │   ├── OutputError      the output folder cannot be used
-    │   ├── ResumeError      the run to resume is another one, or is damaged
-    │   ├── SpaceError       a search space that is malformed or that nothing satisfies
-    │   └── StackError       an interpreter that cannot run what was asked
-    └── SearchError          the search ran, and found nothing to recommend (exit code 1)
+AutotuneError            its message is one line: the rule, the value and the next step
+├── InputError           the user passed something unusable (exit code 2)
+│   ├── DatasetError
+│   ├── ModelError
+│   ├── OutputError
+│   ├── ResumeError
+│   ├── SpaceError
+│   └── StackError
+└── SearchError          the search found nothing to recommend (exit code 1)
 
-    TrialFailure             raised inside a worker; becomes a `records.Failure`
-
-The worker imports this module on foreign interpreters: standard library only.
+TrialFailure             raised inside a worker; becomes a `records.Failure`
 """
 
 from __future__ import annotations
 
 
 class AutotuneError(Exception):
-    """Base of the errors that reach the user as one line."""
+    """Base of the errors that the user sees as one line."""
 
 
 class InputError(AutotuneError):
@@ -27,23 +25,23 @@ class InputError(AutotuneError):
 
 
 class DatasetError(InputError):
-    """The dataset is missing, empty, or lacks a field its task needs."""
+    """The dataset is missing, is empty, or lacks a field that its task needs."""
 
 
 class ModelError(InputError):
-    """The model is missing, unreachable, or has no head for the task."""
+    """The model is missing, cannot be reached, or has no head for the task."""
 
 
 class OutputError(InputError):
-    """The output folder cannot be written or already holds something else."""
+    """The output folder cannot be written, or already holds something else."""
 
 
 class ResumeError(InputError):
-    """The run to resume differs from what was asked, or cannot be read."""
+    """The run to resume had other settings, or cannot be read."""
 
 
 class SpaceError(InputError):
-    """The search space is malformed, or no configuration satisfies it."""
+    """The search space is malformed, or no configuration satisfies its constraints."""
 
 
 class StackError(InputError):
@@ -55,9 +53,9 @@ class SearchError(AutotuneError):
 
 
 class TrialFailure(Exception):
-    """A configuration that cannot be measured, with its kind and its words.
+    """A configuration cannot be measured.
 
-    `kind` is one of `autotune.shared.records.FAILURE_KINDS`.
+    `kind` is one of `autotune.shared.records.FAILURE_KINDS`. `detail` says why, for a person.
     """
 
     def __init__(self, kind: str, detail: str) -> None:

@@ -1,6 +1,6 @@
-"""What instruction sets mean for precisions; for the orchestrator and its workers alike.
+"""What the CPU's instruction sets mean for precisions.
 
-The names are those of `autotune.host.isa`.
+Instruction sets have the names of `autotune.host.isa`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 BF16_SETS = frozenset({"avx512_bf16", "amx_bf16"})
+"""Sets that multiply bf16 numbers."""
+
 VNNI_SETS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Sets that add up products of int8 numbers in 32 bits, without overflow."""
 
 
 def has_bf16(sets: Iterable[str]) -> bool:
-    """Whether a CPU with these multiplies bf16 itself: others emulate it."""
+    """Whether a CPU with these sets multiplies bf16 in hardware. Other CPUs emulate bf16."""
     return not BF16_SETS.isdisjoint(sets)
 
 
 def has_vnni(sets: Iterable[str]) -> bool:
-    """Whether a CPU with these sums int8 products without saturating: others give a bit up, and
-    gain less over fp32."""
+    """Whether a CPU with these sets adds up int8 products without saturating.
+
+    On other CPUs the engines quantise to 7 bits instead of 8, so int8 gains less over fp32.
+    """
     return not VNNI_SETS.isdisjoint(sets)

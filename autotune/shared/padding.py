@@ -1,7 +1,6 @@
-"""Which rows go together in a batch, and how wide it is padded.
+"""Which rows go together in a batch, and how wide the batch is padded.
 
-Shared by both programs (the worker runs the batches, the orchestrator counts their work), so:
-standard library and numpy only.
+The worker runs the batches. The orchestrator counts their work before they run.
 """
 
 from __future__ import annotations
@@ -16,16 +15,23 @@ import numpy.typing as npt
 Lengths = npt.NDArray[np.integer[Any]]
 
 PADDINGS = ("max_length", "longest", "length_sorted", "buckets", "token_budget")
+"""Values of the knob `padding`; `plan` describes each."""
+
+MIN_BATCHES_PER_INSTANCE = 4
+"""Instances split a pass if each gets this many batches. Fewer would not be typical of the
+workload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBatch:
+    """The rows of one batch, by number, and the tokens to which each is padded."""
+
     rows: tuple[int, ...]
     width: int
 
 
 def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step: int = 0) -> int:
-    """How wide a batch is padded whose longest row has `longest` tokens."""
+    """The padded width, in tokens, of a batch whose longest row has `longest` tokens."""
     if padding == "max_length":
         return max_seq_length
     if padding == "buckets":
@@ -33,10 +39,10 @@ def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step:
     return longest
 
 
-def fits(
+def fits_one_batch(
     lengths: Sequence[int], *, padding: str, batch_size: int = 0, batch_tokens: int = 0, **_: Any
 ) -> bool:
-    """Whether rows of these lengths may go in one batch. One always may."""
+    """Whether rows of these lengths (in tokens) may share a batch. A single row always may."""
     if len(lengths) == 1:
         return True
     if padding == "token_budget":
@@ -44,14 +50,14 @@ def fits(
     return len(lengths) <= batch_size
 
 
-BATCHES_EACH = 4
-"""Fewer batches than this for each of several instances do not stand for the workload."""
+def batches_of_instance(batches: int, index: int, count: int) -> slice:
+    """Which of the `batches` of a pass instance `index` of `count` runs.
 
-
-def own_part(batches: int, index: int, count: int) -> slice:
-    """Which of a pass's batches instance `index` of `count` runs: one in so many, so that together
-    they run the workload once; all where that would be too few to tell how fast it is."""
-    if count == 1 or batches < BATCHES_EACH * count:
+    The instances take turns, so that together they run each batch once. Example: instance 0 of 2
+    runs batches 0, 2, 4, ... If there are fewer than MIN_BATCHES_PER_INSTANCE for each, every
+    instance runs all batches.
+    """
+    if count == 1 or batches < MIN_BATCHES_PER_INSTANCE * count:
         return slice(None)
     return slice(index, None, count)
 
@@ -65,16 +71,18 @@ def plan(
     bucket_step: int = 0,
     batch_tokens: int = 0,
 ) -> tuple[PlannedBatch, ...]:
-    """Which rows go together, and how wide.
+    """The batches of one pass over rows of these `lengths` (in tokens), in the order to run.
 
-    - `max_length`: dataset order, every batch `max_seq_length` wide (the guides' default);
-    - `longest`: dataset order, as wide as the batch's longest row;
-    - `length_sorted`: rows ordered by length, longest first (so that the largest batch is
-      met first), as wide as the batch's longest row;
-    - `buckets`: as `length_sorted`, widths rounded up to a multiple of `bucket_step`, which
-      bounds the number of distinct shapes;
-    - `token_budget`: as `length_sorted`, as many rows as fit `batch_tokens` with their
-      padding, at least one: long rows go in small batches, short ones in large.
+    - `max_length`: dataset order; every batch is `max_seq_length` wide. Tutorials use this.
+    - `longest`: dataset order; a batch is as wide as its longest row.
+    - `length_sorted`: longest rows first, so that the largest batch runs first; a batch is as
+      wide as its longest row.
+    - `buckets`: as `length_sorted`, with widths rounded up to a multiple of `bucket_step`. This
+      bounds the number of different shapes.
+    - `token_budget`: as `length_sorted`, but a batch holds as many rows as fit `batch_tokens`
+      with their padding, and at least one. Long rows form small batches, short rows large ones.
+
+    Raises ValueError on any other padding.
     """
     if padding not in PADDINGS:
         raise ValueError(f"unknown padding {padding!r}")
@@ -85,7 +93,7 @@ def plan(
     start = 0
     while start < len(order):
         size = batch_size
-        if padding == "token_budget":  # the first row is the longest
+        if padding == "token_budget":  # rows are sorted: the first one sets the width
             size = max(1, batch_tokens // int(lengths[order[start]]))
         rows = tuple(int(row) for row in order[start : start + size])
         start += size
@@ -108,7 +116,10 @@ def shapes(
     bucket_step: int = 0,
     batch_tokens: int = 0,
 ) -> list[tuple[int, int]]:
-    """Every shape (rows, width) that a batch of some of these rows can have, fewest rows first."""
+    """Every shape (rows, width) that a batch of any of these rows can have, fewest rows first.
+
+    A server meets more shapes than a pass, since any requests may come together.
+    """
     widths = {
         batch_width(
             int(length), padding=padding, max_seq_length=max_seq_length, bucket_step=bucket_step
@@ -117,6 +128,6 @@ def shapes(
     }
     found = []
     for width in widths:
-        most = max(1, batch_tokens // width) if padding == "token_budget" else batch_size
-        found += [(rows, width) for rows in range(1, most + 1)]
+        max_rows = max(1, batch_tokens // width) if padding == "token_budget" else batch_size
+        found += [(rows, width) for rows in range(1, max_rows + 1)]
     return sorted(found)

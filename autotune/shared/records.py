@@ -1,8 +1,8 @@
 """The values that cross process boundaries or are written to disk.
 
-Everything here is immutable and JSON-serialisable with `to_jsonable`. The orchestrator reads
-these records back through pydantic (`autotune.store.wire`), which checks every field; the worker
-builds them on interpreters without pydantic, so this module is standard library only.
+Records are immutable, and `to_jsonable` turns them into JSON. The orchestrator reads them back
+through pydantic (`autotune.store.wire`), which checks every field. The worker builds them as plain
+dataclasses, because its interpreter may lack pydantic.
 
 Units: seconds as float (`_s`), bytes as int (`_bytes`), logits in the model's own scale.
 """
@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -22,37 +23,42 @@ from typing import Any, ClassVar, Literal
 Scalar = bool | int | float | str
 
 FAILURE_KINDS = (
-    "crash",  # the worker died: signal or exit code in the detail
-    "timeout",  # no reply in time; the process group was killed
+    "crash",  # the worker died; the detail names the signal or exit code
+    "timeout",  # no reply in time, so the process group was killed
     "out-of-memory",  # MemoryError, or killed by the kernel
     "illegal-instruction",  # SIGILL
     "unsupported",  # this stack, host or model cannot run the configuration
-    "fallback",  # something else than what was asked would have run
+    "fallback",  # the engine would have run something other than the configuration
     "non-finite",  # NaN or infinity in the outputs
-    "inaccurate",  # measured, and outside the accuracy limit
-    "slow",  # screened out: a few batches were far slower than the leader's
+    "inaccurate",  # measured, but the accuracy drop is over the limit
+    "slow",  # screened: a few batches were clearly slower than the leader's
     "protocol",  # a reply that does not follow the wire format
 )
 
 DEFAULT_STACK = "default"
-"""The name of the stack that runs autotune itself."""
+"""The name of the stack of the interpreter that runs autotune."""
 
-HOPELESS = 1.05
-"""A configuration this many times slower than the leader is not measured to an interval."""
+ONE_PASS_RATIO = 1.05
+"""If the first warm pass takes over this many times the leader's, measuring stops there. The
+configuration then has a speed, but no interval of it."""
 
-SCREENED = 1.15
-"""One whose first batches say that it is this many times slower is not measured at all."""
+SCREEN_RATIO = 1.15
+"""Screening: a configuration is dropped as `slow` if its first batches estimate that a pass takes
+over this many times the leader's."""
 
-DISTURBED = 0.1
-"""A pass in which waiting and stolen time are over this share of it is not counted."""
+DISTURBED_SHARE = 0.1
+"""A pass is disturbed if other processes took more CPU time than this share of its seconds."""
+
+SHARE_TOLERANCE = 1e-6
+"""The shares of instances may add up to 1 with this error and still be the whole workload."""
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
-"""pydantic settings of every record: unknown fields and non-finite numbers are errors."""
+"""Settings of pydantic for every record: unknown fields and non-finite numbers are errors."""
 
 
 @dataclass(frozen=True, slots=True, eq=True)
 class Config:
-    """One value for every active knob. Equal values give equal `id`s, in any order."""
+    """One value for every active knob. Equal values give equal `id`s, whatever their order."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -75,8 +81,8 @@ class Config:
         return dict(self.values)
 
     def only(self, knobs: frozenset[str]) -> Config:
-        """The part of this configuration that concerns `knobs`."""
-        return _part(self, knobs)
+        """The values of `knobs` alone; knobs that are not active are left out."""
+        return _restrict(self, knobs)
 
     @property
     def id(self) -> str:
@@ -85,15 +91,21 @@ class Config:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+@functools.lru_cache(maxsize=1 << 15)
+def _restrict(config: Config, knobs: frozenset[str]) -> Config:
+    """`Config.only`, cached: a search asks for the same parts again and again."""
+    return Config(values=tuple((k, v) for k, v in config.values if k in knobs))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """How a worker loads the model: always in float32, always from `path` as given."""
+    """How a worker loads the model. It loads `path` as given, always in float32."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     path: str
     head: str  # transformers auto class, e.g. "AutoModelForQuestionAnswering"
-    outputs: dict[str, str]  # model outputs to return -> one vector a "token" or a "feature"
+    outputs: dict[str, str]  # output of the model -> "token" or "feature": a vector for each
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -109,33 +121,28 @@ class ModelFacts:
     architecture: str
     parameters: int
     attention: str  # the implementation transformers picks by default
-    attentions: tuple[str, ...]  # those that load
+    attentions: tuple[str, ...]  # the implementations with which the model loads
     max_positions: int | None
     digest: str  # SHA-256 over config, tokenizer and weights
     labels: tuple[str, ...] = ()
-    # (c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations
+    # (c, a, b): a row padded to w tokens costs c + a w + b w^2 floating-point operations
     work: tuple[float, float, float] | None = None
-
-
-@functools.lru_cache(maxsize=1 << 15)
-def _part(config: Config, knobs: frozenset[str]) -> Config:
-    return Config(values=tuple((k, v) for k, v in config.values if k in knobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One timed run over the workload, or over an evenly spread share of its batches."""
+    """One timed run over the workload, or over an evenly spaced part of its batches."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    batch_s: tuple[float, ...]  # one entry a batch, in the order run
-    instance: int = 0  # which of the workers side by side
-    waited_s: float = 0.0  # threads of the worker ready to run without a CPU, added
-    stolen_s: float = 0.0  # CPUs of the machine kept by the hypervisor, added
-    reference_s: float = 0.0  # a small fixed computation, mean of before and after
-    share: float = 1.0  # of the workload's padded tokens, what it ran; below 1: no outputs
-    cold: bool = False  # the engine had not settled yet, or met shapes in it
-    meeting_s: float = 0.0  # of its seconds, what that took by the warm batches run before
+    batch_s: tuple[float, ...]  # one entry for each batch, in the order run
+    instance: int = 0  # which of the workers that ran side by side
+    waited_s: float = 0.0  # time that threads were ready but had no CPU, summed over threads
+    stolen_s: float = 0.0  # time that the hypervisor kept CPUs for others, summed over CPUs
+    reference_s: float = 0.0  # a small fixed computation: mean of before and after the pass
+    share: float = 1.0  # part of the workload's padded tokens that ran; no outputs if below 1
+    cold: bool = False  # the engine had not settled, or compiled for new shapes
+    meeting_s: float = 0.0  # estimated seconds that new shapes cost: excess over a warm pass
 
     @property
     def total_s(self) -> float:
@@ -143,41 +150,40 @@ class Pass:
 
     @property
     def warm_batch_s(self) -> tuple[float, ...]:
-        """`batch_s` without what meeting shapes took, each batch having its part of it."""
+        """`batch_s` scaled down so that the sum no longer includes `meeting_s`."""
         if not self.meeting_s:
             return self.batch_s
-        warm = 1 - self.meeting_s / self.total_s
-        return tuple(warm * seconds for seconds in self.batch_s)
+        warm_share = 1 - self.meeting_s / self.total_s
+        return tuple(warm_share * seconds for seconds in self.batch_s)
 
     @property
     def whole_s(self) -> float:
-        """What a warm pass over the whole workload takes, by this one."""
+        """Estimated seconds of a warm pass over the whole workload."""
         return (self.total_s - self.meeting_s) / self.share
 
     @property
     def taken_s(self) -> float:
-        """CPU seconds that others had when this could have used them."""
+        """CPU seconds that others took while the worker could have used them."""
         return self.waited_s + self.stolen_s
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took a noticeable share of the CPUs meanwhile."""
-        return self.taken_s > DISTURBED * self.total_s
+        """Whether others took over DISTURBED_SHARE of the seconds of this pass."""
+        return self.taken_s > DISTURBED_SHARE * self.total_s
 
 
 def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
-    """The warm ones, or all of an instance that has none; of these, those that nothing disturbed,
-    where each instance has half of them left."""
+    """The passes from which a speed is computed: warm and, if possible, undisturbed passes.
+
+    An instance without a warm pass keeps its cold passes. Disturbed passes are left out only if
+    every instance keeps at least half of its passes.
+    """
     settled = {p.instance for p in passes if not p.cold}
     warm = tuple(p for p in passes if not (p.cold and p.instance in settled))
     quiet = tuple(p for p in warm if not p.disturbed)
-    every, left = ([p.instance for p in some] for some in (warm, quiet))
-    enough = all(2 * left.count(instance) >= every.count(instance) for instance in set(every))
-    return quiet if enough else warm
-
-
-WHOLE = 1e-6
-"""How near 1 shares add up to that are one whole."""
+    warm_passes, quiet_passes = (Counter(p.instance for p in some) for some in (warm, quiet))
+    half_left = all(2 * quiet_passes[instance] >= count for instance, count in warm_passes.items())
+    return quiet if half_left else warm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,66 +193,69 @@ class Opened:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     phases_s: dict[str, float]  # import, prepare
-    files: tuple[str, ...] = ()  # in the cache, all that preparing it again needs of the model
+    files: tuple[str, ...] = ()  # cached files from which the engine can be prepared again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
-    """Some seconds of requests at one rate. Latencies are from arrival to answer."""
+    """The result of one load test at one rate. A latency is the time from arrival to answer."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    per_s: float
+    per_s: float  # requests a second that arrive
     requests: int
     p50_s: float
     p90_s: float
     p99_s: float
-    mean_batch: float
-    unmet: float = 0.0  # share of the batches whose shape the engine had to specialise for
+    mean_batch: float  # rows
+    unmet: float = 0.0  # share of the batches that had a shape new to the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one configuration did: every sample, and what was really in effect."""
+    """The samples of one configuration, and the settings that were really in effect."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     examples: int  # rows of the dataset in one pass
-    features: int  # model inputs in one pass (a long row gives several)
+    features: int  # model inputs in one pass; a long row gives several
     tokens: int  # without padding
-    padded_tokens: int  # with it
-    batch_features: tuple[int, ...]  # features in each batch that a pass ran
+    padded_tokens: int  # with padding
+    batch_features: tuple[int, ...]  # features in each batch of a pass
     passes: tuple[Pass, ...]
     phases_s: dict[str, float]  # import, load, prepare, warm_up, measure
     peak_rss_bytes: int
-    effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker saw them
-    outputs_digest: str  # of the outputs of the last pass, or of the instances' digests
+    effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker found them
+    # SHA-256 of the last pass's outputs; if instances shared the pass, of all their digests
+    outputs_digest: str
     outputs_repeatable: bool  # all passes gave the same outputs
-    answered: tuple[LoadResult, ...] = ()  # the highest rates found to be served in time
+    answered: tuple[LoadResult, ...] = ()  # load tests at the highest rates served in time
 
     @property
     def whole(self) -> bool:
-        """Whether its passes ran the whole workload, each instance's or together; only then are
-        there outputs."""
+        """Whether passes ran the whole workload: in every instance, or in all instances together.
+
+        Only then are there outputs.
+        """
         shares = {p.instance: p.share for p in self.passes}
-        return set(shares.values()) == {1.0} or abs(sum(shares.values()) - 1) < WHOLE
+        return set(shares.values()) == {1.0} or abs(sum(shares.values()) - 1) < SHARE_TOLERANCE
 
     @property
     def preparing_s(self) -> float:
-        """Seconds from nothing to a session that can measure."""
+        """Seconds to import and prepare until the session can measure."""
         return self.phases_s.get("import", 0.0) + self.phases_s.get("prepare", 0.0)
 
     @property
     def counted(self) -> tuple[Pass, ...]:
-        """The passes that say how fast it is."""
+        """The passes from which the speed is computed."""
         return counted(self.passes)
 
     @classmethod
     def merge(cls, measurements: Sequence[Measurement]) -> Measurement:
-        """The measurements of instances side by side, as one measurement.
+        """One measurement from those of instances that ran side by side.
 
-        Memory is added up; each phase takes as long as its slowest instance. Raises ValueError
-        if the instances did not do the same work.
+        Memory is summed. A phase is as long as in the slowest instance. Raises ValueError if the
+        instances did not do the same work, or if one does not report `released_s`.
         """
         first = measurements[0]
         if len(measurements) == 1:
@@ -286,47 +295,46 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """A few batches of a configuration that was not worth a pass."""
+    """The batches from which screening judged a configuration to be too slow."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    batches: tuple[int, ...]  # which of a pass
+    batches: tuple[int, ...]  # their numbers in the pass
     batch_s: tuple[float, ...]
-    pass_s: float  # what a pass would take, by the tokens of these batches
-    phases_s: dict[str, float]  # as of a measurement
-    settled: bool = True  # two rounds agreed; else it was still getting faster
-    taken_s: float = 0.0  # CPU seconds that others had meanwhile, as of a pass
+    pass_s: float  # estimated seconds of a pass, in proportion to padded tokens
+    phases_s: dict[str, float]  # as in a measurement
+    settled: bool = True  # two warm-up rounds agreed; if not, batches were still getting faster
+    taken_s: float = 0.0  # CPU seconds that others took during these batches
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took a noticeable share of the CPUs meanwhile."""
-        return self.taken_s > DISTURBED * sum(self.batch_s)
+        """Whether others took over DISTURBED_SHARE of the seconds of these batches."""
+        return self.taken_s > DISTURBED_SHARE * sum(self.batch_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedRequests:
-    """Requests that were answered: from arrival to answer, in order, and the number of rows of
-    each batch."""
+    """The requests of one load test, as a worker answered them."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    latency_s: tuple[float, ...]
-    batches: tuple[int, ...]
-    unmet: int = 0  # batches whose shape the engine had to specialise for
+    latency_s: tuple[float, ...]  # from arrival to answer, in the order of arrival
+    batches: tuple[int, ...]  # rows in each batch
+    unmet: int = 0  # batches that had a shape new to the engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """The gate's judgement of one configuration."""
+    """The gate's verdict on one configuration."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     metrics: dict[str, float]  # in percent, the task's main metric first
-    relative_drop: float  # of the main metric against the reference; negative is a gain
-    agreement: float  # share of predictions equal to the reference's, 0..1
+    relative_drop: float  # of the main metric, against the reference; negative is a gain
+    agreement: float  # share of predictions equal to the reference's, 0 to 1
     max_abs_logit_difference: float
     allowed: bool
-    # 95% interval of the gain in the main metric over the reference, in points of percent
+    # 95% interval of the gain in the main metric over the reference, in percentage points
     difference: tuple[float, float] | None = None
 
 
@@ -348,9 +356,12 @@ class Failure:
 class Trial:
     """One configuration's outcome.
 
-    A trial that succeeded has `measurement` and `accuracy` and no `failure`. One that was
-    measured and rejected by the gate has all three; one that was too slow to be measured has
-    `screen` and `failure`.
+    | outcome | has |
+    |---|---|
+    | succeeded | `measurement`, `accuracy` |
+    | rejected by the gate | `measurement`, `accuracy`, `failure` |
+    | screened as too slow | `screen`, `failure` |
+    | failed in another way | `failure` |
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -364,7 +375,7 @@ class Trial:
     accuracy: Accuracy | None = None
     failure: Failure | None = None
     screen: Screen | None = None
-    log: str = ""  # the tail of the worker's standard error, on failure
+    log: str = ""  # the end of the worker's standard error, if the trial failed
 
     @property
     def succeeded(self) -> bool:
@@ -372,29 +383,30 @@ class Trial:
 
 
 Rung = Literal["both", "first", "rest"]
+"""`first`: one pass, by which the point is judged; new shapes run within it. `rest`: more passes,
+without warming up again. `both`: one measurement that is not split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppingRule:
-    """How a worker measures one point: the rule of `autotune.shared.stopping`."""
+    """When a worker stops to measure a point; `autotune.shared.stopping` applies the rule."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     min_passes: int = 3
     max_passes: int = 20
-    half_width: float = 0.03  # stop once the relative interval of the median is this narrow
-    budget_s: float = 10.0  # stop after the pass that crosses this, given min_passes
-    patience_s: float = 40.0  # stop after the pass that crosses this, whatever min_passes says
-    leader_s: float | None = None  # stop after a first pass over HOPELESS times this, or
-    # before it where the first batches say that it would take SCREENED times this
-    part_s: float | None = None  # of a pass that takes longer than this, run a part as long
-    # "first": one pass, in which the engine meets its shapes, to be judged by; "rest": go on
-    # after it, without warming up
+    half_width: float = 0.03  # stop once the median is known to plus or minus this (relative)
+    budget_s: float = 10.0  # stop once passes took this long, if there are min_passes
+    patience_s: float = 40.0  # stop once passes took this long, even if below min_passes
+    # Seconds of the leader's pass. Stop after a warm pass of over ONE_PASS_RATIO times this. Drop
+    # the point before any pass if the first batches estimate over SCREEN_RATIO times this.
+    leader_s: float | None = None
+    part_s: float | None = None  # run only a part of longer passes, about as long as this
     rung: Rung = "both"
 
 
 ONE_PASS = StoppingRule(min_passes=1, max_passes=1)
-"""Another where that one was disturbed or cold."""
+"""One pass that counts. A second pass follows if the first was disturbed or cold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,21 +417,21 @@ class StackFacts:
 
     python: str  # path of the interpreter
     python_version: str
-    versions: dict[str, str]  # distribution -> version, those installed only
-    ipex: str | None  # None: usable; otherwise why not, in words
-    libiomp5: str | None = None  # real path of Intel's OpenMP, where it has it
-    # mode -> precision -> None (it runs) or why not
+    versions: dict[str, str]  # installed distribution -> version
+    ipex: str | None  # None if IPEX is usable, otherwise the reason why not
+    libiomp5: str | None = None  # real path of Intel's OpenMP library, if installed
+    # mode -> precision -> None if it runs, otherwise the reason why not
     modes: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
     def refusal(self, config: Config) -> str | None:
-        """Why this stack cannot run the engine of `config`; None where it can."""
+        """Why this stack cannot run the engine of `config`; None if it can."""
         mode, precision = str(config["mode"]), str(config["precision"])
         reason = self.modes.get(mode, {}).get(precision, "this stack does not offer it")
         return None if reason is None else f"{mode} {precision} cannot run here: {reason}"
 
 
 def to_jsonable(record: Any) -> Any:
-    """A record as dicts, lists and scalars (`Config` as its dict of values)."""
+    """A record as dicts, lists and scalars. A `Config` becomes its dict of values."""
     if isinstance(record, Config):
         return record.as_dict()
     if dataclasses.is_dataclass(record) and not isinstance(record, type):

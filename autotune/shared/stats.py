@@ -1,8 +1,4 @@
-"""Medians, and intervals that assume no distribution.
-
-Shared by both programs (the worker's stopping rule and the report must be one rule), so:
-standard library only.
-"""
+"""Medians, ratios and their confidence intervals, without assuming a normal distribution."""
 
 from __future__ import annotations
 
@@ -16,21 +12,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 CONFIDENCE = 0.95
-QUANTILE = 1.96
-"""Of the normal distribution, for CONFIDENCE on both sides."""
-PROCESSES_DIFFER = 0.012
-"""Standard deviation of the logarithm of how fast a process is that runs a configuration, over
-processes that run the same: memory lies elsewhere. Measured by `bench/comparisons.py`: most
-agree within half a percent, one in six was 3% slower as long as it lived."""
+"""Probability that an interval should hold the true value."""
+
+NORMAL_QUANTILE = 1.96
+"""Standard deviations either side of the mean that hold CONFIDENCE of a normal distribution."""
+
+PROCESS_LOG_DEVIATION = 0.012
+"""How much processes that run the same configuration differ in speed: the standard deviation of the
+logarithm. The cause is where their memory lies. Measured by `bench/comparisons.py`: most processes
+agree within 0.5%, but one in six was 3% slower throughout its life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A median with the order statistics that bracket it.
+    """A median (or another estimate of the centre) and its confidence interval.
 
-    `coverage` is the probability that the interval holds the true median, for independent
-    samples of any continuous distribution. With fewer than six samples even the full range
-    covers less than 95%, and `coverage` says how much.
+    `coverage` is the probability that the interval holds the true value. It may be below
+    CONFIDENCE: with fewer than six samples even their full range covers less than 95%.
     """
 
     median: float
@@ -41,11 +39,11 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half the interval relative to the median."""
+        """Half the width of the interval, relative to the median: 0.03 means plus or minus 3%."""
         return (self.high - self.low) / 2 / self.median if self.median else math.inf
 
     def scaled(self, factor: float) -> Interval:
-        """The interval in another unit (times `factor` > 0)."""
+        """The interval in another unit: every value times `factor`, which is above 0."""
         return Interval(
             median=self.median * factor,
             low=self.low * factor,
@@ -55,7 +53,7 @@ class Interval:
         )
 
     def inverse(self, numerator: float = 1.0) -> Interval:
-        """The interval of `numerator / value`: a rate from a time."""
+        """The interval of `numerator / value`. Example: a rate from a time."""
         return Interval(
             median=numerator / self.median,
             low=numerator / self.high,
@@ -66,11 +64,12 @@ class Interval:
 
 
 def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The narrowest symmetric order-statistic interval of the median that covers `confidence`.
+    """The median of independent samples and its order-statistic interval, of at least `confidence`.
 
-    Source: Conover, Practical Nonparametric Statistics, 3rd ed., 3.2: the interval between
-    the k-th smallest and k-th largest of n samples covers the median with probability
-    1 - 2 P(Binomial(n, 1/2) < k). Raises ValueError on no samples.
+    The interval from the k-th smallest to the k-th largest of n samples covers the median with
+    probability 1 - 2 P(Binomial(n, 1/2) < k), for any continuous distribution. The largest k
+    that covers `confidence` is used; k is 1 if none does. Source: Conover, Practical
+    Nonparametric Statistics, 3rd ed., 3.2. Raises ValueError on no samples.
     """
     if not samples:
         raise ValueError("median_interval needs at least one sample, got none")
@@ -94,21 +93,23 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
 
 
 def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The Hodges-Lehmann estimate of paired ratios, and its signed-rank interval.
+    """The Hodges-Lehmann estimate of a ratio, and its Wilcoxon signed-rank interval.
 
-    The median of the geometric means of all pairs of ratios (each with itself too), between
-    the order statistics that Wilcoxon's signed-rank distribution gives: exact for a symmetric
-    distribution of the logarithms, far narrower than an interval of the median, and not led
-    astray by one outlier as one of the mean is. A bootstrap of so few pairs covers less than
-    it says. Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed.,
-    3.3. Raises ValueError on no samples.
+    The estimate is the median of the geometric means of all pairs of ratios, each ratio also
+    paired with itself. The interval's ends are order statistics of these means; the signed-rank
+    distribution says which. The coverage is exact if the logarithms are distributed symmetrically.
+
+    The interval is far narrower than that of the median, and one outlier moves it less than an
+    interval of the mean. A bootstrap of so few ratios would cover less than it states. Source:
+    Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed., 3.3. Raises
+    ValueError on no samples.
     """
     if not ratios:
         raise ValueError("ratio_interval needs at least one ratio, got none")
     logs = [math.log(ratio) for ratio in ratios]
     n = len(logs)
     means = sorted((logs[i] + logs[j]) / 2 for i in range(n) for j in range(i, n))
-    ways = [1]  # ways[w]: subsets of the ranks 1..n whose sum is w
+    ways = [1]  # ways[w]: the number of subsets of the ranks 1..n whose sum is w
     for rank in range(1, n + 1):
         longer = ways + [0] * rank
         ways = [a + b for a, b in zip(longer, [0] * rank + ways, strict=True)]
@@ -126,41 +127,46 @@ def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> I
 
 
 def gain_interval(ratios: Sequence[float], processes: int = 1) -> Interval:
-    """How many times better one configuration is than another, by the ratios of rounds in which a
-    process of each was visited, of so many one after the other: `ratio_interval`, and what the
-    processes may differ by.
+    """How many times better one configuration is than another, from one ratio a round.
 
-    That is a deviation of its own, which no number of rounds in the same two processes can tell:
-    both are added as independent ones are. Raises ValueError on no samples.
+    Each side ran in `processes` processes, one after the other. The interval is that of
+    `ratio_interval`, widened by the difference between processes (PROCESS_LOG_DEVIATION). More
+    rounds in the same two processes cannot show this difference. The two deviations are
+    independent, so their squares are added. Raises ValueError on no samples.
     """
-    within = ratio_interval(ratios)
-    apart = QUANTILE * math.sqrt(2 / processes) * PROCESSES_DIFFER
+    rounds = ratio_interval(ratios)
+    process_half_width = NORMAL_QUANTILE * math.sqrt(2 / processes) * PROCESS_LOG_DEVIATION
 
-    def beside(end: float) -> float:
-        return math.hypot(math.log(end / within.median), apart)
+    def log_distance(end: float) -> float:
+        return math.hypot(math.log(end / rounds.median), process_half_width)
 
     return replace(
-        within,
-        low=within.median * math.exp(-beside(within.low)),
-        high=within.median * math.exp(beside(within.high)),
+        rounds,
+        low=rounds.median * math.exp(-log_distance(rounds.low)),
+        high=rounds.median * math.exp(log_distance(rounds.high)),
     )
 
 
-def in_turn(items: Sequence[Item]) -> list[Item]:
-    """An order in which to visit `items` in a round, drawn anew for each.
+def shuffled(items: Sequence[Item]) -> list[Item]:
+    """`items` in a random order: the order in which to visit them in one round.
 
-    Two configurations that are the same are then as likely to stand in one order as in the
-    other, so the sign of each round's logarithm is a fair coin, whatever the host does in the
-    meantime: all that `ratio_interval` asks for. No fixed pattern has that. Every second round
-    backwards, the last of a round is the first of the next, and a few slow seconds fall on both
-    its visits. Source: Montgomery, Design and Analysis of Experiments, 8th ed., 4.1 (randomised
+    Two equally fast configurations are then as likely to come in one order as in the other. The
+    sign of a round's log ratio is a fair coin, even if the host slows down during the round.
+    `ratio_interval` needs no more than this.
+
+    No fixed pattern has this property. Example: if every second round runs backwards, the last
+    visit of a round and the first of the next go to the same item. A few slow seconds then hit
+    both. Source: Montgomery, Design and Analysis of Experiments, 8th ed., 4.1 (randomised
     complete blocks).
     """
     return random.sample(items, len(items))
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile, as MLPerf uses it: always one of the samples."""
+    """The nearest-rank percentile, as in MLPerf; always one of the samples.
+
+    Raises ValueError on no samples.
+    """
     if not samples:
         raise ValueError("percentile needs at least one sample, got none")
     rank = max(1, math.ceil(percent / 100 * len(samples)))

@@ -1,77 +1,95 @@
-"""When the passes of a point are enough: the rule `StoppingRule`, read by the worker that runs them
-and by the search, which may stop after the first of them. Standard library only."""
+"""When the passes of a point are enough, by a `StoppingRule`.
+
+The worker asks after each pass. The search asks between the two rungs of a point.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.shared.records import HOPELESS, Measurement, Pass, StoppingRule
+from autotune.shared.records import ONE_PASS_RATIO, Measurement, Pass, StoppingRule
 from autotune.shared.stats import median_interval
 
-REPEATED = 2
-"""How many times as much a measurement may take where passes were disturbed."""
+EXTENSION_FACTOR = 2
+"""How many times the limits of a rule a measurement may take, to replace passes that were disturbed
+or cold. Example: a rule of 20 passes and 10 seconds ends after 40 passes or 20 seconds."""
 
 
 def enough(passes: Sequence[Pass], rule: StoppingRule) -> bool:
-    """Whether these passes of one instance are all that `rule` asks for.
+    """Whether `rule` asks for no more passes after these of one instance.
 
-    Passes that were disturbed, or cold, do not count, but no measurement takes over REPEATED
-    times the passes and seconds that the rule asks for.
+    True in any of three cases:
+
+    - the first warm pass took over ONE_PASS_RATIO times the leader's;
+    - the warm, undisturbed passes satisfy the rule;
+    - all passes together satisfy EXTENSION_FACTOR times the limits of the rule.
     """
     warm = [p for p in passes if not p.cold]
-    if warm and rule.leader_s is not None and warm[0].whole_s > HOPELESS * rule.leader_s:
+    if warm and rule.leader_s is not None and warm[0].whole_s > ONE_PASS_RATIO * rule.leader_s:
         return True
     quiet = [p.total_s for p in warm if not p.disturbed]
-    return _satisfy(quiet, rule, 1) or _satisfy([p.total_s for p in passes], rule, REPEATED)
+    every = [p.total_s for p in passes]
+    return _satisfies(quiet, rule) or _reaches_limits(every, rule, EXTENSION_FACTOR)
 
 
-def _satisfy(totals: Sequence[float], rule: StoppingRule, times: int) -> bool:
-    """Whether these seconds of passes satisfy `rule`, its budget taken so many times."""
-    spent = sum(totals)
-    if spent >= times * rule.patience_s:
+def _satisfies(totals_s: Sequence[float], rule: StoppingRule) -> bool:
+    """Whether passes of these seconds reach a limit of `rule`, or its precision."""
+    if _reaches_limits(totals_s, rule):
         return True
-    if len(totals) < times * rule.min_passes:
+    if len(totals_s) < max(2, rule.min_passes):
         return False
-    if spent >= times * rule.budget_s or len(totals) >= times * rule.max_passes:
+    return median_interval(totals_s).half_width <= rule.half_width
+
+
+def _reaches_limits(totals_s: Sequence[float], rule: StoppingRule, factor: int = 1) -> bool:
+    """Whether passes of these seconds reach a limit of `rule`, each limit times `factor`."""
+    spent_s = sum(totals_s)
+    if spent_s >= factor * rule.patience_s:
         return True
-    return times == 1 and len(totals) > 1 and median_interval(totals).half_width <= rule.half_width
+    if len(totals_s) < factor * rule.min_passes:
+        return False
+    return spent_s >= factor * rule.budget_s or len(totals_s) >= factor * rule.max_passes
 
 
-def of_each(rule: StoppingRule, instances: int) -> StoppingRule:
-    """What each of several instances is asked: a pass over the whole workload takes one of them
-    as many times longer as there are."""
+def rule_per_instance(rule: StoppingRule, instances: int) -> StoppingRule:
+    """`rule` for each of several instances: the leader's time is multiplied by their number.
+
+    One of four instances alone would need four times as long for the whole workload.
+    """
     return replace(rule, leader_s=None if rule.leader_s is None else rule.leader_s * instances)
 
 
-def rest(measurement: Measurement, rule: StoppingRule) -> StoppingRule | None:
-    """What is missing of `rule` after the first passes of the instances; None where nothing is.
+def remaining_rule(measurement: Measurement, rule: StoppingRule) -> StoppingRule | None:
+    """The rule for the rung `rest`: `rule` less the passes that count. None if nothing is missing.
 
-    Passes that do not count are as good as none.
+    Passes that were disturbed or cold do not count. The instance that has the fewest passes, and
+    the one that spent the fewest seconds, decide for all.
     """
     by_instance: dict[int, list[Pass]] = {}
-    for one in measurement.passes:
-        by_instance.setdefault(one.instance, []).append(one)
-    each = of_each(rule, len(by_instance))
-    behind = [passes for passes in by_instance.values() if not enough(passes, each)]
-    if not behind:
+    for timed in measurement.passes:
+        by_instance.setdefault(timed.instance, []).append(timed)
+    instance_rule = rule_per_instance(rule, len(by_instance))
+    unfinished = [passes for passes in by_instance.values() if not enough(passes, instance_rule)]
+    if not unfinished:
         return None
-    quiet = [[p for p in passes if not p.cold and not p.disturbed] for passes in behind]
+    quiet = [[p for p in passes if not p.cold and not p.disturbed] for passes in unfinished]
     fewest = min(map(len, quiet))
-    spent = min(sum(p.total_s for p in passes) for passes in quiet)
+    spent_s = min(sum(p.total_s for p in passes) for passes in quiet)
     return replace(
         rule,
         rung="rest",
         leader_s=rule.leader_s if fewest == 0 else None,
         min_passes=max(1, rule.min_passes - fewest),
         max_passes=max(1, rule.max_passes - fewest),
-        budget_s=rule.budget_s - spent,
-        patience_s=rule.patience_s - spent,
+        budget_s=rule.budget_s - spent_s,
+        patience_s=rule.patience_s - spent_s,
     )
 
 
 def continued(first: Measurement, more: Measurement) -> Measurement:
-    """One measurement of a point's first pass and of the rest, with the outputs of the first."""
+    """The measurements of the rungs `first` and `rest` as one measurement, with the outputs of
+    `first`."""
     phases = dict(first.phases_s)
     for name in ("warm_up", "measure"):
         phases[name] = first.phases_s.get(name, 0.0) + more.phases_s.get(name, 0.0)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from autotune.shared.errors import TrialFailure
-from autotune.shared.padding import PlannedBatch, own_part, plan
+from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
 from autotune.shared.records import (
-    SCREENED,
+    SCREEN_RATIO,
     Measurement,
     ModelFacts,
     ModelSource,
@@ -229,7 +229,7 @@ class Operations:
         """The batches of `point` that this instance runs."""
         features, group = opened.features, self._group
         whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
-        numbers = range(len(whole))[own_part(len(whole), group.index, group.count)]
+        numbers = range(len(whole))[batches_of_instance(len(whole), group.index, group.count)]
         planned = [whole[number] for number in numbers]
         return _Work(
             numbers=numbers,
@@ -265,7 +265,7 @@ class Operations:
                 point_was_warm=was_warm,
                 process_is_warm=bool(history.warm_points),
                 screen_above_s=(
-                    math.inf if rule.leader_s is None else SCREENED * rule.leader_s * share
+                    math.inf if rule.leader_s is None else SCREEN_RATIO * rule.leader_s * share
                 ),
                 check_outputs=check_outputs,
             )

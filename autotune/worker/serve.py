@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autotune.shared.padding import batch_width, fits, shapes
+from autotune.shared.padding import batch_width, fits_one_batch, shapes
 from autotune.shared.records import ServedRequests
 from autotune.worker.batches import Batch, Features, Shape
 
@@ -72,7 +72,7 @@ def serve(
         lengths = [int(features.lengths[rows[together[0]]])]
         while waiting:
             length = int(features.lengths[rows[waiting[0]]])
-            if not fits([*lengths, length], **point):
+            if not fits_one_batch([*lengths, length], **point):
                 break
             lengths.append(length)
             together.append(waiting.popleft())

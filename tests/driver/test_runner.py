@@ -22,7 +22,7 @@ from autotune.shared.records import (
     StoppingRule,
     to_jsonable,
 )
-from autotune.shared.stopping import of_each
+from autotune.shared.stopping import rule_per_instance
 from autotune.store.wire import WireError
 
 KINDS = {"start": "token", "label": "feature"}
@@ -304,9 +304,9 @@ def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
 
 def test_a_pass_of_all_rows_takes_each_instance_as_many_times_longer():
     rule = StoppingRule(min_passes=3, leader_s=1.5)
-    assert of_each(rule, 1) == rule
-    assert of_each(rule, 2) == replace(rule, leader_s=3.0)
-    assert of_each(StoppingRule(min_passes=2), 4) == StoppingRule(min_passes=2)
+    assert rule_per_instance(rule, 1) == rule
+    assert rule_per_instance(rule, 2) == replace(rule, leader_s=3.0)
+    assert rule_per_instance(StoppingRule(min_passes=2), 4) == StoppingRule(min_passes=2)
 
 
 @pytest.mark.parametrize(("most_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.shared.stats import (
-    PROCESSES_DIFFER,
-    QUANTILE,
+    NORMAL_QUANTILE,
+    PROCESS_LOG_DEVIATION,
     gain_interval,
-    in_turn,
     median_interval,
     percentile,
     ratio_interval,
+    shuffled,
 )
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=60)
@@ -112,7 +112,8 @@ def test_ratio_intervals_cover_what_they_say():
 def test_what_processes_differ_by_is_part_of_a_gain():
     same = gain_interval([2.0] * 8)
     assert same.median == pytest.approx(2.0)
-    assert math.log(same.high / 2) == pytest.approx(QUANTILE * math.sqrt(2) * PROCESSES_DIFFER)
+    half_width = NORMAL_QUANTILE * math.sqrt(2) * PROCESS_LOG_DEVIATION
+    assert math.log(same.high / 2) == pytest.approx(half_width)
     assert same.high * same.low == pytest.approx(4.0)
     wide = [2.0, 2.4, 1.6, 2.2, 1.9, 2.1]
     own, whole = ratio_interval(wide), gain_interval(wide)
@@ -127,7 +128,7 @@ def test_two_processes_of_one_configuration_are_not_called_different():
     rng = random.Random(3)
     different = 0
     for _ in range(1000):
-        one, other = (math.exp(rng.gauss(0.0, PROCESSES_DIFFER)) for _ in range(2))
+        one, other = (math.exp(rng.gauss(0.0, PROCESS_LOG_DEVIATION)) for _ in range(2))
         found = gain_interval([one / other * rng.uniform(0.999, 1.001) for _ in range(24)])
         different += found.low > 1 or found.high < 1
     assert 20 <= different <= 80
@@ -141,7 +142,7 @@ def test_rounds_in_orders_drawn_at_random_cover_whatever_the_host_does():
     different = 0
     for _ in range(1000):
         visits = iter([(1.0, 1.1, 1.1, 1.0)[i % 4] * rng.uniform(0.99, 1.01) for i in range(48)])
-        rounds = [{side: next(visits) for side in in_turn("ab")} for _ in range(24)]
+        rounds = [{side: next(visits) for side in shuffled("ab")} for _ in range(24)]
         found = ratio_interval([one["a"] / one["b"] for one in rounds])
         different += found.low > 1 or found.high < 1
     assert 30 <= different <= 70

@@ -8,7 +8,7 @@ import pytest
 from fakes import measurement
 
 from autotune.shared.records import Pass, StoppingRule
-from autotune.shared.stopping import continued, enough, rest
+from autotune.shared.stopping import continued, enough, remaining_rule
 
 RULE = StoppingRule(min_passes=2, budget_s=4.0, patience_s=10.0, leader_s=1.0)
 
@@ -18,7 +18,7 @@ def one(seconds, **more):
 
 
 def after(*passes):
-    return rest(replace(measurement(1.0), passes=passes), RULE)
+    return remaining_rule(replace(measurement(1.0), passes=passes), RULE)
 
 
 def test_a_first_pass_that_is_no_slower_than_the_leader_is_repeated():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.shared.padding import batch_width, fits, own_part, plan, shapes
+from autotune.shared.padding import batch_width, batches_of_instance, fits_one_batch, plan, shapes
 from autotune.worker.batches import Features
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=50)
@@ -67,7 +67,7 @@ def test_every_batch_has_one_of_the_shapes(lengths, point, data):
     known = shapes(np.array(lengths), max_seq_length=64, **point)
     assert known == sorted(set(known))
     together = data.draw(st.lists(st.sampled_from(lengths), min_size=1, max_size=9))
-    if fits(together, **point):
+    if fits_one_batch(together, **point):
         width = batch_width(
             max(together),
             padding=point["padding"],
@@ -108,4 +108,4 @@ def test_unknown_padding_is_refused():
     ],
 )
 def test_instances_share_the_batches_where_there_are_enough(batches, count, parts):
-    assert [range(batches)[own_part(batches, i, count)] for i in range(count)] == parts
+    assert [range(batches)[batches_of_instance(batches, i, count)] for i in range(count)] == parts

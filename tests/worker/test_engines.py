@@ -20,7 +20,7 @@ from autotune.driver.forkserver import ForkServers, modules_of
 from autotune.shared.errors import ModelError
 from autotune.shared.instructions import has_vnni
 from autotune.shared.records import StoppingRule
-from autotune.shared.stopping import continued, rest
+from autotune.shared.stopping import continued, remaining_rule
 from autotune.space.knobs import EXPORTING_MODES
 from autotune.store.folder import RunFolder
 
@@ -315,7 +315,8 @@ def test_an_engine_meets_shapes_in_a_first_pass_and_goes_on_warm(runner):
     (cold,) = first.passes
     assert cold.cold
     assert 0 <= cold.meeting_s < cold.total_s
-    missing = rest(first, StoppingRule(min_passes=2, max_passes=2, half_width=0.0, budget_s=99.0))
+    rule = StoppingRule(min_passes=2, max_passes=2, half_width=0.0, budget_s=99.0)
+    missing = remaining_rule(first, rule)
     more = runner.run(case, missing).measurement
     assert len(more.passes) >= 2  # more where the host disturbed some
     assert not any(p.cold for p in more.passes)

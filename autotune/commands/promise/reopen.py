@@ -27,7 +27,7 @@ from autotune.shared.records import (
     StackFacts,
     StoppingRule,
 )
-from autotune.shared.stats import Interval, in_turn
+from autotune.shared.stats import Interval, shuffled
 from autotune.space import knobs
 from autotune.store.folder import RunFolder
 from autotune.store.wire import WireError, parse
@@ -141,7 +141,7 @@ def visit_in_turn(
     visits: dict[Config, list[Outcome]] = {config: [] for config in configs}
     try:
         for _ in range(rounds):
-            for config in in_turn(configs):
+            for config in shuffled(configs):
                 outcome = runner.run(config, rule)
                 if outcome.failure is not None:
                     raise VisitFailed(config, outcome.failure)

@@ -23,8 +23,8 @@ from autotune.emit.launch_script import THEN
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import Objective
 from autotune.shared.records import Config, Failure, Measurement, StoppingRule
-from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, in_turn
-from autotune.shared.stopping import of_each
+from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
+from autotune.shared.stopping import rule_per_instance
 from autotune.store.wire import parse
 
 TIMEOUT_S = 1800
@@ -121,7 +121,7 @@ class Launched:
 
         Raises WorkerFailed, or ScriptFailed if the script has ended.
         """
-        request = measure_request(config, of_each(rule, len(self._channels)))
+        request = measure_request(config, rule_per_instance(rule, len(self._channels)))
         for channel in self._channels:
             channel.send("measure", request)
         replies = [
@@ -223,7 +223,7 @@ def _in_turn(
     late = max(asked + time_s, began + MIN_ROUNDS_SHARE * time_s)
     for _ in range(limits.max_rounds):
         found: dict[int, Measurement] = {}
-        for index in in_turn((0, 1)):
+        for index in shuffled((0, 1)):
             measured = sides[index](rule)
             if measured is None:
                 return None
