@@ -15,7 +15,7 @@ from dataclasses import replace
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
 from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
-from autotune.space.knobs import KNOBS, Knob, active
+from autotune.space.knobs import KNOBS, Knob, is_active
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
 
@@ -38,7 +38,7 @@ def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
     chosen = {**default_values(surroundings), **wanted}
     values: dict[str, Value] = {}
     for name, knob in KNOBS.items():
-        if active(knob, values):
+        if is_active(knob, values):
             values[name] = chosen[name]
     return Config.of(values)
 

@@ -291,7 +291,7 @@ def test_a_huge_space_that_nothing_satisfies_is_refused_too(space_file):
         (["threads=99"], "at most the 4 cores"),
         (["instances=5"], "at most the 4 cores"),
         (["threads=4", "instances=2"], "instances x threads must fit 4 cores"),
-        (["allocator=jemalloc"], "allocator=jemalloc cannot be had here: no jemalloc"),
+        (["allocator=jemalloc"], "allocator=jemalloc is not available here: no jemalloc"),
         (["stack=other"], "stack must be one of default, got other"),
         (["mode=warp"], "mode must be one of"),
         (["batch_size=x"], "a whole number"),
@@ -343,7 +343,7 @@ def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
     assert {"mode": "openvino", "precision": "int8_static", "int8_rest": "fp32"}.items() <= (
         space.priors[0].as_dict().items()
     )
-    with pytest.raises(SpaceError, match="int8_rest=bf16 cannot be had here: bf16 needs"):
+    with pytest.raises(SpaceError, match="int8_rest=bf16 is not available here: bf16 needs"):
         compiled(
             QA,
             where=here_with_int8(BF16, BF16),
