@@ -305,7 +305,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("torch", "onednn", "onednn_fused"),
             default="torch",
             needs={"mode": ("eager", "jit"), "precision": ("fp32", "bf16")},
-            about="Linear as torch runs it, or in oneDNN with weights packed once (fused: with GELU)",
+            about="Linear as in torch, or in oneDNN with weights packed once (fused: with GELU)",
         ),
         Knob(
             name="auto_kernel_selection",

@@ -36,7 +36,7 @@ class Space:
     constraints: tuple[Constraint, ...]
     modes: Modes
     cores: int
-    beside: Mapping[str, Value]  # what conditions may name beside the knobs
+    context: Mapping[str, Value]  # objective and vnni, which conditions may name besides knobs
     defaults: Mapping[str, Value]
     priors: tuple[Config, ...] = ()
     unavailable: Mapping[str, str] = field(
@@ -53,7 +53,7 @@ class Space:
 
     def _holds(self, condition: Condition | Mapping[str, Any], values: Mapping[str, Value]) -> bool:
         for knob, allowed in condition.items():
-            value = values[knob] if knob in values else self.beside.get(knob)
+            value = values[knob] if knob in values else self.context.get(knob)
             if value is None:
                 return False
             if not (allowed.holds(value) if isinstance(allowed, Bound) else value in allowed):

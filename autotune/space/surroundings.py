@@ -19,7 +19,7 @@ class Surroundings:
     """The facts that decide the choices of `auto`, the defaults, and which values are available."""
 
     cores: int  # physical cores that the process may use
-    attentions: tuple[str, ...]  # the model's, its own first
+    attentions: tuple[str, ...]  # that the model loads with, its default first
     modes: Modes
     objective: str
     nodes: int = 1  # NUMA nodes

@@ -247,7 +247,7 @@ def test_baseline_is_what_the_user_has_today():
         ("knobs: {threads: {choices: [1], when: {mode: jit}}}", "is decided after threads"),
         ("knobs: {mode: eager}\nconstraints: [{name: a}]", "constraints.0.forbid"),
         ("knobs: {mode: eager}\npriors: [{speed: 1}]", "priors: unknown knob"),
-        ("knobs: {mode: eager, mode: jit}", "'mode' stands twice"),
+        ("knobs: {mode: eager, mode: jit}", "'mode' is given twice"),
         ("a: &a [x]\nknobs: *a", "aliases"),
         ("knobs: " + "[" * 3000, "not valid YAML|nested too deeply"),
         ("knobs: !!python/object/apply:os.system [ls]", "not valid YAML"),
@@ -270,7 +270,7 @@ def test_a_space_that_nothing_satisfies_names_what_is_in_the_way(space_file):
         "knobs: {mode: eager}\n"
         "constraints: [{name: never, forbid: {mode: eager}, because: a test}]\n"
     )
-    with pytest.raises(SpaceError, match="most often in the way: never: a test"):
+    with pytest.raises(SpaceError, match="the most frequent reason is: never: a test"):
         compiled(path)
 
 
