@@ -1,4 +1,4 @@
-"""What one search found is where the next begins."""
+"""A search remembers its leaders, and the next search tries them first."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_is_remembered_comes_back_on_the_same_host_only():
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", '{"configs": 3}', '{"configs": [{}]}', "\x00"])
-def test_a_damaged_line_is_nothing(line):
+def test_a_damaged_line_is_skipped(line):
     remember(host(4), finding(CONFIGS[0]))
     with locate(host(4)).open("a") as file:
         file.write(line + "\n")
@@ -81,7 +81,7 @@ def test_only_so_many_are_kept(monkeypatch):
     assert [f.configs[0] for f in recall(host(4))] == CONFIGS[2:5]
 
 
-def test_the_most_alike_search_comes_first_and_another_objective_never():
+def test_the_most_similar_search_comes_first_and_another_objective_never_counts():
     other_size = finding(CONFIGS[0], parameters=300_000_000)
     other_task = finding(CONFIGS[1], task="text-classification")
     other_type = finding(CONFIGS[2], model_type="gpt2")
@@ -103,7 +103,7 @@ def test_seeds_are_few_and_none_comes_twice():
     )
 
 
-def test_what_was_far_behind_is_no_seed():
+def test_a_configuration_far_behind_its_leader_is_no_seed():
     few = finding(*CONFIGS[:3], speedups=(8.0, 6.5, 3.0))
     assert choose_seeds([few], FACTS, task="qa", objective="throughput") == CONFIGS[:2]
 
