@@ -46,7 +46,7 @@ def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
             learned.forget(host)
         found = learned.recall(host)
         if as_json:
-            click.echo(json.dumps({"file": str(learned.place(host)), "found": to_jsonable(found)}))
+            click.echo(json.dumps({"file": str(learned.locate(host)), "found": to_jsonable(found)}))
             return
         for one in found:
             click.echo(
@@ -55,7 +55,7 @@ def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
             )
             for config, speedup in zip(one.configs, one.speedups, strict=True):
                 click.echo(f"    {speedup:6.2f}x  {knobs.describe(config)}")
-        click.echo(f"{len(found)} searches in {learned.place(host)}")
+        click.echo(f"{len(found)} searches in {learned.locate(host)}")
 
 
 @click.group()

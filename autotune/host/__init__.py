@@ -1,4 +1,4 @@
-"""The machine as this process may use it: what affinity and cgroups leave of it."""
+"""The machine as this process may use it, within its affinity mask and cgroup limits."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ from autotune.host.topology import Cpu, cpu_model, parse_cpuinfo, parse_cpulist
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One machine, after affinity mask and cgroup limits."""
+    """One machine, limited by the affinity mask and the cgroups of this process."""
 
     model_name: str
     cpus: tuple[Cpu, ...]  # every online CPU of the machine
     allowed: tuple[int, ...]  # CPU numbers in this process's affinity mask
-    cpu_quota: float | None  # CPUs' worth of time the cgroups allow, None: no limit
-    memory_bytes: int  # the machine's memory, or the cgroup limit where smaller
-    memory_limited: bool
+    cpu_quota: float | None  # in CPUs: 1.5 is 1.5 seconds of CPU time a second; None: no limit
+    memory_bytes: int  # the machine's memory, or the cgroup limit if that is smaller
+    memory_limited: bool  # whether `memory_bytes` is a cgroup limit
     instruction_sets: tuple[str, ...]
     kernel: str
-    libraries: Mapping[str, str] = field(default_factory=dict)  # as find_libraries
-    huge_pages_refused: str | None = None
+    libraries: Mapping[str, str] = field(default_factory=dict)  # name -> path
+    huge_pages_refused: str | None = None  # why they are not available, None: they are
 
     @property
     def usable(self) -> tuple[Cpu, ...]:
+        """The CPUs in the affinity mask."""
         return tuple(cpu for cpu in self.cpus if cpu.number in self.allowed)
 
     @property
     def cores(self) -> int:
-        """Physical cores the process may keep busy: min(affinity, floor of quota), at least 1."""
+        """How many physical cores the process may keep busy, at least 1.
+
+        This is the number of cores in the affinity mask, or the quota rounded down if that is
+        smaller.
+        """
         physical = len({(cpu.socket, cpu.core) for cpu in self.usable})
         if self.cpu_quota is not None:
             physical = min(physical, int(self.cpu_quota))
@@ -48,24 +53,27 @@ class Host:
 
     @property
     def sockets(self) -> int:
+        """How many sockets the usable CPUs are on."""
         return len({cpu.socket for cpu in self.usable})
 
     @property
     def nodes(self) -> int:
+        """How many NUMA nodes the usable CPUs are on."""
         return len({cpu.node for cpu in self.usable})
 
     @property
     def threads_per_core(self) -> int:
-        """SMT siblings a core has on this machine, allowed or not."""
+        """How many SMT siblings a core of this machine has, allowed or not."""
         cores = len({(cpu.socket, cpu.core) for cpu in self.cpus})
         return max(1, len(self.cpus) // max(1, cores))
 
     def placement(self, pinning: str, instances: int, threads: int) -> list[tuple[int, ...]]:
-        """The CPUs of each instance: a physical core a thread, none shared.
+        """The CPU numbers of each instance.
 
-        `compact` goes node by node, so that an instance's threads are neighbours; `spread`
-        gives an instance cores of all nodes in turn, for their memory bandwidth. With `none`
-        every instance may use every allowed CPU.
+        With `none`, every instance may use every allowed CPU. Otherwise each thread has its own
+        physical core. `compact` fills one NUMA node after another, so that the threads of an
+        instance are neighbours. `spread` takes cores from all nodes in turn, to use the memory
+        bandwidth of each node.
         """
         if pinning == "none":
             return [self.allowed] * instances
@@ -76,12 +84,13 @@ class Host:
         if pinning == "compact":
             order = list(itertools.chain(*per_node))
         else:
-            turns = itertools.zip_longest(*per_node)
-            order = [cpu for turn in turns for cpu in turn if cpu is not None]
+            # The first core of every node, then the second of every node, and so on.
+            interleaved = itertools.chain(*itertools.zip_longest(*per_node))
+            order = [cpu for cpu in interleaved if cpu is not None]
         return [tuple(order[i * threads : (i + 1) * threads]) for i in range(instances)]
 
     def fingerprint(self) -> dict[str, str | int | float | None]:
-        """What must be the same for a measurement to mean the same."""
+        """The facts on which measurements depend. Hosts with equal facts can share measurements."""
         return {
             "model_name": self.model_name,
             "cores": self.cores,
@@ -100,7 +109,7 @@ class Host:
 
 
 def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Host:
-    """Read this host. `root` and `allowed` stand in for `/` and the real mask in tests."""
+    """Read this host. Tests replace `/` by `root`, and the affinity mask by `allowed`."""
 
     def read(path: str) -> str | None:
         try:
@@ -115,7 +124,7 @@ def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Hos
         nodes.update(dict.fromkeys(parse_cpulist(listed), int(folder.name[4:])))
     cpus = parse_cpuinfo(cpuinfo, nodes)
     mask = allowed if allowed is not None else frozenset(os.sched_getaffinity(0))
-    if not cpus:  # an architecture whose cpuinfo has no topology
+    if not cpus:  # on some architectures cpuinfo lists no CPUs
         cpus = tuple(Cpu(number=n, core=n, socket=0, node=nodes.get(n, 0)) for n in sorted(mask))
     limits: Limits = cgroup_limits(read)
     total = psutil.virtual_memory().total

@@ -1,8 +1,7 @@
-"""Instruction sets that decide which kernels run, from the text of /proc/cpuinfo."""
+"""The instruction sets that decide which kernels run, from the text of /proc/cpuinfo."""
 
 from __future__ import annotations
 
-# kernel flag -> our name; several flags may stand for one name
 FLAGS = {
     "avx2": "avx2",
     "avx_vnni": "avx_vnni",
@@ -21,15 +20,16 @@ FLAGS = {
     "bf16": "arm_bf16",
     "i8mm": "arm_i8mm",
 }
+"""Flag in /proc/cpuinfo -> name of the instruction set. Two flags may have the same name."""
 
 
 def instruction_sets(cpuinfo: str) -> tuple[str, ...]:
-    """Those of `FLAGS` that every CPU has, in the order above."""
+    """The names of the instruction sets that every CPU has, in the order of FLAGS."""
     flags: set[str] | None = None
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            these = set(value.split())
-            flags = these if flags is None else flags & these
+            own_flags = set(value.split())
+            flags = own_flags if flags is None else flags & own_flags
     found = {name for flag, name in FLAGS.items() if flag in (flags or set())}
     return tuple(name for name in dict.fromkeys(FLAGS.values()) if name in found)

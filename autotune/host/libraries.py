@@ -1,4 +1,4 @@
-"""Allocators and OpenMP runtimes that a worker can be started with."""
+"""Allocators, OpenMP runtimes and huge pages that a worker can be started with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ PATTERNS = {
     "tcmalloc": ("libtcmalloc_minimal.so*", "libtcmalloc.so*"),
     "gnu": ("libgomp.so*",),
 }
-"""What a package names its library, versions included: Debian has libtcmalloc_minimal.so.4."""
+"""Name -> patterns of file names. Packages add a version, as in libtcmalloc_minimal.so.4."""
 
 FOLDERS = ("usr/local/lib", "usr/lib/*-linux-gnu*", "usr/lib64", "usr/lib", "lib64", "opt/lib")
+"""Where libraries are searched for, below the root folder."""
 
 REMEDIES = {
     "jemalloc": "jemalloc is not installed: apt-get install libjemalloc2",
@@ -19,12 +20,14 @@ REMEDIES = {
     "gnu": "the system's libgomp is not installed: apt-get install libgomp1",
     "intel": "Intel's OpenMP is not in this stack: pip install intel-openmp",
 }
+"""Name -> what a message says if the library is missing: the reason and the remedy."""
 
 THP = "sys/kernel/mm/transparent_hugepage/enabled"
+"""The kernel's switch for transparent huge pages, below the root folder."""
 
 
 def find_libraries(root: Path = Path("/")) -> dict[str, str]:
-    """Name -> real path of each library of `PATTERNS` found in the usual folders."""
+    """Name -> real path of each library of PATTERNS that FOLDERS contain."""
     found: dict[str, str] = {}
     for name, patterns in PATTERNS.items():
         for pattern in patterns:
@@ -32,7 +35,7 @@ def find_libraries(root: Path = Path("/")) -> dict[str, str]:
                 path
                 for folder in FOLDERS
                 for path in sorted(root.glob(f"{folder}/{pattern}"))
-                if path.is_file() and path.suffix != ".py"
+                if path.is_file() and path.suffix != ".py"  # gdb's scripts are no libraries
             )
             path = next(paths, None)
             if path is not None:
@@ -41,7 +44,7 @@ def find_libraries(root: Path = Path("/")) -> dict[str, str]:
 
 
 def huge_pages_refused(root: Path = Path("/")) -> str | None:
-    """Why transparent huge pages cannot be asked for; None where they can."""
+    """Why a process cannot ask for transparent huge pages, or None if it can."""
     try:
         text = (root / THP).read_text()
     except OSError:

@@ -1,8 +1,8 @@
-"""CPU quota and memory limit of the cgroups this process is in, v1 and v2.
+"""CPU quota and memory limit of the cgroups (v1 and v2) of this process.
 
-A limit may stand on any ancestor, so every level is read and the smallest wins. Inside a
-container the path in /proc/self/cgroup may not exist under the mount; then its existing
-ancestors, at least the mount's root, are what counts.
+Any ancestor of a cgroup may have a limit. Therefore every level is read and the smallest limit
+counts. Inside a container, the path in /proc/self/cgroup may not exist under the mount. Then only
+its existing ancestors count, at least the root of the mount.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 Read = Callable[[str], str | None]
-"""Text of an absolute path, or None where there is none."""
+"""Path -> text of the file at that absolute path, or None if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    cpus: float | None  # CPUs' worth of time, None: unlimited
+    """The limits of the cgroups; None: unlimited."""
+
+    cpus: float | None  # CPU time in CPUs: 1.5 is 1.5 seconds a second
     memory_bytes: int | None
 
 
 def _levels(path: str) -> Iterator[str]:
-    """`/a/b` -> `/a/b`, `/a`, `` (the root)."""
+    """A cgroup's path and its ancestors: `/a/b` -> `/a/b`, `/a` and `` (the root)."""
     pure = PurePosixPath("/" + path.lstrip("/"))
     for level in (pure, *pure.parents):
         yield "" if str(level) == "/" else str(level)
 
 
 def _number(text: str | None) -> int | None:
+    """The whole number in `text`, or None if it holds none (v2 writes `max`)."""
     try:
         return int(text.strip()) if text is not None else None
     except ValueError:
@@ -36,7 +39,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _quota_v2(text: str | None) -> float | None:
-    """`cpu.max`: `max 100000` or `150000 100000`."""
+    """The quota in CPUs in a `cpu.max`: `150000 100000` is 1.5, `max 100000` is None."""
     parts = (text or "").split()
     if len(parts) != 2 or parts[0] == "max":
         return None
@@ -44,7 +47,7 @@ def _quota_v2(text: str | None) -> float | None:
 
 
 def cgroup_limits(read: Read) -> Limits:
-    """The smallest limits on the way from this process's cgroups to the root."""
+    """The smallest limits of this process's cgroups and their ancestors."""
     cpus: list[float] = []
     memory: list[int] = []
     for line in (read("/proc/self/cgroup") or "").splitlines():
@@ -73,7 +76,10 @@ def cgroup_limits(read: Read) -> Limits:
 
 
 def _mounted(read: Read, names: list[str], controller: str, probe: str) -> str:
-    """Where a v1 controller is mounted: `cpu,cpuacct`, `cpuacct,cpu` or alone."""
+    """The folder where a v1 controller is mounted: `cpu,cpuacct`, `cpuacct,cpu` or `cpu`.
+
+    `probe` is a file that the folder has.
+    """
     for folder in (",".join(names), ",".join(reversed(names)), controller):
         if read(f"/sys/fs/cgroup/{folder}/{probe}") is not None:
             return f"/sys/fs/cgroup/{folder}"

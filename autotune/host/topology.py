@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """One logical CPU. CPUs of equal (socket, core) are SMT siblings."""
+    """One logical CPU. CPUs with the same socket and core are SMT siblings."""
 
     number: int
     core: int
     socket: int
-    node: int
+    node: int  # NUMA node
 
 
 def _blocks(cpuinfo: str) -> list[dict[str, str]]:
+    """The keys and values of each block, usually one block for each CPU."""
     blocks = []
     for text in cpuinfo.strip().split("\n\n"):
         pairs = (line.partition(":") for line in text.splitlines())
@@ -24,9 +25,9 @@ def _blocks(cpuinfo: str) -> list[dict[str, str]]:
 
 
 def parse_cpuinfo(cpuinfo: str, nodes: dict[int, int]) -> tuple[Cpu, ...]:
-    """The logical CPUs of /proc/cpuinfo; `nodes` maps CPU number to NUMA node.
+    """The logical CPUs in the text of /proc/cpuinfo. `nodes` maps CPU number to NUMA node.
 
-    Where the text has no core ids (most virtual ARM machines) each CPU counts as a core.
+    If the text has no core ids, as on most virtual ARM machines, each CPU counts as a core.
     """
     cpus = []
     for block in _blocks(cpuinfo):
@@ -45,7 +46,7 @@ def parse_cpuinfo(cpuinfo: str, nodes: dict[int, int]) -> tuple[Cpu, ...]:
 
 
 def cpu_model(cpuinfo: str) -> str | None:
-    """The marketing name of the first CPU."""
+    """The marketing name of the first CPU, or None if the text has none."""
     for block in _blocks(cpuinfo):
         if block.get("model name"):
             return block["model name"]
@@ -53,7 +54,7 @@ def cpu_model(cpuinfo: str) -> str | None:
 
 
 def parse_cpulist(text: str) -> list[int]:
-    """`0-3,8` -> [0, 1, 2, 3, 8], the kernel's list format."""
+    """The numbers in the kernel's list format: `0-3,8` -> [0, 1, 2, 3, 8]."""
     numbers: list[int] = []
     for part in text.strip().split(","):
         if part:

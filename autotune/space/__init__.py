@@ -1,4 +1,4 @@
-"""Search spaces: a YAML file (`file`) -> what may be tried here (`compile`, `space`)."""
+"""Search spaces: read a YAML file (`file`) and turn it into a space of this host (`compile`)."""
 
 from autotune.space.compile import baseline, compile_space, complete
 from autotune.space.file import SpaceFile, load_space, parse_overrides

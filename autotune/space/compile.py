@@ -1,7 +1,7 @@
-"""From a space file to the space of this host, stack, model and command line.
+"""Turn a space file into the search space of this host, stack, model and command line.
 
-Here `auto` is expanded, what cannot run is left out, and what was asked for but cannot be
-honoured is refused.
+This module expands `auto` and leaves out values that cannot run here. It raises an error if the
+command line asks for such a value.
 """
 
 from __future__ import annotations
@@ -9,36 +9,39 @@ from __future__ import annotations
 import collections
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
-from autotune.space.file import BESIDE, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
-from autotune.space.knobs import KNOBS, Knob, active
+from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
+from autotune.space.knobs import KNOBS, Knob, is_active
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
 
+MAX_TRIED = 20_000
+"""How many combinations, in order and then again at random, are tried to find an allowed one."""
+
 
 def default_values(surroundings: Surroundings) -> dict[str, Value]:
-    """Every knob's value where nothing is said: what the user has today."""
+    """The default of every knob. Knobs that the baseline has default to its values."""
     return {name: knob.default_for(surroundings) for name, knob in KNOBS.items()}
 
 
 def baseline(surroundings: Surroundings) -> Config:
-    """What the user has today: eager, float32, the Trainer's batch and padding, all cores."""
+    """The user's present setup: eager, float32, all cores, the Trainer's batch and padding."""
     return complete(surroundings, {})
 
 
 def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
-    """The configuration with `wanted`, and the defaults of the knobs that these make active.
+    """The configuration with the `wanted` values and defaults for the other active knobs.
 
-    A wanted knob that they leave inactive is not in it.
+    A wanted knob that is inactive with these values is left out.
     """
     chosen = {**default_values(surroundings), **wanted}
     values: dict[str, Value] = {}
     for name, knob in KNOBS.items():
-        if active(knob, values):
+        if is_active(knob, values):
             values[name] = chosen[name]
     return Config.of(values)
 
@@ -51,23 +54,20 @@ def compile_space(
     dropped: Sequence[str] = (),
     first: Sequence[Config] = (),
 ) -> Space:
-    """The space as it is on this host and stack, narrowed by the command line.
+    """The search space on this host and stack, narrowed by the command line.
 
-    `first` are configurations to try before the priors of the file, as near as this space
-    has them.
+    `overrides` are the choices of `--set`, `dropped` the knobs of `--drop`. The configurations
+    `first` are tried before the priors of the file. Each becomes the nearest configuration of
+    this space.
 
-    Raises SpaceError: a value this host rules out, a mode asked for on the command line that
-    cannot run here, a condition that looks ahead, or nothing left to try.
+    Raises SpaceError if this host rules out a value, if the command line asks for a mode that
+    cannot run here, if a condition names a later knob, or if no configuration is allowed.
     """
     overrides = overrides or {}
+    _check_dropped(dropped, overrides)
     defaults = default_values(surroundings)
-    for name in dropped:
-        if name not in KNOBS:
-            raise SpaceError(f"--drop {name}: unknown knob; known knobs: {', '.join(KNOBS)}")
-        if name in overrides:
-            raise SpaceError(f"--drop {name} and --set {name} contradict each other")
     dimensions: list[Dimension] = []
-    # Knobs come in the registry's order, so that every condition looks back.
+    # In the order of KNOBS, so that every condition names earlier knobs.
     for name, knob in KNOBS.items():
         spec, asked = space.knobs.get(name), name in overrides
         if asked:
@@ -75,37 +75,63 @@ def compile_space(
         elif spec is None or name in dropped:
             choices = [defaults[name]]
         else:
-            choices = _listed(spec, knob, surroundings)
+            choices = _listed_values(spec, knob, surroundings)
         choices = knob.possible(choices, surroundings, asked=asked)
         when = _condition(spec, knob, decided={d.name for d in dimensions})
         dimensions.append(Dimension(name=name, choices=tuple(choices), when=when))
-    if surroundings.objective == "latency" and overrides.get("batch_size", [1]) != [1]:
-        raise SpaceError("--objective latency runs one example at a time; drop --set batch_size")
+    _check_latency_batch(surroundings, overrides)
     compiled = Space(
         dimensions=tuple(dimensions),
         constraints=tuple(space.constraints),
         modes=surroundings.modes,
         cores=surroundings.cores,
-        beside={OBJECTIVE: surroundings.objective, VNNI: surroundings.vnni},
+        context={OBJECTIVE: surroundings.objective, VNNI: surroundings.vnni},
         defaults=defaults,
-        unavailable=_unavailable(space, dimensions, surroundings),
+        unavailable=_unavailable_values(space, dimensions, surroundings),
     )
     _check_satisfiable(compiled)
-    fitted = (
-        compiled.fit({name: value for name, value in prior.items() if name not in BESIDE})
-        for prior in space.priors
-        if all(prior.get(name, here) == here for name, here in compiled.beside.items())
-    )
-    seeded = (
-        compiled.fit({k: v for k, v in config.values if not isinstance(v, float)})
-        for config in first
-    )
-    priors = dict.fromkeys(c for c in (*seeded, *fitted) if c is not None)
+    priors = dict.fromkeys([*_fitted_configs(compiled, first), *_fitted_priors(compiled, space)])
     return replace(compiled, priors=tuple(priors))
 
 
-def _listed(spec: KnobSpec, knob: Knob, surroundings: Surroundings) -> list[Value]:
-    """The values that the space file gives the knob, `auto` and ranges expanded."""
+def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]]) -> None:
+    """Raises SpaceError if `--drop` names an unknown knob, or one that `--set` also names."""
+    for name in dropped:
+        if name not in KNOBS:
+            raise SpaceError(f"--drop {name}: unknown knob; known knobs: {', '.join(KNOBS)}")
+        if name in overrides:
+            raise SpaceError(f"--drop {name} and --set {name} contradict each other")
+
+
+def _check_latency_batch(surroundings: Surroundings, overrides: Mapping[str, list[Value]]) -> None:
+    """Raises SpaceError if `--set` asks for batches although the objective is latency."""
+    if surroundings.objective == "latency" and overrides.get("batch_size", [1]) != [1]:
+        raise SpaceError("--objective latency runs one example at a time; drop --set batch_size")
+
+
+def _fitted_configs(compiled: Space, configs: Sequence[Config]) -> Iterator[Config]:
+    """For each of `configs` the nearest allowed configuration of the space, if there is one."""
+    for config in configs:
+        # The values of knobs are never floats.
+        wanted = {name: value for name, value in config.values if not isinstance(value, float)}
+        fitted = compiled.fit(wanted)
+        if fitted is not None:
+            yield fitted
+
+
+def _fitted_priors(compiled: Space, file: SpaceFile) -> Iterator[Config]:
+    """The nearest allowed configurations to the file's priors for this objective and CPU."""
+    for prior in file.priors:
+        if any(prior.get(name, here) != here for name, here in compiled.context.items()):
+            continue
+        knobs = {name: value for name, value in prior.items() if name not in CONTEXT_VALUES}
+        fitted = compiled.fit(knobs)
+        if fitted is not None:
+            yield fitted
+
+
+def _listed_values(spec: KnobSpec, knob: Knob, surroundings: Surroundings) -> list[Value]:
+    """The values that the space file gives the knob, with `auto` and ranges expanded."""
     if spec.range is not None:
         return spec.range.values()
     if spec.choices == "auto":
@@ -117,7 +143,7 @@ def _listed(spec: KnobSpec, knob: Knob, surroundings: Surroundings) -> list[Valu
 def _condition(
     spec: KnobSpec | None, knob: Knob, *, decided: set[str]
 ) -> dict[str, list[Value] | Bound]:
-    """When the knob is active: the file's condition, and the knob's own needs.
+    """The condition under which the knob is active: the file's `when` and the knob's own needs.
 
     Raises SpaceError if the condition names a knob that is not `decided` yet.
     """
@@ -125,7 +151,7 @@ def _condition(
     for parent, allowed in knob.needs.items():
         when.setdefault(parent, list(allowed))
     for parent in when:
-        if parent not in BESIDE and parent not in decided:
+        if parent not in CONTEXT_VALUES and parent not in decided:
             raise SpaceError(
                 f"knobs.{knob.name}.when: {parent} is decided after {knob.name}; turn the "
                 "condition around or use a constraint"
@@ -133,21 +159,24 @@ def _condition(
     return when
 
 
-def _unavailable(
+def _unavailable_values(
     space: SpaceFile, dimensions: Sequence[Dimension], surroundings: Surroundings
 ) -> dict[str, str]:
-    """What the space asks for and no stack here can run, and process settings not to be had."""
-    values = {dimension.name: dimension.choices for dimension in dimensions}
+    """Values that the space file asks for but that are not available here, with the reason.
+
+    The keys are "mode precision" if no stack runs that pair, or "knob=value".
+    """
+    choices = {dimension.name: dimension.choices for dimension in dimensions}
     spec = space.knobs.get("mode")
-    wanted = spec.choices if spec is not None and isinstance(spec.choices, list) else values["mode"]
+    listed = spec.choices if spec is not None else None
     found: dict[str, str] = {}
-    for mode in wanted:
-        per_precision: dict[str, list[str | None]] = collections.defaultdict(list)
+    for mode in listed if isinstance(listed, list) else choices["mode"]:
+        reasons_by_precision: dict[str, list[str | None]] = collections.defaultdict(list)
         for modes in surroundings.modes.values():
             for precision, reason in modes.get(str(mode), {}).items():
-                per_precision[precision].append(reason)
-        for precision, reasons in per_precision.items():
-            if precision in values["precision"] and None not in reasons:
+                reasons_by_precision[precision].append(reason)
+        for precision, reasons in reasons_by_precision.items():
+            if precision in choices["precision"] and None not in reasons:
                 found[f"{mode} {precision}"] = str(reasons[0])
     for name, missing in surroundings.missing.items():
         named = space.knobs.get(name)
@@ -157,19 +186,21 @@ def _unavailable(
     return found
 
 
-def _check_satisfiable(space: Space, tries: int = 20_000) -> None:
-    """Raises SpaceError where no configuration is allowed, naming what is most in the way.
+def _check_satisfiable(space: Space) -> None:
+    """Raises SpaceError if no configuration is allowed, and names the most frequent reason.
 
-    The first combinations are tried in order, then random ones: in a space too large to go
-    through, constraints that leave one in thousands count as leaving none.
+    The first MAX_TRIED combinations are tried in order, then MAX_TRIED random ones. A huge space
+    whose constraints allow only one combination in many thousands may therefore be refused.
     """
     rng = random.Random(0)
-    sampled = (space.sample(rng) for _ in range(tries))
+    sampled = (space.sample(rng) for _ in range(MAX_TRIED))
     reasons: collections.Counter[str] = collections.Counter()
-    for config in itertools.chain(itertools.islice(space.combinations(), tries), sampled):
+    for config in itertools.chain(itertools.islice(space.combinations(), MAX_TRIED), sampled):
         reason = space.violation(config)
         if reason is None:
             return
         reasons[reason] += 1
-    worst = reasons.most_common(1)[0][0] if reasons else "a knob without values"
-    raise SpaceError(f"no configuration satisfies the search space; most often in the way: {worst}")
+    commonest = reasons.most_common(1)[0][0] if reasons else "a knob has no values"
+    raise SpaceError(
+        f"no configuration satisfies the search space; the most frequent reason is: {commonest}"
+    )

@@ -1,4 +1,4 @@
-"""A search space as a person writes it: the YAML format and its checks.
+"""The YAML format of a search space file, and its checks.
 
 The format is described in docs/search-spaces.md.
 """
@@ -19,13 +19,14 @@ from autotune.space.knobs import KNOBS
 from autotune.space.surroundings import Value
 
 MAX_CHOICES = 1000
+"""The most values that one knob may list."""
 MAX_FILE_BYTES = 1 << 20
 OBJECTIVE, VNNI = "objective", "vnni"
-BESIDE: dict[str, tuple[bool | str, ...]] = {
+CONTEXT_VALUES: dict[str, tuple[bool | str, ...]] = {
     OBJECTIVE: ("throughput", "latency", "server"),
     VNNI: (True, False),
 }
-"""What may stand in conditions and priors beside the knobs, and its values."""
+"""Names that conditions and priors may use besides the knobs, and the values of each."""
 
 
 class _Strict(BaseModel):
@@ -33,16 +34,18 @@ class _Strict(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
+    """A single value as a list. Lists and bounds stay as they are."""
     return value if isinstance(value, list | dict) else [value]
 
 
 class Bound(_Strict):
-    """A numeric range inside a condition; both ends included."""
+    """A range of numbers in a condition. Both ends are included."""
 
     min: int | None = None
     max: int | None = None
 
     def holds(self, value: Scalar) -> bool:
+        """Whether `value` is a whole number in the range."""
         return (
             isinstance(value, int)
             and (self.min is None or value >= self.min)
@@ -51,11 +54,11 @@ class Bound(_Strict):
 
 
 Condition = dict[str, Annotated[list[Value] | Bound, BeforeValidator(_as_list)]]
-"""knob -> values it may have; holds where every knob is active with one of its values."""
+"""knob -> values. The condition holds if every knob is active with one of its values."""
 
 
 class Range(_Strict):
-    """Whole numbers from `low` to `high`: every `step`, or doubling with `log`."""
+    """Whole numbers from `low` to `high`: in steps of `step`, or doubled each time with `log`."""
 
     low: int
     high: int
@@ -63,33 +66,37 @@ class Range(_Strict):
     log: bool = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> Range:
+    def _check_range(self) -> Range:
         if not 1 <= self.low <= self.high:
             raise ValueError(f"1 <= low <= high must hold, got low={self.low}, high={self.high}")
         if self.log and self.step != 1:
             raise ValueError("a range has step or log, not both")
-        count = int(math.log2(self.high / self.low)) + 1 if self.log else self.span
+        count = self._count()
         if count > MAX_CHOICES:
-            raise ValueError(f"a range may have {MAX_CHOICES} values, got {count}; raise step")
+            raise ValueError(
+                f"a range may have {MAX_CHOICES} values, got {count}; use a larger step"
+            )
         return self
 
-    @property
-    def span(self) -> int:
+    def _count(self) -> int:
+        if self.log:
+            return int(math.log2(self.high / self.low)) + 1
         return (self.high - self.low) // self.step + 1
 
     def values(self) -> list[Value]:
-        if not self.log:
-            return list(range(self.low, self.high + 1, self.step))
-        doublings = int(math.log2(self.high / self.low)) + 1
-        return [self.low << i for i in range(doublings)]
+        """The numbers of the range, in ascending order."""
+        if self.log:
+            return [self.low << doublings for doublings in range(self._count())]
+        return list(range(self.low, self.high + 1, self.step))
 
 
-def _shorthand(value: Any) -> Any:
+def _as_spec(value: Any) -> Any:
+    """`knob: value` and `knob: [values]` as `knob: {choices: ...}`."""
     return value if isinstance(value, dict) else {"choices": value}
 
 
 class KnobSpec(_Strict):
-    """The values of one knob, and when it is searched at all."""
+    """The values of one knob, and the condition under which the knob is searched."""
 
     choices: (
         Annotated[
@@ -104,7 +111,7 @@ class KnobSpec(_Strict):
     when: Condition = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _one_of(self) -> KnobSpec:
+    def _check_choices(self) -> KnobSpec:
         if (self.choices is None) == (self.range is None):
             raise ValueError("give either choices or range")
         if isinstance(self.choices, list) and not 1 <= len(self.choices) <= MAX_CHOICES:
@@ -113,7 +120,7 @@ class KnobSpec(_Strict):
 
 
 class Constraint(_Strict):
-    """Configurations that meet all of `forbid` are left out."""
+    """Configurations that meet every condition of `forbid` are left out."""
 
     name: str = Field(min_length=1)
     forbid: Condition = Field(min_length=1)
@@ -121,18 +128,18 @@ class Constraint(_Strict):
 
 
 class SpaceFile(_Strict):
-    """A search space as a person writes it."""
+    """The content of a search space file."""
 
     version: Literal[1]
     task: str
     description: str = ""
-    knobs: dict[str, Annotated[KnobSpec, BeforeValidator(_shorthand)]]
+    knobs: dict[str, Annotated[KnobSpec, BeforeValidator(_as_spec)]]
     constraints: list[Constraint] = Field(default_factory=list)
     priors: list[dict[str, Value]] = Field(default_factory=list)
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load without aliases (which expand without bound) and with duplicate keys refused."""
+    """A safe loader that refuses aliases, which can expand without bound, and duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -143,15 +150,15 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} stands twice{node.start_mark}")
+                raise yaml.YAMLError(f"{key!r} is given twice{node.start_mark}")
         return super().construct_mapping(node, deep)
 
 
 def load_space(path: Path) -> SpaceFile:
-    """Read and check a space file. Raises SpaceError with the place and the rule."""
+    """Read and check a space file. Raises SpaceError, which names the place and the rule."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise SpaceError(f"{path}: a search space may have {MAX_FILE_BYTES} bytes")
+            raise SpaceError(f"{path}: the file is larger than {MAX_FILE_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, see above
     except FileNotFoundError:
@@ -176,6 +183,7 @@ def load_space(path: Path) -> SpaceFile:
 
 
 def _check_names(path: Path, space: SpaceFile) -> None:
+    """Raises SpaceError if the file names an unknown knob, or a value that a knob cannot have."""
     known = ", ".join(KNOBS)
     for name, spec in space.knobs.items():
         if name not in KNOBS:
@@ -189,29 +197,30 @@ def _check_names(path: Path, space: SpaceFile) -> None:
     ]
     for where, condition in conditions:
         for name in condition:
-            if name not in (*KNOBS, *BESIDE):
+            if name not in (*KNOBS, *CONTEXT_VALUES):
                 raise SpaceError(f"{path}: {where}: unknown knob {name!r}; known knobs: {known}")
-            if name in BESIDE:
-                _check_beside(name, _as_list(condition[name]), where=f"{path}: {where}")
+            if name in CONTEXT_VALUES:
+                _check_context_value(name, _as_list(condition[name]), where=f"{path}: {where}")
     for prior in space.priors:
         for name, value in prior.items():
-            if name in BESIDE:
-                _check_beside(name, [value], where=f"{path}: priors")
+            if name in CONTEXT_VALUES:
+                _check_context_value(name, [value], where=f"{path}: priors")
                 continue
             if name not in KNOBS:
                 raise SpaceError(f"{path}: priors: unknown knob {name!r}; known knobs: {known}")
             check_value(name, value, where=f"{path}: priors")
 
 
-def _check_beside(name: str, values: Sequence[object], *, where: str) -> None:
+def _check_context_value(name: str, values: Sequence[object], *, where: str) -> None:
+    """Raises SpaceError if `objective` or `vnni` cannot have one of `values`."""
     for value in values:
-        if not any(type(value) is type(one) and value == one for one in BESIDE[name]):
-            known = ", ".join(str(one).lower() for one in BESIDE[name])
+        if not any(type(value) is type(one) and value == one for one in CONTEXT_VALUES[name]):
+            known = ", ".join(str(one).lower() for one in CONTEXT_VALUES[name])
             raise SpaceError(f"{where}: {name} must be one of {known}; got {value!r}")
 
 
 def check_value(name: str, value: Value, *, where: str) -> None:
-    """Whether `value` is one the knob may have. Raises SpaceError."""
+    """Raises SpaceError if the knob `name` cannot have `value`. `where` begins the message."""
     knob = KNOBS[name]
     if type(value) is not knob.type:
         raise SpaceError(f"{where}: {name} must be {_type_name(knob.type)}, got {value!r}")
@@ -226,7 +235,7 @@ def _type_name(kind: type) -> str:
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, list[Value]]:
-    """`--set KNOB=VALUE[,VALUE...]` as knob -> values. Raises SpaceError."""
+    """Parse `--set KNOB=VALUE[,VALUE...]` into knob -> values. Raises SpaceError."""
     parsed: dict[str, list[Value]] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -236,14 +245,15 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, list[Value]]:
             raise SpaceError(f"--set {setting}: unknown knob; known knobs: {', '.join(KNOBS)}")
         if name in parsed:
             raise SpaceError(f"--set {name} is given twice; join the values: {name}=A,B")
-        values = [_scalar(name, part.strip()) for part in text.split(",")]
+        values = [_value_of(name, part.strip()) for part in text.split(",")]
         for value in values:
             check_value(name, value, where=f"--set {setting}")
         parsed[name] = list(dict.fromkeys(values))
     return parsed
 
 
-def _scalar(name: str, text: str) -> Value:
+def _value_of(name: str, text: str) -> Value:
+    """`text` as a value of the knob `name`, or `text` itself if it is no such value."""
     kind = KNOBS[name].type
     if kind is bool and text in ("true", "false"):
         return text == "true"

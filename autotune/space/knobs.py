@@ -1,6 +1,6 @@
-"""The knobs there are: what each means, when it is fixed, and what it may be.
+"""All knobs: what each one means, when it is fixed, and which values it may have.
 
-A search space (`autotune.space`) chooses among these; adding a knob starts here.
+A search space chooses among these knobs. To add a knob, start here.
 """
 
 from __future__ import annotations
@@ -17,35 +17,41 @@ from autotune.space.surroundings import Surroundings, Value
 Kind = Literal["process", "engine", "point"]
 
 Limit = Callable[[list[Value], Surroundings, bool], list[Value]]
-"""(choices, surroundings, asked) -> the choices that can be had. With `asked` the command line
-named the choices; a value that cannot be had is then refused with SpaceError, not dropped."""
+"""(choices, surroundings, asked) -> the choices that are available.
+
+`asked` says that the command line named the choices. An unavailable value then raises SpaceError
+instead of being dropped.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
-    """`process` knobs are fixed when a worker starts, `engine` knobs when it prepares the
-    model, `point` knobs at each pass."""
+    """One parameter that a search may change.
+
+    A worker fixes the `process` knobs when it starts, and the `engine` knobs when it prepares the
+    model. Each pass may have other `point` knobs.
+    """
 
     name: str
     kind: Kind
     type: type[bool] | type[int] | type[str]
     about: str
-    allowed: tuple[str, ...] | None = None  # of a str knob; None: checked elsewhere
-    minimum: int = 1  # of an int knob
+    allowed: tuple[str, ...] | None = None  # values of a str knob; None: `limit` checks them
+    minimum: int = 1  # smallest value of an int knob
     default: bool | int | str | None = None  # None: `default_here` computes it
     default_here: Callable[[Surroundings], Value] | None = None
-    """The baseline's value where it depends on the surroundings; goes before `default`."""
+    """Computes the baseline's value if that depends on the surroundings. Overrides `default`."""
     auto_here: Callable[[Surroundings], Sequence[Value]] | None = None
-    """The choices of `auto`; None: every allowed value that is not missing."""
+    """Computes the choices of `auto`. None: every allowed value that is not missing."""
     limit: Limit | None = None
-    """Drops or refuses choices by a rule of this knob; None: only missing values are dropped."""
+    """Drops or refuses choices by a rule of this knob. None: only missing values are dropped."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The knob is active only where each of these has one of these values."""
+    """Other knob -> values. This knob is active only if each other knob has one of its values."""
     minor: bool = False
-    """Taken to be worth a few percent of speed, until a search's trials say more."""
+    """The search assumes that the knob changes speed by a few percent, until trials show more."""
 
     def default_for(self, surroundings: Surroundings) -> Value:
-        """The baseline's value of this knob: what the user has today."""
+        """The value of this knob in the baseline, the setup that the user has today."""
         if self.default_here is not None:
             return self.default_here(surroundings)
         assert self.default is not None
@@ -67,7 +73,7 @@ class Knob:
     ) -> list[Value]:
         """The `choices` that this host, its stacks and the model allow.
 
-        A missing value is dropped. It is refused with SpaceError if the command line `asked`
+        Missing values are dropped. A missing value raises SpaceError if the command line `asked`
         for the choices, or if no other choice remains.
         """
         missing = surroundings.missing.get(self.name, {})
@@ -76,20 +82,20 @@ class Knob:
             kept = [value for value in choices if value not in missing]
             if asked or not kept:
                 value = refused[0]
-                raise SpaceError(f"{self.name}={value} cannot be had here: {missing[value]}")
+                raise SpaceError(f"{self.name}={value} is not available here: {missing[value]}")
             choices = kept
         return choices if self.limit is None else self.limit(choices, surroundings, asked)
 
 
-def _counts(surroundings: Surroundings) -> list[Value]:
-    """1, 2, 4, ... up to the cores, and all cores."""
+def _counts_up_to_cores(surroundings: Surroundings) -> list[Value]:
+    """1, 2, 4, ... up to the number of cores, and the number of cores itself."""
     cores = surroundings.cores
     powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
     return [*dict.fromkeys([*powers, cores])]
 
 
 def _at_most_cores(name: str) -> Limit:
-    """A limit that refuses a number of `name` above the cores."""
+    """A limit that refuses numbers of `name` (threads or instances) above the number of cores."""
 
     def limit(choices: list[Value], surroundings: Surroundings, asked: bool) -> list[Value]:
         cores = surroundings.cores
@@ -105,11 +111,12 @@ def _at_most_cores(name: str) -> Limit:
 
 
 def _known_stacks(choices: list[Value], surroundings: Surroundings, asked: bool) -> list[Value]:
+    """All `choices`. Raises SpaceError if one of them names no stack."""
     unknown = [value for value in choices if value not in surroundings.modes]
     if unknown:
         raise SpaceError(
             f"stack must be one of {', '.join(surroundings.modes)}, got {unknown[0]}; "
-            "name others with --stack NAME=PYTHON"
+            "add another with --stack NAME=PYTHON"
         )
     return choices
 
@@ -117,6 +124,7 @@ def _known_stacks(choices: list[Value], surroundings: Surroundings, asked: bool)
 def _attentions_that_load(
     choices: list[Value], surroundings: Surroundings, asked: bool
 ) -> list[Value]:
+    """The attentions that the model has; if it has none of the `choices`, its first one."""
     fitting: list[Value] = [v for v in choices if v in surroundings.attentions]
     if asked and len(fitting) < len(choices):
         raise SpaceError(
@@ -146,15 +154,19 @@ def _modes_that_run(choices: list[Value], surroundings: Surroundings, asked: boo
 def _one_by_one_for_latency(
     choices: list[Value], surroundings: Surroundings, asked: bool
 ) -> list[Value]:
-    """Latency is measured one example at a time; `compile_space` refuses another batch size."""
+    """Batch size 1 for latency, which is measured one example at a time.
+
+    If the command line asks for another size, `compile_space` refuses it.
+    """
     return [1] if surroundings.objective == "latency" and not asked else choices
 
 
 TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
 IPEX_MODES = ("ipex", "ipex_jit")
 EXPORTING_MODES = ("onnxruntime", "openvino")
-"""Those that run a file of their own, and need no torch once it has been written."""
-COUNTED = tuple(padding for padding in PADDINGS if padding != "token_budget")
+"""Modes that export the model to a file. Afterwards they need no torch."""
+PADDINGS_WITH_BATCH_SIZE = tuple(padding for padding in PADDINGS if padding != "token_budget")
+"""Paddings whose batches have a fixed number of inputs."""
 
 KNOBS: dict[str, Knob] = {
     knob.name: knob
@@ -166,25 +178,25 @@ KNOBS: dict[str, Knob] = {
             default=DEFAULT_STACK,
             auto_here=lambda here: list(here.modes),
             limit=_known_stacks,
-            about="the interpreter that runs the model, by the name --stack gave it",
+            about="name of the Python interpreter that runs the model, as given to --stack",
         ),
         Knob(
             name="threads",
             kind="process",
             type=int,
             default_here=lambda here: here.cores,
-            auto_here=_counts,
+            auto_here=_counts_up_to_cores,
             limit=_at_most_cores("threads"),
-            about="intra-op threads of a worker (OMP_NUM_THREADS)",
+            about="intra-op threads of each worker (OMP_NUM_THREADS)",
         ),
         Knob(
             name="instances",
             kind="process",
             type=int,
             default=1,
-            auto_here=_counts,
+            auto_here=_counts_up_to_cores,
             limit=_at_most_cores("instances"),
-            about="workers side by side, which share the batches of a pass; throughputs are added",
+            about="workers side by side. They share the batches of a pass; throughputs are added",
         ),
         Knob(
             name="pinning",
@@ -194,8 +206,8 @@ KNOBS: dict[str, Knob] = {
             default="none",
             minor=True,
             auto_here=lambda here: ["none", "compact", *(["spread"] if here.nodes > 1 else [])],
-            about="none: all allowed CPUs; else a physical core a thread, on neighbouring cores "
-            "(compact) or on NUMA nodes in turn (spread), threads bound to them",
+            about="none: threads may use all allowed CPUs. Otherwise each thread is bound to its "
+            "own physical core: on neighbouring cores (compact), or on NUMA nodes in turn (spread)",
         ),
         Knob(
             name="openmp",
@@ -204,7 +216,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("default", "gnu", "intel"),
             default="default",
             minor=True,
-            about="OpenMP runtime: that of torch's wheel, the system's libgomp, Intel's libiomp5",
+            about="OpenMP runtime: from torch's wheel, the system's libgomp, or Intel's libiomp5",
         ),
         Knob(
             name="omp_wait",
@@ -213,7 +225,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("default", "passive", "active"),
             default="default",
             minor=True,
-            about="what idle OpenMP threads do: OMP_WAIT_POLICY, for Intel's KMP_BLOCKTIME too",
+            about="how idle OpenMP threads wait: OMP_WAIT_POLICY, and KMP_BLOCKTIME for Intel's",
         ),
         Knob(
             name="allocator",
@@ -222,7 +234,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("default", "jemalloc", "tcmalloc"),
             default="default",
             minor=True,
-            about="malloc: the C library's, or one preloaded with its known good settings",
+            about="malloc: the C library's, or a preloaded allocator with its recommended settings",
         ),
         Knob(
             name="huge_pages",
@@ -264,7 +276,7 @@ KNOBS: dict[str, Knob] = {
             type=str,
             allowed=("fp32", "bf16_matmul", "bf16", "int8_dynamic", "int8_static"),
             default_here=lambda here: "fp32",
-            about="what the matrix products are computed in",
+            about="data type of the matrix products",
         ),
         Knob(
             name="attention",
@@ -284,7 +296,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("autocast", "full"),
             default="autocast",
             needs={"mode": TORCH_MODES, "precision": ("bf16",)},
-            about="autocast: --bf16 of the Trainer; full: --bf16_full_eval, the whole model",
+            about="autocast: the Trainer's --bf16; full (the whole model): its --bf16_full_eval",
         ),
         Knob(
             name="linear",
@@ -293,7 +305,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("torch", "onednn", "onednn_fused"),
             default="torch",
             needs={"mode": ("eager", "jit"), "precision": ("fp32", "bf16")},
-            about="Linear as torch runs it, or through oneDNN, weights packed once (GELU fused)",
+            about="Linear as in torch, or in oneDNN with weights packed once (fused: with GELU)",
         ),
         Knob(
             name="auto_kernel_selection",
@@ -301,7 +313,7 @@ KNOBS: dict[str, Knob] = {
             type=bool,
             default=False,
             needs={"mode": IPEX_MODES, "precision": ("fp32",)},
-            about="IPEX: oneDNN instead of MKL for float32 Linear where it judges it faster",
+            about="IPEX may run float32 Linear in oneDNN instead of MKL if it expects more speed",
         ),
         Knob(
             name="int8_weights",
@@ -310,7 +322,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("per_tensor", "per_channel"),
             default="per_channel",
             needs={"mode": ("eager", "jit", "onnxruntime"), "precision": ("int8_dynamic",)},
-            about="one scale for all of a layer's weights, or one an output channel",
+            about="one scale for all weights of a layer, or one scale for each output channel",
         ),
         Knob(
             name="int8_rest",
@@ -319,7 +331,7 @@ KNOBS: dict[str, Knob] = {
             allowed=("fp32", "bf16"),
             default="fp32",
             needs={"mode": ("ipex_jit", "openvino"), "precision": ("int8_static", "int8_dynamic")},
-            about="what the operators that are not int8 are computed in",
+            about="data type of the operators that are not int8",
         ),
         Knob(
             name="dynamic_shapes",
@@ -327,7 +339,7 @@ KNOBS: dict[str, Knob] = {
             type=bool,
             default=True,
             needs={"mode": ("inductor", "zentorch")},
-            about="one compiled graph for every shape, or one a shape",
+            about="one compiled graph for all shapes, or one graph for each shape",
         ),
         Knob(
             name="max_autotune",
@@ -359,7 +371,7 @@ KNOBS: dict[str, Knob] = {
             name="batch_size",
             kind="point",
             type=int,
-            needs={"padding": COUNTED},
+            needs={"padding": PADDINGS_WITH_BATCH_SIZE},
             default_here=lambda here: 1 if here.objective == "latency" else 8,
             auto_here=lambda here: [1] if here.objective == "latency" else [1, 2, 4, 8, 16, 32],
             limit=_one_by_one_for_latency,
@@ -372,7 +384,7 @@ KNOBS: dict[str, Knob] = {
             minimum=8,
             default=64,
             needs={"padding": ("buckets",)},
-            about="widths are rounded up to a multiple of this",
+            about="padded widths are rounded up to a multiple of this number of tokens",
         ),
         Knob(
             name="batch_tokens",
@@ -381,25 +393,26 @@ KNOBS: dict[str, Knob] = {
             minimum=16,
             default=1024,
             needs={"padding": ("token_budget",)},
-            about="padded tokens a batch may have",
+            about="largest number of padded tokens in a batch",
         ),
     )
 }
 
 
 def names(kind: Kind) -> frozenset[str]:
+    """The names of all knobs of this kind."""
     return frozenset(knob.name for knob in KNOBS.values() if knob.kind == kind)
 
 
-def active(knob: Knob, values: Mapping[str, object]) -> bool:
-    """Whether a configuration with these values has `knob`."""
+def is_active(knob: Knob, values: Mapping[str, object]) -> bool:
+    """Whether `knob` is active in a configuration with these values."""
     return all(values.get(name) in allowed for name, allowed in knob.needs.items())
 
 
 def describe(config: Config) -> str:
     """A configuration in one line for people: `ipex_jit bf16, 2 threads, batch 8 …`.
 
-    What has its default is left out.
+    Most knobs are left out if they have their default.
     """
     values = config.as_dict()
     words = [str(values.pop(k)) for k in ("mode", "precision") if k in values]
@@ -418,9 +431,9 @@ def describe(config: Config) -> str:
         parts.append(f"{padding}" + (f" {extra}" if extra is not None else ""))
     for name, value in values.items():
         if name not in KNOBS or value != KNOBS[name].default:
-            parts.append(name if value is True else f"{name}={_plain(value)}")
+            parts.append(name if value is True else f"{name}={_yaml_word(value)}")
     return ", ".join(parts)
 
 
-def _plain(value: object) -> str:
+def _yaml_word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The configurations a study may try: conditions, constraints, neighbours, enumeration."""
+"""The configurations that a search may try: conditions, constraints, neighbours, enumeration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from autotune.shared.records import Config, Scalar
@@ -14,14 +15,14 @@ from autotune.space.file import Bound, Condition, Constraint
 from autotune.space.surroundings import Modes, Value
 
 INT8_REST = "int8_rest"
-"""The knob whose values are precisions: of the operators that are not int8."""
-FASTEST = ("int8_static", "int8_dynamic", "bf16", "bf16_matmul", "fp32")
-"""Precisions, the fastest first where a CPU has the instructions."""
+"""The knob for the precision of the operators that are not int8."""
+PRECISIONS_BY_SPEED = ("int8_static", "int8_dynamic", "bf16", "bf16_matmul", "fp32")
+"""Precisions, fastest first on a CPU that has the instructions for all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimension:
-    """One searched knob. Active where every condition of `when` holds."""
+    """One knob with its choices. The knob is active if every condition of `when` holds."""
 
     name: str
     choices: tuple[Value, ...]
@@ -30,18 +31,20 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """The configurations of one study. Dimensions are ordered: conditions look back only."""
+    """The configurations of one search.
+
+    Dimensions are ordered: the conditions of a dimension name earlier dimensions only.
+    """
 
     dimensions: tuple[Dimension, ...]
     constraints: tuple[Constraint, ...]
     modes: Modes
     cores: int
-    beside: Mapping[str, Value]  # what conditions may name beside the knobs
+    context: Mapping[str, Value]  # objective and vnni, which conditions may name besides knobs
     defaults: Mapping[str, Value]
     priors: tuple[Config, ...] = ()
-    unavailable: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "mode precision" or "knob=value" -> why
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Pairs "mode precision" and values "knob=value" -> why they are not available here."""
 
     def build(self, choose: Callable[[Dimension], Value]) -> Config:
         """The configuration that picks `choose(dimension)` for each active dimension."""
@@ -52,8 +55,9 @@ class Space:
         return Config.of(values)
 
     def _holds(self, condition: Condition | Mapping[str, Any], values: Mapping[str, Value]) -> bool:
+        """Whether each knob in `condition` is active in `values` with one of its values."""
         for knob, allowed in condition.items():
-            value = values[knob] if knob in values else self.beside.get(knob)
+            value = values[knob] if knob in values else self.context.get(knob)
             if value is None:
                 return False
             if not (allowed.holds(value) if isinstance(allowed, Bound) else value in allowed):
@@ -61,7 +65,7 @@ class Space:
         return True
 
     def violation(self, config: Config) -> str | None:
-        """Why `config` may not run: the first constraint it violates. None where it may."""
+        """The first reason why `config` may not run, or None if it may."""
         values = config.as_dict()
         stack, mode = str(values["stack"]), str(values["mode"])
         precision, offered = str(values["precision"]), self.modes[stack].get(mode, {})
@@ -81,74 +85,81 @@ class Space:
         return None
 
     def fit(self, wanted: Mapping[str, Value]) -> Config | None:
-        """The nearest configuration to `wanted`; None where constraints rule it out.
+        """The nearest configuration to `wanted`, or None if constraints rule it out.
 
-        A knob it does not name has its default. A value the space does not hold (narrowed on
-        the command line, say) becomes the nearest number, the fastest precision that its mode
-        runs, or the knob's first choice; an `int8_rest` that its mode cannot run here the default.
-        Instances whose threads it does not name share the cores.
+        A knob that `wanted` does not name has its default. If `wanted` names instances but no
+        threads, the instances share the cores.
+
+        The command line may have removed a wanted value from the space. A number then becomes
+        the nearest choice, and a precision the fastest one that the mode runs. Any other value
+        becomes the knob's first choice. An `int8_rest` that the mode cannot run becomes the
+        default.
         """
         values = {**self.defaults, **wanted}
         if "instances" in wanted and "threads" not in wanted:
-            instances = _nearest(self._dimension("instances"), values)
+            instances = _nearest_choice(self._dimension("instances"), values)
             values["threads"] = self._most_threads(int(instances))
-        precisions, held = [values["precision"]], self._dimension("precision").choices
-        if precisions[0] not in held:
-            precisions = [precision for precision in FASTEST if precision in held]
+        precisions, choices = [values["precision"]], self._dimension("precision").choices
+        if values["precision"] not in choices:
+            precisions = [precision for precision in PRECISIONS_BY_SPEED if precision in choices]
         rests = dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)])
         for precision, rest in itertools.product(precisions, rests):
-            own = {**values, "precision": precision, INT8_REST: rest}
-            config = self.build(lambda dimension, own=own: _nearest(dimension, own))  # type: ignore[misc]
+            tried = {**values, "precision": precision, INT8_REST: rest}
+            config = self.build(partial(_nearest_choice, values=tried))
             if self.violation(config) is None:
                 return config
         return None
 
     def contains(self, config: Config) -> bool:
-        """Whether the study could have asked for `config`."""
+        """Whether `config` is an allowed configuration of the space."""
         values = config.as_dict()
         try:
-            built = self.build(lambda dimension: _member(dimension, values))
+            built = self.build(partial(_exact_choice, values=values))
         except KeyError:
             return False
         return built == config and self.violation(config) is None
 
     def neighbours(self, config: Config, knobs: frozenset[str]) -> list[Config]:
-        """Combinations that differ from `config` in one of `knobs` (and what depends on it).
+        """Combinations that differ from `config` in one of `knobs` and the knobs that depend on it.
 
-        Numbers move to the next choice up or down, other values to any choice. Instances share
-        the cores: with their number goes that of their threads.
+        A number moves to the next choice up or down, any other value to every other choice. A new
+        number of instances also changes the threads of each, because instances share the cores.
         """
         values = {**self.defaults, **config.as_dict()}
         found: list[Config] = []
         for dimension in self.dimensions:
             if dimension.name not in knobs or dimension.name not in config:
                 continue
-            here = dimension.choices.index(_member(dimension, config.as_dict()))
+            current = dimension.choices.index(_exact_choice(dimension, config.as_dict()))
             for index, choice in enumerate(dimension.choices):
                 numeric = type(choice) is int
-                if index == here or (numeric and abs(index - here) > 1):
+                if index == current or (numeric and abs(index - current) > 1):
                     continue
                 changed = {**values, dimension.name: choice}
                 if dimension.name == "instances":
                     changed["threads"] = self._most_threads(int(choice))
-                found.append(self.build(lambda d, c=changed: _nearest(d, c)))  # type: ignore[misc]
+                found.append(self.build(partial(_nearest_choice, values=changed)))
         return found
 
     def _dimension(self, name: str) -> Dimension:
+        """The dimension of the knob `name`."""
         return next(d for d in self.dimensions if d.name == name)
 
     def _most_threads(self, instances: int) -> int:
-        """The largest choice of threads with which so many instances fit the cores."""
+        """The largest choice of threads with which this number of instances fits the cores."""
         threads = self._dimension("threads").choices
         fitting = [int(t) for t in threads if int(t) * instances <= self.cores]
         return max(fitting, default=1)
 
     def sample(self, rng: random.Random) -> Config:
-        """One configuration, each active dimension uniform; constraints not applied."""
+        """A random combination, uniform in each active dimension. Constraints are not applied."""
         return self.build(lambda dimension: rng.choice(dimension.choices))
 
     def combinations(self) -> Iterator[Config]:
-        """Every combination of choices, in the order of the file; constraints not applied."""
+        """Every combination of choices. Constraints are not applied.
+
+        The last dimension changes fastest, and choices come in the order of the file.
+        """
 
         def expand(index: int, values: dict[str, Value]) -> Iterator[Config]:
             if index == len(self.dimensions):
@@ -168,19 +179,24 @@ class Space:
         return (config for config in self.combinations() if self.violation(config) is None)
 
     def whole(self, most: int) -> list[Config] | None:
-        """Every allowed configuration, None where there are over `most` combinations to see."""
+        """Every allowed configuration, or None if there are more than `most` combinations."""
         combinations = list(itertools.islice(self.combinations(), most + 1))
         if len(combinations) > most:
             return None
         return [config for config in combinations if self.violation(config) is None]
 
     def count(self, most: int) -> int:
-        """How many configurations are allowed, counting among the first `most` combinations."""
-        looked_at = itertools.islice(self.combinations(), most)
-        return sum(self.violation(config) is None for config in looked_at)
+        """How many of the first `most` combinations are allowed configurations."""
+        combinations = itertools.islice(self.combinations(), most)
+        return sum(self.violation(config) is None for config in combinations)
 
 
-def _nearest(dimension: Dimension, values: Mapping[str, Any]) -> Value:
+def _nearest_choice(dimension: Dimension, values: Mapping[str, Any]) -> Value:
+    """The choice nearest to the dimension's value in `values`.
+
+    For numbers, the nearest choice is the one with the nearest logarithm. Any other value that is
+    no choice becomes the first choice.
+    """
     value: Value = values[dimension.name]
     if value in dimension.choices:
         return value
@@ -189,7 +205,8 @@ def _nearest(dimension: Dimension, values: Mapping[str, Any]) -> Value:
     return dimension.choices[0]
 
 
-def _member(dimension: Dimension, values: Mapping[str, Scalar]) -> Value:
+def _exact_choice(dimension: Dimension, values: Mapping[str, Scalar]) -> Value:
+    """The dimension's value in `values`. Raises KeyError if it is no choice."""
     value = values[dimension.name]
     if value not in dimension.choices:
         raise KeyError(dimension.name)

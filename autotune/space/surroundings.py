@@ -1,4 +1,4 @@
-"""What the host, the stacks, the model and the objective allow a search space to hold."""
+"""The facts about host, stacks, model and objective that a search space depends on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 Value = bool | int | str
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
-"""stack -> mode -> precision -> None (it runs) or why not: `StackFacts.modes` of each stack."""
+"""stack -> mode -> precision -> None if it runs, else the reason why not.
+
+The inner mappings are the `StackFacts.modes` of each stack.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the choices of `auto`, the defaults and the availability of values depend on."""
+    """The facts that decide the choices of `auto`, the defaults, and which values are available."""
 
-    cores: int
-    attentions: tuple[str, ...]
+    cores: int  # physical cores that the process may use
+    attentions: tuple[str, ...]  # that the model loads with, its default first
     modes: Modes
     objective: str
     nodes: int = 1  # NUMA nodes
     vnni: bool = True  # whether the CPU sums int8 products without saturating
-    # knob -> value -> why this host or its stacks cannot offer the value
     missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
+    """knob -> value -> why this host and its stacks cannot offer the value."""

@@ -1,6 +1,6 @@
-"""The user's cache: what later searches on this machine may use again.
+"""The user's cache: results that later searches on this machine use again.
 
-Every file in it can be removed at any time; it is then made again.
+Every file in it may be deleted at any time. The next search that needs the file makes it again.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ import contextlib
 import os
 from pathlib import Path
 
+import platformdirs
+
 
 def folder() -> Path:
-    """`$XDG_CACHE_HOME/autotune`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autotune"
+    """The path of the cache: `$XDG_CACHE_HOME/autotune`, by default `~/.cache/autotune`."""
+    return platformdirs.user_cache_path("autotune")
 
 
-def write(place: Path, text: str) -> None:
-    """Replace the file `place` of the cache in one step. A cache that cannot be written is left
-    as it is: nothing depends on it."""
-    partial = place.with_name(f"{os.getpid()}-{place.name}")
+def write(path: Path, text: str) -> None:
+    """Replace the cache file `path` by `text` in one step.
+
+    If the cache cannot be written, the old file stays and no error is raised, because nothing
+    depends on the cache.
+    """
+    partial = path.with_name(f"{os.getpid()}-{path.name}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
-        partial.replace(place)
+        partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, and writing it so that nothing is half there."""
+"""The folder of one run: the paths of its files, and writing a file in one step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from autotune.shared.errors import OutputError, ResumeError
 from autotune.shared.records import to_jsonable
 
 FORMAT = 1
+"""The version of manifest.json that this code writes and reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of one run."""
+    """The paths of one run's files."""
 
     path: Path
 
@@ -46,7 +47,7 @@ class RunFolder:
 
     @property
     def requests(self) -> Path:
-        """What the launch script asks the worker."""
+        """The requests that launch.sh sends to the worker, one a line."""
         return self.path / "launch.jsonl"
 
     @property
@@ -68,35 +69,36 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """The rows scored, in the layout of the example script."""
+        """The scored rows, in the layout that the example script reads."""
         return self.workload / "validation.json"
 
     @property
     def calibration(self) -> Path:
-        """Features of the rows that engines calibrate on, which are not scored."""
+        """The encoded calibration rows. They are not scored."""
         return self.workload / "calibration"
 
     @property
     def cache(self) -> Path:
-        """What engines keep between the processes of a search."""
+        """Files that engines keep from one process of a search to the next."""
         return self.work / "cache"
 
     @property
     def engine(self) -> Path:
-        """What was kept of the prepared engine: a folder a stack."""
+        """The saved files of the prepared engine: one folder for each stack."""
         return self.path / "engine"
 
     @property
     def reference(self) -> Path:
+        """The reference outputs."""
         return self.workload / "reference.npz"
 
     @property
     def work(self) -> Path:
-        """Scratch space of the workers; gone when the search ends."""
+        """Scratch space of the workers, deleted when the search ends."""
         return self.path / ".work"
 
     def read_manifest(self) -> dict[str, Any]:
-        """Raises ResumeError where there is none or it is damaged."""
+        """The content of manifest.json. Raises ResumeError if it is missing or damaged."""
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -108,19 +110,21 @@ class RunFolder:
         return manifest
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
+        """Replace manifest.json by `content` and the format. Raises OutputError."""
         write(self.manifest, json.dumps({"format": FORMAT, **to_jsonable(content)}, indent=2))
 
     def clean(self) -> None:
+        """Delete the scratch space."""
         shutil.rmtree(self.work, ignore_errors=True)
 
 
 def folder_of(path: Path) -> RunFolder:
-    """The run's folder, given that or the best.yaml in it."""
+    """The run folder `path`, or the one that holds the file `path` (its best.yaml)."""
     return RunFolder(path if path.is_dir() else path.parent)
 
 
 def write(path: Path, text: str, *, executable: bool = False) -> None:
-    """Replace `path` by `text` in one step. Raises OutputError where it cannot be written."""
+    """Replace the file `path` by `text` in one step. Raises OutputError if that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -136,16 +140,20 @@ def write(path: Path, text: str, *, executable: bool = False) -> None:
 
 
 def default_path(model: str, task: str, now: datetime) -> Path:
-    """`reports/<time>-<model>-<task>`, safe as a file name whatever the model is called."""
+    """`reports/<time>-<model>-<task>`. Characters unsafe in a file name become `-`."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
     return Path("reports") / f"{now:%Y%m%d-%H%M%S}-{name[:60]}-{task}"
 
 
 def create(path: Path) -> RunFolder:
-    """An empty run folder at `path`. Raises OutputError."""
+    """Make an empty run folder at `path`.
+
+    Raises OutputError if `path` is not empty, is no folder, or cannot be written.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(
-            f"--output {path} exists and is not empty; add --resume to continue it, or pass another"
+            f"--output {path} exists and is not empty; add --resume to continue it, "
+            "or pass another folder"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)

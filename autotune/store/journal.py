@@ -1,4 +1,4 @@
-"""trials.jsonl: one line a trial, on disk before the next trial begins."""
+"""trials.jsonl: one trial a line. Each is on disk before the next trial begins."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from autotune.store.wire import WireError, parse_trial
 
 
 class Journal:
-    """An append-only file of trials, held by one process at a time.
+    """An append-only file of trials, locked by one process at a time.
 
-    A last line without its newline is what a killed process left; opening drops it. Any
-    other damage raises ResumeError. Raises OutputError while another process holds it.
+    Opening removes a last line without a newline, because a killed process left it unfinished.
+
+    Raises ResumeError if another line is damaged, and OutputError if another process has locked
+    the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,19 +37,20 @@ class Journal:
             raise
 
     def _read(self) -> list[Trial]:
+        """The trials in the file, after removing an unfinished last line."""
         self._file.seek(0)
         data = self._file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) != len(data):
-            self._file.truncate(len(whole))
-        return read_trials(self._path, whole)
+        complete = _complete_lines(data)
+        if len(complete) != len(data):
+            self._file.truncate(len(complete))
+        return _parse_trials(self._path, complete)
 
     def append(self, trial: Trial) -> None:
-        """Write `trial` and wait until it is on disk. Raises OutputError where it cannot be."""
-        left, descriptor = dumps(trial).encode() + b"\n", self._file.fileno()
+        """Write `trial` and wait until it is on disk. Raises OutputError if that fails."""
+        unwritten, descriptor = dumps(trial).encode() + b"\n", self._file.fileno()
         try:
-            while left:
-                left = left[os.write(descriptor, left) :]
+            while unwritten:
+                unwritten = unwritten[os.write(descriptor, unwritten) :]
             os.fsync(descriptor)
             if os.fstat(descriptor).st_nlink == 0:
                 raise OSError("the file was removed")
@@ -56,14 +59,25 @@ class Journal:
         self.trials.append(trial)
 
     def close(self) -> None:
+        """Close the file and release its lock."""
         self._file.close()
 
 
-def read_trials(path: Path, data: bytes | None = None) -> list[Trial]:
-    """The trials of a journal, without locking it. Raises ResumeError where it is damaged."""
-    if data is None:
-        data = path.read_bytes()
-        data = data[: data.rfind(b"\n") + 1]
+def read_trials(path: Path) -> list[Trial]:
+    """The trials of the journal `path`, without locking it.
+
+    An unfinished last line is skipped. Raises ResumeError if another line is damaged.
+    """
+    return _parse_trials(path, _complete_lines(path.read_bytes()))
+
+
+def _complete_lines(data: bytes) -> bytes:
+    """`data` up to its last newline."""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _parse_trials(path: Path, data: bytes) -> list[Trial]:
+    """One trial for each line of `data`. Raises ResumeError, which names `path` and the line."""
     trials = []
     for number, line in enumerate(data.splitlines(), start=1):
         try:

@@ -1,7 +1,8 @@
-"""What earlier searches on this host found, as the first configurations of the next.
+"""The best configurations of earlier searches on this host, which the next search tries first.
 
-One file a host fingerprint in the user's cache folder, a line a search. It changes how soon a
-good configuration is tried, and nothing else: each is measured and judged as any other.
+The user's cache folder has one file for each host fingerprint, with one line for each search.
+These configurations only decide how early a good configuration is tried. Each is measured and
+judged as any other.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from autotune.shared.records import STRICT, Config, ModelFacts, dumps
 from autotune.store import cache
 from autotune.store.wire import WireError, loads, parse
 
-SEARCHES = 50
-"""How many are remembered of a host."""
-CONFIGS = 4
-"""How many leaders are remembered of a search, each of another mode and precision."""
-SEEDS = 6
-"""How many configurations a new search begins with."""
-NEAR = 0.8
-"""None that was further behind its search's best: what is slower is screened out, which costs a
-compiler's minute to see again, and the space's own priors try every engine."""
+MAX_SEARCHES = 50
+"""How many searches are remembered of a host. The oldest are dropped first."""
+MAX_LEADERS = 4
+"""How many leaders are remembered of a search. No two have the same mode and precision."""
+MAX_SIMILAR_SEARCHES = 4
+"""How many similar searches the seeds of a new search come from."""
+MAX_SEEDS = 6
+"""How many remembered configurations a new search tries first."""
+MIN_SEED_SHARE = 0.8
+"""A seed reached at least this share of the speedup of its search's best configuration.
+
+A slower configuration would be screened out again, after about a minute of compilation. The
+priors of the search space try every engine anyway.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,58 +47,63 @@ class Finding:
     task: str
     objective: str
     configs: tuple[Config, ...]
-    speedups: tuple[float, ...]  # of each, over the baseline
+    speedups: tuple[float, ...]  # of each configuration, over the baseline
 
 
-def place(host: Host) -> Path:
-    """The file of this host."""
+def locate(host: Host) -> Path:
+    """The path of this host's file, which may not exist yet."""
     return cache.folder() / "learned" / f"{host.id}.jsonl"
 
 
 def recall(host: Host) -> list[Finding]:
-    """What is remembered, oldest first; a damaged line is nothing."""
+    """The remembered searches of this host, oldest first. Damaged lines are skipped."""
     try:
-        lines = place(host).read_bytes().splitlines()
+        lines = locate(host).read_bytes().splitlines()
     except OSError:
         return []
-    found = []
+    findings = []
     for line in lines:
         try:
             value = loads(line)
-            value["configs"] = [Config.of(one) for one in value["configs"]]
-            found.append(parse(Finding, value))
+            value["configs"] = [Config.of(config) for config in value["configs"]]
+            findings.append(parse(Finding, value))
         except (WireError, TypeError, KeyError, AttributeError):
             continue
-    return found
+    return findings
 
 
 def remember(host: Host, finding: Finding) -> None:
-    """Add `finding`. Where the cache cannot be written, nothing is kept."""
-    kept = [*recall(host), finding][-SEARCHES:]
-    cache.write(place(host), "".join(dumps(one) + "\n" for one in kept))
+    """Add `finding` to this host's file. Does nothing if the cache cannot be written."""
+    kept = [*recall(host), finding][-MAX_SEARCHES:]
+    cache.write(locate(host), "".join(dumps(each) + "\n" for each in kept))
 
 
 def forget(host: Host) -> None:
-    place(host).unlink(missing_ok=True)
+    """Delete this host's file."""
+    locate(host).unlink(missing_ok=True)
 
 
-def leading(configs: Sequence[Config]) -> list[Config]:
-    """The first CONFIGS of `configs` (best first) that differ in mode or precision."""
-    found: dict[tuple[object, object], Config] = {}
+def pick_leaders(configs: Sequence[Config]) -> list[Config]:
+    """The best of each mode and precision, at most MAX_LEADERS. `configs` are best first."""
+    best: dict[tuple[object, object], Config] = {}
     for config in configs:
-        found.setdefault((config["mode"], config["precision"]), config)
-    return list(found.values())[:CONFIGS]
+        best.setdefault((config["mode"], config["precision"]), config)
+    return list(best.values())[:MAX_LEADERS]
 
 
-def seeds(
+def choose_seeds(
     findings: Sequence[Finding], facts: ModelFacts, *, task: str, objective: str
 ) -> list[Config]:
-    """What to try first: the best of the searches most like this one, then their seconds, as far
-    as those were NEAR.
+    """At most MAX_SEEDS configurations that a new search tries first.
 
-    Alike are the same objective, which must be; then the task, the architecture, the size.
+    They come from the MAX_SIMILAR_SEARCHES searches most similar to the new one. First comes the
+    best configuration of each such search, then the second of each, and so on. Configurations
+    below MIN_SEED_SHARE are left out.
+
+    A similar search has the same objective. It ranks higher with the same task, then with the
+    same architecture, then with a size within a factor of two, then if it is more recent.
     """
-    alike = sorted(
+    similar = sorted(
         (f for f in reversed(findings) if f.objective == objective),
         key=lambda f: (
             f.task != task,
@@ -102,8 +113,9 @@ def seeds(
     )
     ranked = [
         finding.configs[rank]
-        for rank in range(CONFIGS)
-        for finding in alike[:CONFIGS]
-        if rank < len(finding.configs) and finding.speedups[rank] >= NEAR * max(finding.speedups)
+        for rank in range(MAX_LEADERS)
+        for finding in similar[:MAX_SIMILAR_SEARCHES]
+        if rank < len(finding.configs)
+        and finding.speedups[rank] >= MIN_SEED_SHARE * max(finding.speedups)
     ]
-    return list(dict.fromkeys(ranked))[:SEEDS]
+    return list(dict.fromkeys(ranked))[:MAX_SEEDS]

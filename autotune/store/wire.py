@@ -1,4 +1,4 @@
-"""Reading records back, checked field by field: replies of workers, lines of the journal."""
+"""Read records from JSON and check every field: replies of workers, lines of the journal."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ Record = TypeVar("Record")
 
 
 class WireError(ValueError):
-    """Text that is not the record it should be, with the first thing wrong."""
+    """The text is not the expected record. The message names the first error."""
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """The pydantic check of records of `kind`, built once for each kind."""
     return TypeAdapter(kind)
 
 
-def _refuse(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
 def loads(text: str | bytes) -> Any:
-    """JSON as Python values; NaN and infinity are errors. Raises WireError."""
+    """The Python value of a JSON text. Raises WireError, for NaN and infinity too."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {error}") from error
 
 
 def parse(kind: type[Record], value: Any) -> Record:
-    """`value` (as JSON gives it) as a record of `kind`. Raises WireError."""
-    adapter: TypeAdapter[Record] = _adapter(kind)  # type: ignore[arg-type]  # types hash
+    """The record of `kind` with the content of `value`, a parsed JSON value. Raises WireError."""
+    adapter: TypeAdapter[Record] = _adapter(kind)  # type: ignore[arg-type]  # types are hashable
     try:
         parsed = adapter.validate_python(value)
     except ValidationError as error:
@@ -49,7 +50,7 @@ def parse(kind: type[Record], value: Any) -> Record:
 
 
 def parse_trial(text: str | bytes) -> Trial:
-    """One line of trials.jsonl. Raises WireError."""
+    """The trial in one line of trials.jsonl. Raises WireError."""
     value = loads(text)
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value["config"] = Config.of(value["config"])

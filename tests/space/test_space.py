@@ -95,7 +95,7 @@ def test_sampled_configs_are_combinations_of_the_space(rng):
     assert space.contains(config) == (space.violation(config) is None)
 
 
-def test_neighbours_differ_in_one_knob_and_what_hangs_on_it():
+def test_neighbours_differ_in_one_knob_and_those_that_depend_on_it():
     space = compiled(QA)
     config = space.priors[0]
     neighbours = space.neighbours(config, frozenset({"batch_size", "padding"}))
@@ -159,7 +159,7 @@ def test_priors_are_for_cpus_with_vnni_or_without(space_file):
         ),
     ],
 )
-def test_what_stands_beside_the_knobs_has_its_values(space_file, text, message):
+def test_objective_and_vnni_in_conditions_have_their_values(space_file, text, message):
     with pytest.raises(SpaceError, match=message):
         load_space(space_file(f"knobs: {{mode: [eager, jit]}}\n{text}\n"))
 
@@ -174,7 +174,7 @@ def test_set_narrows_and_drop_takes_the_default():
     assert all(prior["precision"] == "bf16" for prior in space.priors)
 
 
-def test_a_prior_comes_as_near_as_the_space_has_it():
+def test_a_prior_becomes_the_nearest_configuration_of_the_space():
     overrides = parse_overrides(["batch_size=1,2,4,64", "precision=fp32,bf16"])
     space = compiled(QA, overrides=overrides, where=surroundings(modes=with_int8(None, None)))
     wanted = {"mode": "openvino", "precision": "int8_static", "batch_size": 16}
@@ -247,7 +247,7 @@ def test_baseline_is_what_the_user_has_today():
         ("knobs: {threads: {choices: [1], when: {mode: jit}}}", "is decided after threads"),
         ("knobs: {mode: eager}\nconstraints: [{name: a}]", "constraints.0.forbid"),
         ("knobs: {mode: eager}\npriors: [{speed: 1}]", "priors: unknown knob"),
-        ("knobs: {mode: eager, mode: jit}", "'mode' stands twice"),
+        ("knobs: {mode: eager, mode: jit}", "'mode' is given twice"),
         ("a: &a [x]\nknobs: *a", "aliases"),
         ("knobs: " + "[" * 3000, "not valid YAML|nested too deeply"),
         ("knobs: !!python/object/apply:os.system [ls]", "not valid YAML"),
@@ -265,16 +265,16 @@ def test_other_versions_and_tasks_of_the_format_are_refused(tmp_path):
         load_space(path)
 
 
-def test_a_space_that_nothing_satisfies_names_what_is_in_the_way(space_file):
+def test_an_unsatisfiable_space_names_the_most_frequent_reason(space_file):
     path = space_file(
         "knobs: {mode: eager}\n"
         "constraints: [{name: never, forbid: {mode: eager}, because: a test}]\n"
     )
-    with pytest.raises(SpaceError, match="most often in the way: never: a test"):
+    with pytest.raises(SpaceError, match="the most frequent reason is: never: a test"):
         compiled(path)
 
 
-def test_a_huge_space_that_nothing_satisfies_is_refused_too(space_file):
+def test_a_huge_unsatisfiable_space_is_refused_too(space_file):
     path = space_file(
         "knobs:\n  mode: eager\n  padding: buckets\n"
         "  batch_size: {range: {low: 1, high: 1000}}\n"
@@ -291,7 +291,7 @@ def test_a_huge_space_that_nothing_satisfies_is_refused_too(space_file):
         (["threads=99"], "at most the 4 cores"),
         (["instances=5"], "at most the 4 cores"),
         (["threads=4", "instances=2"], "instances x threads must fit 4 cores"),
-        (["allocator=jemalloc"], "allocator=jemalloc cannot be had here: no jemalloc"),
+        (["allocator=jemalloc"], "allocator=jemalloc is not available here: no jemalloc"),
         (["stack=other"], "stack must be one of default, got other"),
         (["mode=warp"], "mode must be one of"),
         (["batch_size=x"], "a whole number"),
@@ -336,14 +336,14 @@ def here_with_int8(openvino_bf16, ipex_jit_bf16):
     return replace(where, vnni=True)
 
 
-def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
+def test_int8_rest_leaves_out_a_precision_that_this_host_lacks():
     space = compiled(QA, where=here_with_int8(BF16, BF16))
     assert choices(space, "int8_rest") == ("fp32",)
     assert space.unavailable["int8_rest=bf16"] == BF16
     assert {"mode": "openvino", "precision": "int8_static", "int8_rest": "fp32"}.items() <= (
         space.priors[0].as_dict().items()
     )
-    with pytest.raises(SpaceError, match="int8_rest=bf16 cannot be had here: bf16 needs"):
+    with pytest.raises(SpaceError, match="int8_rest=bf16 is not available here: bf16 needs"):
         compiled(
             QA,
             where=here_with_int8(BF16, BF16),
@@ -351,7 +351,7 @@ def test_what_is_not_int8_runs_in_no_precision_that_this_host_lacks():
         )
 
 
-def test_what_is_not_int8_runs_in_what_its_mode_offers():
+def test_int8_rest_takes_a_precision_that_its_mode_offers():
     space = compiled(QA, where=here_with_int8(BF16, None))
     assert choices(space, "int8_rest") == ("fp32", "bf16")
     assert space.priors[0]["int8_rest"] == "fp32"

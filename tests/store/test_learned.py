@@ -1,4 +1,4 @@
-"""What one search found is where the next begins."""
+"""A search remembers its leaders, and the next search tries them first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from fakes import host, surroundings
 from autotune.shared.records import ModelFacts
 from autotune.space import compile_space, load_space
 from autotune.store import cache, learned
-from autotune.store.learned import SEEDS, Finding, forget, leading, place, recall, remember, seeds
+from autotune.store.learned import (
+    MAX_LEADERS,
+    MAX_SEEDS,
+    Finding,
+    choose_seeds,
+    forget,
+    locate,
+    pick_leaders,
+    recall,
+    remember,
+)
 
 SPACE = compile_space(load_space(SMALL), surroundings())
 CONFIGS = list(SPACE.configs())
@@ -56,28 +66,28 @@ def test_what_is_remembered_comes_back_on_the_same_host_only():
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", '{"configs": 3}', '{"configs": [{}]}', "\x00"])
-def test_a_damaged_line_is_nothing(line):
+def test_a_damaged_line_is_skipped(line):
     remember(host(4), finding(CONFIGS[0]))
-    with place(host(4)).open("a") as file:
+    with locate(host(4)).open("a") as file:
         file.write(line + "\n")
     remember(host(4), finding(CONFIGS[1]))
     assert len(recall(host(4))) == 2
 
 
 def test_only_so_many_are_kept(monkeypatch):
-    monkeypatch.setattr(learned, "SEARCHES", 3)
+    monkeypatch.setattr(learned, "MAX_SEARCHES", 3)
     for config in CONFIGS[:5]:
         remember(host(4), finding(config))
     assert [f.configs[0] for f in recall(host(4))] == CONFIGS[2:5]
 
 
-def test_the_most_alike_search_comes_first_and_another_objective_never():
+def test_the_most_similar_search_comes_first_and_another_objective_never_counts():
     other_size = finding(CONFIGS[0], parameters=300_000_000)
     other_task = finding(CONFIGS[1], task="text-classification")
     other_type = finding(CONFIGS[2], model_type="gpt2")
     same = finding(CONFIGS[3], CONFIGS[4])
     latency = finding(CONFIGS[5], objective="latency")
-    found = seeds(
+    found = choose_seeds(
         [same, other_size, other_task, other_type, latency],
         FACTS,
         task="qa",
@@ -88,17 +98,19 @@ def test_the_most_alike_search_comes_first_and_another_objective_never():
 
 def test_seeds_are_few_and_none_comes_twice():
     many = [finding(*CONFIGS[n : n + 4]) for n in range(0, 40, 4)]
-    assert len(seeds([*many, many[-1]], FACTS, task="qa", objective="throughput")) == SEEDS
+    assert (
+        len(choose_seeds([*many, many[-1]], FACTS, task="qa", objective="throughput")) == MAX_SEEDS
+    )
 
 
-def test_what_was_far_behind_is_no_seed():
+def test_a_configuration_far_behind_its_leader_is_no_seed():
     few = finding(*CONFIGS[:3], speedups=(8.0, 6.5, 3.0))
-    assert seeds([few], FACTS, task="qa", objective="throughput") == CONFIGS[:2]
+    assert choose_seeds([few], FACTS, task="qa", objective="throughput") == CONFIGS[:2]
 
 
 def test_leaders_are_remembered_once_a_mode_and_precision():
-    kept = leading(CONFIGS)
-    assert len({(c["mode"], c["precision"]) for c in kept}) == len(kept) == learned.CONFIGS
+    kept = pick_leaders(CONFIGS)
+    assert len({(c["mode"], c["precision"]) for c in kept}) == len(kept) == MAX_LEADERS
     assert kept[0] == CONFIGS[0]
 
 

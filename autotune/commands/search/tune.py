@@ -356,7 +356,7 @@ class Tuning:
             return [Config.of(values) for values in opened.folder.read_manifest().get("seeds", ())]
         if not self._settings.learned:
             return []
-        return learned.seeds(
+        return learned.choose_seeds(
             learned.recall(opened.host),
             workload.facts,
             task=self._task.name,
@@ -368,7 +368,7 @@ class Tuning:
         if not self._settings.learned or not result.significant:
             return
         ranked = leaders(result.trials, self._objective, SEARCHED)
-        chosen = learned.leading([result.best.config, *(trial.config for trial in ranked)])
+        chosen = learned.pick_leaders([result.best.config, *(trial.config for trial in ranked)])
         by_config = {trial.config: trial for trial in ranked}
         speedups = [
             self._objective.ratio(measured(by_config[config]), measured(result.trials[0]))
