@@ -54,7 +54,9 @@ def test_a_whole_search_imports_no_torch():
 
 def test_help_imports_nothing_slow():
     loaded = set(json.loads(run(HELP).stderr))
-    assert loaded.isdisjoint([*HEAVY, "optuna", "numpy", "pydantic", "rich", "psutil", "yaml"])
+    assert loaded.isdisjoint(
+        [*HEAVY, "optuna", "numpy", "pydantic", "rich", "psutil", "yaml", "scipy"]
+    )
 
 
 def imports(path):
@@ -78,6 +80,9 @@ def test_imports_point_one_way(path):
             assert path == PACKAGE / "worker" / "slim.py", name
         if name == "optuna" or name.startswith("optuna."):
             assert path == PACKAGE / "search" / "study.py", name
+        if name == "scipy" or name.startswith("scipy."):
+            assert path.parent == PACKAGE / "search", name
+            assert path.name in ("surrogate.py", "tuner.py"), name
 
 
 @pytest.mark.model

@@ -33,7 +33,7 @@ from autotune.search.ranking import (
 )
 from autotune.search.result import Result, conclude
 from autotune.search.study import Study
-from autotune.search.tuner import Observation, Tuner, opening
+from autotune.search.tuner import Observation, Tuner, expect_opening_s
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
 from autotune.shared.stopping import continued, rest
@@ -320,7 +320,7 @@ class Search:
         remaining_s, budget = self._remaining_s(), self._plan.limits.time_budget_s
         if remaining_s is None or budget is None:
             return True
-        cost = opening(self._observations())(config)
+        cost = expect_opening_s(self._observations())(config)
         return 2 * cost <= remaining_s and not (late and cost > LATE_OPENING_SHARE * budget)
 
     def _remaining_s(self) -> float | None:

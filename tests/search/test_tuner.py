@@ -13,18 +13,17 @@ from fakes import pass_seconds, surroundings
 from autotune.driver.runner import SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.search.tuner import (
-    STARTING_S,
-    TYPICAL_S,
+    DEFAULT_PREPARING_S,
+    DEFAULT_STARTING_S,
     Observation,
     Tuner,
     allowed_probability,
-    chances,
+    engine_deviations,
+    expect_preparing_s,
+    expect_starting_s,
     expected_improvement,
-    preparing,
-    squashed,
-    starting,
-    student_cdf,
-    within,
+    probability_floors,
+    signed_log,
 )
 from autotune.shared.records import Config
 from autotune.space import compile_space, load_space
@@ -97,7 +96,7 @@ def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
         )
 
     seen = [opened("jit", "fp32", 2.0), opened("jit", "bf16", 4.0), opened("eager", "fp32", 1.0)]
-    expected = preparing(seen)
+    expected = expect_preparing_s(seen)
 
     def cost(mode, precision):
         return expected(Config.of({"mode": mode, "precision": precision}))
@@ -105,7 +104,10 @@ def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
     assert (cost("jit", "fp32"), cost("jit", "bf16"), cost("jit", "int8_dynamic")) == (2, 4, 3)
     assert cost("openvino", "fp32") == 2.0
     assert cost("inductor", "bf16") > 20
-    assert preparing([])(Config.of({"mode": "jit", "precision": "fp32"})) == TYPICAL_S
+    assert (
+        expect_preparing_s([])(Config.of({"mode": "jit", "precision": "fp32"}))
+        == DEFAULT_PREPARING_S
+    )
 
 
 def test_an_engine_that_was_prepared_before_costs_what_it_did_the_last_time():
@@ -114,8 +116,8 @@ def test_an_engine_that_was_prepared_before_costs_what_it_did_the_last_time():
         Observation(config=config, speed=1.0, excess=-1.0, preparing_s=s, measuring_s=1.0)
         for s in (14.0, 0.5)
     )
-    assert preparing([first])(config) == 14.0
-    assert preparing([first, again])(config) == 0.5
+    assert expect_preparing_s([first])(config) == 14.0
+    assert expect_preparing_s([first, again])(config) == 0.5
 
 
 def test_processes_with_new_settings_cost_and_recent_ones_do_not():
@@ -131,9 +133,11 @@ def test_processes_with_new_settings_cost_and_recent_ones_do_not():
         )
 
     def cost(seen, threads):
-        return starting(seen)(Config.of({"mode": "jit", "precision": "fp32", "threads": threads}))
+        return expect_starting_s(seen)(
+            Config.of({"mode": "jit", "precision": "fp32", "threads": threads})
+        )
 
-    assert cost([], 1) == STARTING_S
+    assert cost([], 1) == DEFAULT_STARTING_S
     seen = [opened(n, float(n)) for n in (1, 2, 3, 4)]
     assert [cost(seen, n) for n in (1, 2, 3, 4, 5)] == [2.5, 0.0, 0.0, 0.0, 2.5]
     assert cost([*seen, opened(1, 0.0)], 1) == 0.0
@@ -184,20 +188,22 @@ def test_expected_improvement_of_a_sure_loss_is_nothing_and_of_a_sure_gain_the_g
 
 
 def test_losses_on_their_scale_keep_order_and_sign():
-    found = squashed(np.array([-1.0, 0.0, 1.0, 20.0]))
+    found = signed_log(np.array([-1.0, 0.0, 1.0, 20.0]))
     assert found[1] == 0
     assert (np.diff(found) > 0).all()
     assert found[3] < 4
 
 
-def test_students_tails_are_those_of_three_degrees_of_freedom():
-    assert student_cdf(np.array([0.0, 3.182446])) == pytest.approx([0.5, 0.975])
+def test_an_engine_whose_losses_alone_vary_has_the_tails_of_three_degrees_of_freedom():
+    mean, varies, sure = np.array([0.0, -3.182446]), np.ones(2), np.full(2, 1e-9)
+    assert allowed_probability(mean, sure, varies) == pytest.approx([0.5, 0.975])
+    assert allowed_probability(mean, varies, np.zeros(2)) == pytest.approx([0.5, 0.99927], abs=1e-5)
 
 
 def test_an_engine_that_always_loses_the_same_is_given_up_and_one_that_varies_is_not():
     one, other = Config.of({"mode": "jit"}), Config.of({"mode": "ipex"})
-    apart = within([one, one, other, other], np.array([2.0, 2.0, 1.0, 3.0]))
-    assert apart == {one: 0.0, other: 1.0}
+    deviations = engine_deviations([one, one, other, other], np.array([2.0, 2.0, 1.0, 3.0]))
+    assert deviations == {one: 0.0, other: 1.0}
     excess, spread = np.array([2.0, 2.0]), np.array([0.1, 0.1])
     same, varies = allowed_probability(excess, spread, np.array([0.0, 1.0]))
     assert same < 1e-6
@@ -206,5 +212,5 @@ def test_an_engine_that_always_loses_the_same_is_given_up_and_one_that_varies_is
 
 def test_a_precision_whose_losses_vary_keeps_a_chance_and_one_that_loses_the_same_does_not():
     configs = [Config.of({"mode": "jit", "precision": p}) for p in ("bf16", "int8", "int8")]
-    assert chances(configs, np.array([-1.0, 2.0, 3.0])) == {"bf16": 0.5, "int8": 0.5 / 3}
-    assert chances(configs, np.array([-1.0, 2.0, 2.0])) == {"bf16": 0.5, "int8": 0.5 / 9}
+    assert probability_floors(configs, np.array([-1.0, 2.0, 3.0])) == {"bf16": 0.5, "int8": 0.5 / 3}
+    assert probability_floors(configs, np.array([-1.0, 2.0, 2.0])) == {"bf16": 0.5, "int8": 0.5 / 9}
