@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
-from autotune.search.again import worth_another_try
-from autotune.search.bounds import MARGIN, Bounds
+from autotune.search.again import select_retries
+from autotune.search.bounds import PEAK_MARGIN, Bounds
 from autotune.search.finals import MIN_FINALISTS, VISIT_RULE, Finals
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
@@ -276,9 +276,7 @@ class Search:
 
     def _again(self) -> Config | None:
         """A configuration whose trial was disturbed and that is worth a second try now."""
-        found = worth_another_try(
-            self._searched, self._objective, self._value, self._leading_value()
-        )
+        found = select_retries(self._searched, self._objective, self._value, self._leading_value())
         return next(
             (
                 config
@@ -382,8 +380,8 @@ class Search:
         batch_s = self._plan.bounds.batch_s(config) if self._plan.bounds else None
         if batch_s is None:
             return None
-        limit = self._objective.of_batches(
-            [seconds / MARGIN for seconds in batch_s],
+        limit = self._objective.best_case(
+            [seconds / PEAK_MARGIN for seconds in batch_s],
             measured(self._baseline),
             int(config["instances"]),
         )
@@ -491,7 +489,7 @@ class Search:
         if trial.measurement is not None:
             return self._objective.value(trial.measurement)
         if trial.screen is not None:
-            return self._objective.of_screen(trial, measured(self._baseline))
+            return self._objective.estimate_screened(trial, measured(self._baseline))
         return None
 
     def _excess(self, trial: Trial) -> float:

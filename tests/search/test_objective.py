@@ -84,7 +84,7 @@ def test_requests_served_late_count_in_proportion():
 
 def test_no_rate_is_more_than_what_is_done_without_waiting():
     one = measurement(2.0)  # ten rows in two seconds
-    assert ServerObjective(0.1).of_batches([0.5, 0.5], one, 2) == 20
+    assert ServerObjective(0.1).best_case([0.5, 0.5], one, 2) == 20
     assert ServerObjective(0.1).estimate(0.5, one, 2) == 40
     assert ServerObjective(0.1).pace_s(served((40, 0.05))) == pytest.approx(10 / 40)
 
