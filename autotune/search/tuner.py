@@ -28,9 +28,9 @@ ALL_KNOBS = SESSION_KNOBS | POINT_KNOBS
 MAX_ENUMERATED = 5000
 """A space of at most this many configurations is enumerated: all of them are candidates."""
 EXPANDED_LEADERS = 6
-"""In a larger space the neighbours of this many leaders are candidates ..."""
+"""In a larger space, the neighbours of this many leaders are candidates."""
 RANDOM_CANDIDATES = 600
-"""... and this many random configurations."""
+"""In a larger space, this many random configurations are candidates too."""
 FAILED_EXCESS = 20.0
 """The excess that a failed configuration counts as, in units of the accuracy limit."""
 UNKNOWN_EXCESS = -0.5
@@ -42,7 +42,7 @@ PROBABILITY_FLOOR = 0.5
 COMPILING_S = {"inductor": 60.0, "zentorch": 30.0}
 """Expected seconds to prepare an engine that compiles, before one of its mode was prepared."""
 DEFAULT_PREPARING_S = 5.0
-"""Expected seconds to prepare another engine, before any engine was prepared."""
+"""Expected seconds to prepare an engine of another mode, before any engine was prepared."""
 DEFAULT_STARTING_S = 5.0
 """Expected seconds to start a process, before any process was started."""
 RECENT_PROCESSES = 3
