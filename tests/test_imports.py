@@ -53,7 +53,9 @@ def test_a_whole_search_imports_no_torch():
 
 def test_help_imports_nothing_slow():
     loaded = set(json.loads(run(HELP).stderr))
-    assert loaded.isdisjoint([*HEAVY, "optuna", "numpy", "pydantic", "rich", "psutil", "yaml"])
+    assert loaded.isdisjoint(
+        [*HEAVY, "optuna", "numpy", "pydantic", "rich", "psutil", "yaml", "scipy"]
+    )
 
 
 def imports(path):
@@ -91,7 +93,8 @@ def test_nothing_outside_the_worker_imports_it_or_what_it_runs_on():
     assert all(path.startswith("worker/") for path in heavy)
 
 
-def test_optuna_and_transformers_are_imported_in_one_place_each():
+def test_what_is_slow_to_import_is_imported_in_few_places():
+    assert importers(one_of("scipy")) == {"search/surrogate.py", "search/tuner.py"}
     assert importers(one_of("optuna")) == {"search/study.py"}
     assert importers(one_of("transformers")) == {"worker/slim.py"}
 

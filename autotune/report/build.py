@@ -179,7 +179,7 @@ def screened(
         name = f"{trial.config['mode']} {trial.config['precision']}"
         if trial.screen is None or name in known:
             continue
-        value = objective.of_screen(trial, measured(baseline))
+        value = objective.estimate_screened(trial, measured(baseline))
         if name not in best or objective.better(value, best[name][0]):
             best[name] = (value, trial)
     own = objective.value(measured(baseline))

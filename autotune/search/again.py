@@ -1,9 +1,9 @@
-"""Configurations worth another try: something else on the host had made them slow.
+"""Chooses configurations to measure a second time, because other processes had slowed them down.
 
-A pass knows how long its threads were ready to run and had no CPU (`worker.disturbance`). Had
-nobody taken one, it would have been done by so much sooner at most. A configuration that might
-lead then is measured once more when the host has come to rest: what the search gave up because
-of a neighbour is not lost to it.
+Each pass records how long its threads were ready to run but had no CPU (`worker.disturbance`). On
+an idle machine the pass would have been shorter by at most that time. A configuration that could
+lead on an idle machine is measured again once the host is idle, so that the search does not lose
+it to a neighbour.
 """
 
 from __future__ import annotations
@@ -15,50 +15,58 @@ from autotune.search.objective import Objective
 from autotune.search.ranking import BASELINE
 from autotune.shared.records import Config, Trial
 
-LEAST = 0.25
-"""Of the seconds that it took, what a configuration needs at least: waiting is added over
-threads, of which one may hold up the others."""
+MIN_IDLE_SHARE = 0.25
+"""The time on an idle machine is taken to be at least this share of the time that was measured.
+
+Waiting is summed over threads, and one waiting thread may hold up the others. So the sum may be
+longer than the pass itself."""
 
 
 def disturbed(trial: Trial) -> bool:
-    """Whether others took CPUs from what is known of `trial`."""
+    """Whether other processes took CPUs from the passes, or the screening, that `trial` keeps."""
     if trial.measurement is not None:
         return any(p.disturbed for p in trial.measurement.counted)
     return trial.screen is not None and trial.screen.disturbed
 
 
-def worth_another_try(
+def select_retries(
     trials: Sequence[Trial],
     objective: Objective,
     value: Callable[[Trial], float | None],
     leading: float,
 ) -> list[Config]:
-    """Those of `trials` that might be better than `leading`, the likeliest first; none while the
-    host is still disturbed, and no configuration a third time. The finals measure the baseline
-    again anyway. `value` is a trial's objective, as far as it is known."""
+    """The configurations to measure again, the most promising first.
+
+    Those are the disturbed ones of `trials` that could be better than `leading` on an idle machine.
+    There are none if the last trial was disturbed too. No configuration is measured a third time.
+    The baseline is left out, because the finals measure it again anyway. `value` gives a trial's
+    objective, None if it is unknown.
+    """
     if disturbed(trials[-1]):
         return []
-    times = collections.Counter(trial.config for trial in trials)
+    tries = collections.Counter(trial.config for trial in trials)
     found: list[tuple[float, Config]] = []
     for trial in trials:
         only_slow = trial.failure is None or trial.failure.kind == "slow"
-        once = times[trial.config] == 1 and trial.origin != BASELINE
-        if not once or not only_slow or not disturbed(trial):
+        retriable = tries[trial.config] == 1 and trial.origin != BASELINE
+        if not retriable or not only_slow or not disturbed(trial):
             continue
         known = value(trial)
         if known is None:
             continue
-        needed = max(LEAST, 1 - taken_share(trial))
-        at_best = known / needed if objective.maximize else known * needed
+        idle_share = max(MIN_IDLE_SHARE, 1 - taken_cpu_share(trial))
+        at_best = known / idle_share if objective.maximize else known * idle_share
         if objective.better(at_best, leading):
             found.append((at_best, trial.config))
     found.sort(key=lambda pair: pair[0], reverse=objective.maximize)
     return [config for _, config in found]
 
 
-def taken_share(trial: Trial) -> float:
-    """Of the seconds of `trial`'s passes, or of its screen, the share for which others had CPUs
-    that it was ready to use."""
+def taken_cpu_share(trial: Trial) -> float:
+    """CPU seconds that others took, for each second of `trial`'s passes or of its screening.
+
+    It is summed over threads, so it may be above 1.
+    """
     if trial.measurement is not None:
         passes = trial.measurement.counted
         return sum(p.taken_s for p in passes) / sum(p.total_s for p in passes)

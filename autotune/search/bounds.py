@@ -1,7 +1,7 @@
-"""The best that a configuration can be: its work at this host's measured peak.
+"""A lower bound on a configuration's time: its operations at the peak rate of this host.
 
-A configuration whose best possible value is worse than what the leader has measured need not be
-run. Nothing is said of int8, whose kernels reach what no product measured here does.
+A configuration that would lose to the leader even at the peak rate need not be run. int8 has no
+bound, because int8 kernels are faster than every matrix product that is measured here.
 """
 
 from __future__ import annotations
@@ -25,26 +25,30 @@ from autotune.shared.records import Config, StackFacts
 from autotune.space.knobs import names
 from autotune.store import cache
 
-FAMILY = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}
-"""Precision -> whose peak limits it."""
-MARGIN = 1.25
-"""The peak is measured in a few seconds on a host that may be busy: it is taken for so much
-higher before anything is ruled out by it."""
-OCCASIONS = 3
-"""So many searches measure it, for one of them may have met a busy host; the highest counts."""
+PEAK_PRECISION = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}
+"""For each precision, the precision whose peak rate limits it."""
+PEAK_MARGIN = 1.25
+"""The peak rate is multiplied by this before it rules out a configuration, because it is measured
+in a few seconds on a host that may be busy."""
+PEAK_SEARCHES = 3
+"""The number of searches that measure the peak rate. The highest counts, because the host may be
+busy during one of them."""
 
 TIMEOUT_S = 300.0
 POINT_KNOBS = names("point")
 
 Polynomial = tuple[float, float, float]
 Peaks = Mapping[tuple[str, int], float]
-"""(precision family, threads) -> operations a second."""
+"""Operations a second, by peak precision and threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """`polynomial` is the work of a row by its padded width (`ModelFacts.work`), `peaks` the
-    operations a second by precision family and threads, `lengths` the tokens of each row."""
+    """Lower bounds on the times of one workload's configurations.
+
+    `polynomial` gives the operations of a row by its padded width (`ModelFacts.work`). `lengths`
+    are the tokens of each row, shape (rows,).
+    """
 
     polynomial: Polynomial
     peaks: Peaks
@@ -53,9 +57,9 @@ class Bounds:
     _work: dict[Config, tuple[float, ...]] = field(default_factory=dict)
 
     def batch_s(self, config: Config) -> tuple[float, ...] | None:
-        """Seconds that each batch of a pass takes at least. None where nothing is known."""
-        family = FAMILY.get(str(config["precision"]))
-        peak = self.peaks.get((family or "", int(config["threads"])))
+        """The least seconds that each batch of a pass can take; None if no peak rate is known."""
+        precision = PEAK_PRECISION.get(str(config["precision"]), "")
+        peak = self.peaks.get((precision, int(config["threads"])))
         if peak is None:
             return None
         return tuple(work / peak for work in self.work(config))
@@ -79,9 +83,11 @@ class Bounds:
 def peaks(
     worker: WorkerProcess, host: Host, facts: StackFacts, *, afresh: bool = False
 ) -> dict[tuple[str, int], float]:
-    """This host's, for each number of threads it may be given: the highest that `worker` and
-    earlier measurements with the same torch found. Not measured again after OCCASIONS of those,
-    unless `afresh`. Raises StackError.
+    """The peak rates of this host: operations a second, by peak precision and threads.
+
+    Each is the highest rate that `worker` finds now or a search with the same torch found before.
+    After PEAK_SEARCHES searches `worker` measures no more, unless `afresh`. Raises StackError if
+    the worker fails.
     """
     threads = sorted({*(1 << i for i in range(host.cores.bit_length())), host.cores})
     threads = [count for count in threads if count <= host.cores]
@@ -89,8 +95,8 @@ def peaks(
     identity = {**host.fingerprint(), "torch": facts.versions.get("torch"), "threads": threads}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = cache.folder() / "peaks" / f"{name}.json"
-    occasions, highest = _remembered(place, threads)
-    if afresh or occasions < OCCASIONS:
+    searches, highest = _read_cache(place, threads)
+    if afresh or searches < PEAK_SEARCHES:
         for count in threads:
             arguments = {"threads": count, "precisions": precisions}
             try:
@@ -100,7 +106,7 @@ def peaks(
             known = highest.setdefault(str(count), {})
             for precision, rate in rates.items():
                 known[precision] = max(rate, known.get(precision, 0.0))
-        cache.write(place, json.dumps({"occasions": occasions + 1, "highest": highest}))
+        cache.write(place, json.dumps({"occasions": searches + 1, "highest": highest}))
     return {
         (precision, int(count)): float(rate)
         for count, rates in highest.items()
@@ -108,9 +114,11 @@ def peaks(
     }
 
 
-def _remembered(place: Path, threads: Sequence[int]) -> tuple[int, dict[str, dict[str, float]]]:
-    """How often it was measured, and the highest by threads and precision; 0 where what is kept
-    cannot be read."""
+def _read_cache(place: Path, threads: Sequence[int]) -> tuple[int, dict[str, dict[str, float]]]:
+    """The number of searches that measured, and the highest rates by threads and precision.
+
+    0 and no rates if the file at `place` cannot be read or lacks some of `threads`.
+    """
     try:
         kept = json.loads(place.read_text(encoding="utf-8"))
         highest: dict[str, dict[str, float]] = kept["highest"]

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
-from autotune.search.again import worth_another_try
-from autotune.search.bounds import MARGIN, Bounds
+from autotune.search.again import select_retries
+from autotune.search.bounds import PEAK_MARGIN, Bounds
 from autotune.search.finals import FINALS_LIMITS, MIN_FINALISTS, Finals, FinalsLimits
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
@@ -33,7 +33,7 @@ from autotune.search.ranking import (
 )
 from autotune.search.result import Result, conclude
 from autotune.search.study import Study
-from autotune.search.tuner import Observation, Tuner, opening
+from autotune.search.tuner import Observation, Tuner, expect_opening_s
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
 from autotune.shared.stopping import continued, remaining_rule
@@ -277,9 +277,7 @@ class Search:
 
     def _again(self) -> Config | None:
         """A configuration whose trial was disturbed and that is worth a second try now."""
-        found = worth_another_try(
-            self._searched, self._objective, self._value, self._leading_value()
-        )
+        found = select_retries(self._searched, self._objective, self._value, self._leading_value())
         return next(
             (
                 config
@@ -321,7 +319,7 @@ class Search:
         remaining_s, budget = self._remaining_s(), self._plan.limits.time_budget_s
         if remaining_s is None or budget is None:
             return True
-        cost = opening(self._observations())(config)
+        cost = expect_opening_s(self._observations())(config)
         return 2 * cost <= remaining_s and not (late and cost > LATE_OPENING_SHARE * budget)
 
     def _remaining_s(self) -> float | None:
@@ -383,8 +381,8 @@ class Search:
         batch_s = self._plan.bounds.batch_s(config) if self._plan.bounds else None
         if batch_s is None:
             return None
-        limit = self._objective.of_batches(
-            [seconds / MARGIN for seconds in batch_s],
+        limit = self._objective.best_case(
+            [seconds / PEAK_MARGIN for seconds in batch_s],
             measured(self._baseline),
             int(config["instances"]),
         )
@@ -492,7 +490,7 @@ class Search:
         if trial.measurement is not None:
             return self._objective.value(trial.measurement)
         if trial.screen is not None:
-            return self._objective.of_screen(trial, measured(self._baseline))
+            return self._objective.estimate_screened(trial, measured(self._baseline))
         return None
 
     def _excess(self, trial: Trial) -> float:

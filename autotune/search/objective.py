@@ -1,4 +1,4 @@
-"""What a search optimises, read from the raw samples of a measurement."""
+"""Objectives: the number that a search optimises, computed from a measurement's raw samples."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from autotune.shared.records import Measurement, Pass, Trial
 from autotune.shared.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
-SERVING_S = 20.0
-"""About what finding a rate again takes."""
+RATE_SEARCH_S = 20.0
+"""About how many seconds it takes to find the highest rate again."""
 
 
 class Objective(ABC):
-    """A number to make better, with its interval over the passes of a measurement."""
+    """A number to optimise, with its confidence interval over the passes of a measurement."""
 
-    kind: ClassVar[str]  # what search spaces call it
+    kind: ClassVar[str]  # its name in a search space
     maximize: ClassVar[bool]
     unit: str  # for people
     verb, compared = "is", "as fast as"  # as in: is 2.0x as fast as the baseline
-    limit_s: float | None = None  # of the p99 of requests, where there are any
-    serving_s: float = 0.0  # what a visit of the finals takes besides its passes
+    limit_s: float | None = None  # on the p99 of requests; None: the objective has no requests
+    serving_s: float = 0.0  # seconds of a visit of the finals besides its passes
 
     @property
     def name(self) -> str:
-        """What `objective_named` makes the same objective of."""
+        """The name from which `objective_named` makes the same objective."""
         return self.kind
 
     @abstractmethod
@@ -36,9 +36,11 @@ class Objective(ABC):
         """The objective's median over passes and its interval, in seconds or examples/s."""
 
     @abstractmethod
-    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
-        """The objective, at best, where every pass over the workload of `like` had these
-        batches, on each of `instances`."""
+    def best_case(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+        """The best value that the objective can have if every pass has these batch times.
+
+        The pass is over the workload of `like`, on each of `instances`.
+        """
 
     @abstractmethod
     def shown(self, value: float) -> str:
@@ -48,34 +50,39 @@ class Objective(ABC):
         return self.interval(measurement).median
 
     def estimate(self, pass_s: float, like: Measurement, instances: int) -> float:
-        """The objective of a configuration whose pass would take each of its `instances`
-        `pass_s`, were its batches spread as those of `like`, one instance's."""
+        """The objective of a configuration whose pass takes `pass_s` on each of its `instances`.
+
+        It assumes the batch-time distribution of `like` (one instance).
+        """
         times = pass_s / workload_s(like) / (instances if self.maximize else 1)
         return self.value(like) / times if self.maximize else self.value(like) * times
 
-    def of_screen(self, trial: Trial, like: Measurement) -> float:
-        """`estimate` for a trial that was screened out."""
+    def estimate_screened(self, trial: Trial, like: Measurement) -> float:
+        """The `estimate` of a trial that was screened."""
         assert trial.screen is not None
         return self.estimate(trial.screen.pass_s, like, int(trial.config["instances"]))
 
     def pace_s(self, measurement: Measurement) -> float:
-        """The time in which the instances together must do the workload once to be as good as
-        `measurement`, in seconds."""
+        """Seconds for one workload, all instances together, that are as good as `measurement`."""
         return workload_s(measurement)
 
     def caveat(self, measurement: Measurement) -> str | None:
-        """Why its value is not what it seems, for people."""
+        """Why the value of `measurement` is not what it seems, for people; None if it is."""
         return None
 
     def better(self, one: float, other: float) -> bool:
+        """Whether the value `one` is better than `other`."""
         return one > other if self.maximize else one < other
 
     def ratio(self, one: Measurement, other: Measurement) -> float:
-        """How many times better the one median is than the other."""
+        """How many times better the median of `one` is than that of `other`."""
         return self.speedup(self.interval(one), self.interval(other)).median
 
     def speedup(self, one: Interval, other: Interval) -> Interval:
-        """How many times better `one` is than `other`; the interval takes both ends apart."""
+        """How many times better `one` is than `other`, as an interval.
+
+        Its ends combine the ends of `one` with the opposite ends of `other`.
+        """
         if not self.maximize:
             one, other = other, one
         return Interval(
@@ -88,7 +95,7 @@ class Objective(ABC):
 
 
 class Throughput(Objective):
-    """Examples a second over the whole workload, any batch; instances are added."""
+    """Examples a second over the whole workload, at any batch size, summed over instances."""
 
     kind: ClassVar[str] = "throughput"
     unit = "examples/s"
@@ -107,7 +114,7 @@ class Throughput(Objective):
             samples=min(rate.samples for rate in rates),
         )
 
-    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+    def best_case(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
         return instances * like.examples / sum(batch_s)
 
     def shown(self, value: float) -> str:
@@ -115,9 +122,9 @@ class Throughput(Objective):
 
 
 class Latency(Objective):
-    """The 90th percentile of the time of one example, MLPerf's single-stream measure.
+    """The 90th percentile of the time of one example, as in MLPerf's single-stream scenario.
 
-    Of several instances, the slowest's.
+    With several instances, it is that of the slowest instance.
     """
 
     kind: ClassVar[str] = "latency"
@@ -133,7 +140,7 @@ class Latency(Objective):
             key=lambda interval: interval.median,
         )
 
-    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+    def best_case(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
         return percentile(batch_s, 90)
 
     def shown(self, value: float) -> str:
@@ -141,16 +148,16 @@ class Latency(Objective):
 
 
 class ServerObjective(Objective):
-    """The highest rate of requests whose p99 stays under a limit, MLPerf's server scenario.
+    """The highest rate of requests whose p99 stays under a limit, as in MLPerf's server scenario.
 
-    Where none does, the lowest rate tried counts in proportion to how far its p99 is over the
-    limit: it serves less than that in time.
+    If the p99 is over the limit at every rate, the value is the lowest rate tried times limit /
+    p99. At 40 requests/s and twice the limit, for example, it is 20 requests/s.
     """
 
     kind: ClassVar[str] = "server"
     maximize: ClassVar[bool] = True
     verb, compared = "serves", "the rate of"
-    serving_s = SERVING_S
+    serving_s = RATE_SEARCH_S
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s: float = limit_s
@@ -165,11 +172,11 @@ class ServerObjective(Objective):
             [one.per_s * min(1.0, self.limit_s / one.p99_s) for one in measurement.answered]
         )
 
-    def of_batches(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
+    def best_case(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
         return instances * like.features / sum(batch_s)
 
     def estimate(self, pass_s: float, like: Measurement, instances: int) -> float:
-        """What it would serve did it never have to wait: more than it does."""
+        """The rate without any waiting for requests: an upper bound on the rate it serves."""
         return instances * like.features / pass_s
 
     def pace_s(self, measurement: Measurement) -> float:
@@ -211,7 +218,7 @@ def objective_named(name: str) -> Objective:
 
 
 def by_instance(measurement: Measurement) -> list[list[Pass]]:
-    """The passes of each instance that count."""
+    """The passes that count, one list for each instance."""
     found: dict[int, list[Pass]] = {}
     for one in measurement.counted:
         found.setdefault(one.instance, []).append(one)
@@ -219,21 +226,21 @@ def by_instance(measurement: Measurement) -> list[list[Pass]]:
 
 
 def throughput(measurement: Measurement) -> Interval:
-    """Examples a second, whatever the objective of the search."""
+    """Examples a second; any measurement has them, whatever the objective of its search."""
     return Throughput().interval(measurement)
 
 
 def workload_s(measurement: Measurement) -> float:
-    """The median time in which the instances together do the workload once, in seconds."""
+    """Median seconds for one workload, all instances together."""
     return measurement.examples / throughput(measurement).median
 
 
 def features_per_s(measurement: Measurement) -> float:
-    """Model inputs a second, of all instances together; a row may be several."""
+    """Model inputs a second, all instances together; a row may become several inputs."""
     return throughput(measurement).median * measurement.features / measurement.examples
 
 
 def batch_percentiles(measurement: Measurement) -> dict[str, float]:
-    """p50, p90 and p99 of the time of a batch over all passes, in seconds."""
+    """p50, p90 and p99 of the seconds of a batch, over all passes that count."""
     samples = [s for p in measurement.counted for s in p.warm_batch_s]
     return {f"p{q}": percentile(samples, q) for q in PERCENTILES}

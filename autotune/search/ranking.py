@@ -1,4 +1,4 @@
-"""Where trials come from, and which are best."""
+"""The origins of trials, and the order of the best."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from autotune.search.objective import Objective
 from autotune.shared.records import Config, Measurement, Trial
 
 BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
+"""The origins of a trial. `again` is a second try of a configuration that was disturbed."""
 SEARCHED = (BASELINE, PRIOR, SEARCH, AGAIN)
+"""The origins of the trials before the finals."""
 
 
 def measured(trial: Trial) -> Measurement:
-    """The measurement of a trial that has one."""
+    """The measurement of `trial`, which must have one."""
     assert trial.measurement is not None
     return trial.measurement
 
 
 def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]) -> list[Trial]:
-    """Succeeded trials of these origins, best first, one a configuration."""
+    """Successful trials of these origins, best first: the last one of each configuration."""
     chosen: dict[Config, Trial] = {}
     for trial in trials:
         if trial.succeeded and trial.origin in origin:
@@ -31,6 +33,6 @@ def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]
 
 
 def complexity(config: Config, baseline: Config) -> int:
-    """How many knobs are not as the baseline has them."""
-    plain = baseline.as_dict()
-    return sum(plain.get(knob) != value for knob, value in config.values)
+    """The number of knobs whose value differs from the baseline's."""
+    baseline_values = baseline.as_dict()
+    return sum(baseline_values.get(knob) != value for knob, value in config.values)

@@ -1,4 +1,4 @@
-"""What a search found, from its trials."""
+"""The result of a search, computed from its trials."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from autotune.shared.stats import Interval, median_interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a search found. `best` is `baseline` where nothing is significantly better.
+    """The result of a search. `best` is `baseline` if no configuration is significantly better.
 
-    Where the finals were held, both hold the passes of all their visits, and `gain` is the
-    median over rounds of how many times better `best` was than the baseline in that round.
+    If there were finals, `baseline` and `best` hold the passes of all their visits. `gain` is then
+    the median over rounds of how many times better `best` was than the baseline in that round.
     """
 
     baseline: Trial
@@ -28,7 +28,7 @@ class Result:
 
 
 def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = False) -> Result:
-    """Of trials the first of which is the baseline's, and succeeded."""
+    """The result of `trials`; the first must be a successful trial of the baseline."""
     objective = finals.objective
     verdict = finals.verdict(trials)
     if verdict is not None:

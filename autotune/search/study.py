@@ -1,7 +1,7 @@
 """The Optuna study behind a search: the only module that imports Optuna.
 
-The journal of trials is the truth; the study is rebuilt from it on resume, so that a process
-killed between two writes can leave nothing behind that disagrees.
+The journal of trials decides; on resume, the study is rebuilt from it. So a process that is killed
+between two writes cannot leave a study that contradicts the journal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACCURACY = "accuracy"
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A configuration Optuna asked for, waiting to be told its outcome."""
+    """A configuration that Optuna asked for and whose outcome it must be told."""
 
     trial: optuna.Trial
     config: Config
@@ -36,7 +36,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedTrial:
-    """A configuration that was measured elsewhere: objective, and accuracy beyond the limit."""
+    """A configuration that another process measured.
+
+    `value` is the objective, `excess` the loss of accuracy beyond the limit.
+    """
 
     config: Config
     value: float
@@ -44,13 +47,13 @@ class SharedTrial:
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
-    """An RDB storage for `url`, else a journal file, which is made anew.
+    """An RDB storage for `url`; without a URL, a new journal file that replaces an old one.
 
-    Raises InputError where the URL cannot be opened.
+    Raises InputError if the URL cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if url is None:
-        for old in journal.parent.glob(journal.name + "*"):  # with the lock of a killed process
+        for old in journal.parent.glob(journal.name + "*"):  # and the lock of a killed process
             old.unlink()
         return JournalStorage(JournalFileBackend(str(journal)))
     try:
@@ -64,10 +67,10 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 
 
 class Study:
-    """Ask and tell over a `Space`.
+    """An Optuna study over a `Space`, with Optuna's ask and tell.
 
-    What is asked for was enqueued before, by the tuner: the sampler only serves configurations
-    that somebody else enqueued and that lack a knob.
+    The search enqueues each configuration before it asks for one. Optuna's sampler is needed only
+    for configurations that another process enqueued without some of the knobs.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Study:
         }
 
     def known(self) -> set[str]:
-        """Ids of the configurations that the study has an outcome for."""
+        """Ids of the configurations whose outcome the study has."""
         return {
             trial.user_attrs[CONFIG_ID]
             for trial in self._study.get_trials(deepcopy=False)
@@ -98,7 +101,7 @@ class Study:
         }
 
     def others(self, run: str) -> list[SharedTrial]:
-        """What other processes that share the storage have measured."""
+        """The trials that other runs sharing the storage have measured."""
         return [
             SharedTrial(
                 config=Config.of(trial.params),
@@ -110,7 +113,7 @@ class Study:
         ]
 
     def fail_stale(self, run: str) -> None:
-        """Fail the trials that a killed process of `run` left running (shared storages)."""
+        """Fail the trials that a killed process of `run` left running in a shared storage."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.user_attrs.get(RUN) == run:
                 self._study.tell(trial.number, state=TrialState.FAIL)
@@ -120,6 +123,7 @@ class Study:
         self._study.enqueue_trial(dict(config.values), skip_if_exists=False)
 
     def ask(self, run: str) -> Proposal:
+        """The next configuration to measure, marked as one of `run`."""
         trial = self._study.ask()
         trial.set_user_attr(RUN, run)
 
@@ -135,8 +139,8 @@ class Study:
     def tell(self, proposal: Proposal, outcome: Trial, value: float | None, excess: float) -> None:
         """Record a measured or failed configuration.
 
-        `value` is the objective, None for a failure; `excess` is how far its accuracy is
-        beyond the limit, <= 0 within it.
+        `value` is the objective, None for a failure. `excess` is the loss of accuracy beyond the
+        limit; it is at most 0 within the limit.
         """
         if value is None:
             assert outcome.failure is not None
@@ -147,16 +151,16 @@ class Study:
         self._study.tell(proposal.trial, value)
 
     def forbid(self, proposal: Proposal, reason: str) -> None:
-        """Refuse a proposal unmeasured; pruned, so that the sampler learns to stay away."""
+        """Refuse a proposal that need not be measured: Optuna records it as pruned."""
         proposal.trial.set_user_attr("forbidden", reason)
         self._study.tell(proposal.trial, state=TrialState.PRUNED)
 
     def repeat(self, proposal: Proposal) -> None:
-        """Refuse a proposal whose outcome is known already."""
+        """Refuse a proposal whose outcome is known already: Optuna records it as failed."""
         self._study.tell(proposal.trial, state=TrialState.FAIL)
 
     def add(self, run: str, outcome: Trial, value: float | None, excess: float) -> None:
-        """Record a trial that was not asked for: the baseline, or one of a resumed journal."""
+        """Record a trial that nobody asked for: the baseline, or one of a resumed journal."""
         if not self._space.contains(outcome.config):
             return
         attributes: Mapping[str, Any] = {CONFIG_ID: outcome.config.id, RUN: run}

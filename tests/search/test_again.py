@@ -1,4 +1,4 @@
-"""What others disturbed is tried again once they are gone."""
+"""Disturbed configurations are measured again once the host is idle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
-from autotune.search.again import disturbed, worth_another_try
+from autotune.search.again import disturbed, select_retries
 from autotune.search.objective import objective_named
 from autotune.search.observe import observed
 from autotune.search.ranking import AGAIN, FINAL
@@ -21,7 +21,7 @@ THROUGHPUT = objective_named("throughput")
 
 
 def waiting(found, share):
-    """A measurement during whose passes others had CPUs for a `share` of the time."""
+    """`found`, with others taking a CPU for this `share` of the time of each pass."""
     passes = tuple(replace(p, waited_s=share * p.total_s) for p in found.passes)
     return replace(found, passes=passes)
 
@@ -38,23 +38,23 @@ def speed(one):
 
 
 def asked(*trials, leading):
-    found = worth_another_try(list(trials), THROUGHPUT, speed, leading)
+    found = select_retries(list(trials), THROUGHPUT, speed, leading)
     return [config["batch_size"] for config in found]
 
 
-def test_what_might_lead_had_nobody_taken_its_cpus_is_tried_again():
+def test_a_configuration_that_could_lead_on_an_idle_machine_is_tried_again():
     trials = [
         trial(0, 1, pass_s=1.0),
         trial(1, 2, pass_s=1.2, share=0.5),  # at best in 0.6 s
         trial(2, 4, pass_s=3.0, share=0.5),  # at best in 1.5 s
-        trial(3, 8, pass_s=2.0, share=0.9),  # 0.25 of it at least: 0.5 s
+        trial(3, 8, pass_s=2.0, share=0.9),  # at best in 0.5 s: at least 0.25 of its time
         trial(4, 16, pass_s=1.2, share=0.05),
     ]
     assert asked(*trials, leading=10 / 1.0) == [8, 2]
     assert asked(*trials, leading=10 / 0.55) == [8]
 
 
-def test_while_the_host_is_disturbed_nothing_is_tried_again():
+def test_nothing_is_tried_again_while_the_host_is_disturbed():
     trials = [trial(0, 1, pass_s=1.0), trial(1, 2, pass_s=1.0, share=0.5)]
     assert asked(*trials, leading=5.0) == []
     assert asked(*trials, trial(2, 4, pass_s=1.0), leading=5.0) == [2]
@@ -69,14 +69,14 @@ def test_nothing_is_tried_a_third_time():
     assert asked(*trials, leading=5.0) == []
 
 
-def test_what_failed_for_other_reasons_is_not_tried_again():
+def test_a_configuration_that_failed_for_another_reason_is_not_tried_again():
     inaccurate = Failure(kind="inaccurate", detail="")
     last = trial(1, 4, pass_s=1.0)
     assert asked(trial(0, 2, pass_s=1.0, share=0.5, failure=inaccurate), last, leading=5.0) == []
 
 
 @pytest.mark.parametrize(("taken_s", "expected"), [(0.0, []), (0.15, [2])])
-def test_what_was_screened_out_is_judged_by_the_batches_that_said_so(taken_s, expected):
+def test_a_screened_configuration_is_judged_by_its_screened_batches(taken_s, expected):
     screen = Screen(batches=(0,), batch_s=(0.2,), pass_s=10.0, phases_s={}, taken_s=taken_s)
     slow = Failure(kind="slow", detail="")
     screened = trial(0, 2, pass_s=1.0, measurement=None, screen=screen, failure=slow)
@@ -84,7 +84,7 @@ def test_what_was_screened_out_is_judged_by_the_batches_that_said_so(taken_s, ex
     assert asked(screened, trial(1, 4, pass_s=1.0), leading=3.0) == expected
 
 
-def test_passes_that_were_left_alone_are_enough():
+def test_disturbed_passes_do_not_count_if_half_are_undisturbed():
     some = trial(0, 2, pass_s=1.0)
     quiet: Pass = some.measurement.passes[0]
     busy = replace(quiet, waited_s=0.5)
@@ -96,7 +96,7 @@ def test_passes_that_were_left_alone_are_enough():
     assert found == {2: False, 1: True}
 
 
-def test_the_tuner_believes_the_second_try_and_knows_the_cost_of_both():
+def test_the_tuner_uses_the_second_result_and_the_costs_of_both_tries():
     config = {"mode": "eager", "precision": "fp32", "batch_size": 2}
     first, second = (
         replace(trial(n, 2, pass_s=s), config=Config.of(config)) for n, s in ((0, 4.0), (1, 1.0))
@@ -127,7 +127,7 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def test_a_search_finds_what_a_neighbour_had_hidden(bench):
+def test_a_search_finds_the_best_configuration_despite_a_busy_neighbour(bench):
     result = bench.search(Neighbour(until=16), trials=40)
     space = compile_space(load_space(SMALL), surroundings())
     allowed = [c for c in space.configs() if c["precision"] != "int8_dynamic"]
@@ -149,7 +149,7 @@ def test_a_baseline_that_was_disturbed_is_left_to_the_finals(bench):
     assert sum(t.origin not in (AGAIN, FINAL) for t in result.trials) == 12
 
 
-def test_a_resumed_search_tries_nothing_again_that_it_has(bench):
+def test_a_resumed_search_repeats_no_second_try(bench):
     bench.search(Neighbour(until=16), trials=25)
     bench.journal.close()
     result = bench.search(Neighbour(until=0), trials=40)

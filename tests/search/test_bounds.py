@@ -1,4 +1,4 @@
-"""What a host can do at most, and that nothing is run which cannot win."""
+"""The peak rate of a host, and the configurations that it rules out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fakes import FakeRunner, host, surroundings
 
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.start import start_worker
-from autotune.search.bounds import OCCASIONS, Bounds, peaks
+from autotune.search.bounds import PEAK_SEARCHES, Bounds, peaks
 from autotune.shared.errors import StackError
 from autotune.shared.records import Failure
 from autotune.space import complete
@@ -49,12 +49,12 @@ def test_time_at_the_peak_of_the_precision():
 
 
 @pytest.mark.parametrize("knobs", [{"precision": "int8_dynamic"}, {"threads": 4}])
-def test_nothing_is_said_of_what_was_not_measured(knobs):
+def test_without_a_measured_peak_there_is_no_bound(knobs):
     assert KNOWN.batch_s(config(**knobs)) is None
 
 
-def test_what_cannot_win_is_not_run(tmp_path):
-    """fp32 at most 1.2 times the baseline's speed, whatever the made-up machine would give."""
+def test_a_configuration_that_cannot_win_is_not_run(tmp_path):
+    """The bounds of fp32 are its true times, bf16 has none: fp32 is run less often."""
     runner = FakeRunner()
     slow = SimpleNamespace(
         batch_s=lambda c: (runner.seconds(c),) if c["precision"] == "fp32" else None
@@ -82,7 +82,7 @@ class Answering:
 FACTS = SimpleNamespace(versions={"torch": "2.8.0"})
 
 
-def test_peaks_are_measured_for_each_number_of_threads_and_remembered(tmp_path, monkeypatch):
+def test_peaks_are_measured_for_each_number_of_threads_and_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "folder", lambda: tmp_path)
     worker = Answering()
     found = peaks(worker, host(3), FACTS)
@@ -91,16 +91,16 @@ def test_peaks_are_measured_for_each_number_of_threads_and_remembered(tmp_path, 
         ("bf16", 1): 5e9, ("bf16", 2): 1e10, ("bf16", 3): 1.5e10,
     }  # fmt: skip
     assert len(worker.requests) == 3
-    for _ in range(OCCASIONS):
+    for _ in range(PEAK_SEARCHES):
         assert peaks(worker, host(3), FACTS) == found
-    assert len(worker.requests) == 3 * OCCASIONS
+    assert len(worker.requests) == 3 * PEAK_SEARCHES
     peaks(worker, host(2), FACTS)
     peaks(worker, host(3), FACTS, afresh=True)
-    assert len(worker.requests) == 3 * OCCASIONS + 2 + 3
+    assert len(worker.requests) == 3 * PEAK_SEARCHES + 2 + 3
 
 
 def test_the_highest_peak_counts(tmp_path, monkeypatch):
-    """One of the occasions may have met a busy host, which must rule nothing out."""
+    """A search on a busy host must not lower the peak, or it would rule out too much."""
     monkeypatch.setattr(cache, "folder", lambda: tmp_path)
     found = [peaks(Answering(rate), host(1), FACTS)["fp32", 1] for rate in (5e9, 7e9, 6e9, 8e9)]
     assert found == [5e9, 7e9, 7e9, 7e9]
@@ -120,7 +120,7 @@ def test_the_highest_peak_counts(tmp_path, monkeypatch):
         '{"occasions": "x", "highest": {"1": {"fp32": 1}}}',
     ],
 )
-def test_a_damaged_memory_is_measured_again(tmp_path, monkeypatch, damage):
+def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(cache, "folder", lambda: tmp_path)
     found = peaks(Answering(), host(1), FACTS)
     (place,) = (tmp_path / "peaks").iterdir()

@@ -38,12 +38,12 @@ def test_speedup_is_above_one_for_the_better_of_both_objectives():
     assert Throughput().speedup(slow, fast).median == 2
 
 
-def test_speedup_takes_the_ends_of_both_intervals_apart():
+def test_the_interval_of_a_speedup_combines_opposite_ends():
     gain = Throughput().speedup(median_interval([3.0, 4.0, 5.0]), median_interval([1.0, 2.0, 2.5]))
     assert (gain.low, gain.median, gain.high) == (3 / 2.5, 2.0, 5.0)
 
 
-def test_throughput_can_be_read_under_any_objective():
+def test_any_measurement_has_a_throughput():
     assert throughput(measurement(2.0)).median == pytest.approx(5.0)
 
 
@@ -67,14 +67,14 @@ def served(*rates_and_p99):
 
 
 @pytest.mark.parametrize("limit_s", [0.05, 0.0123, 2.5, 100.0])
-def test_an_objective_of_requests_is_known_by_its_name(limit_s):
+def test_the_name_of_a_server_objective_holds_its_limit(limit_s):
     named = objective_named(ServerObjective(limit_s).name)
     assert named.name == ServerObjective(limit_s).name
     assert named.limit_s == pytest.approx(limit_s)
     assert named.kind == "server"
 
 
-def test_requests_served_late_count_in_proportion():
+def test_a_rate_over_the_limit_counts_in_proportion():
     objective = ServerObjective(0.1)
     assert objective.value(served((40, 0.09), (50, 0.1), (60, 0.05))) == 50
     assert objective.value(served((40, 0.2))) == 20
@@ -82,14 +82,14 @@ def test_requests_served_late_count_in_proportion():
     assert "at 40.0 requests/s it is 200 ms" in objective.caveat(served((40, 0.2)))
 
 
-def test_no_rate_is_more_than_what_is_done_without_waiting():
+def test_the_best_case_of_a_rate_is_without_waiting():
     one = measurement(2.0)  # ten rows in two seconds
-    assert ServerObjective(0.1).of_batches([0.5, 0.5], one, 2) == 20
+    assert ServerObjective(0.1).best_case([0.5, 0.5], one, 2) == 20
     assert ServerObjective(0.1).estimate(0.5, one, 2) == 40
     assert ServerObjective(0.1).pace_s(served((40, 0.05))) == pytest.approx(10 / 40)
 
 
-def test_parts_of_passes_count_as_the_whole_they_stand_for():
+def test_part_of_a_pass_is_scaled_to_the_whole():
     """Two visits to a slow baseline may run different parts of its pass."""
     from dataclasses import replace
 

@@ -20,7 +20,7 @@ def study(tmp_path):
     return Study(SPACE, storage=storage, name="s", seed=0, maximize=True)
 
 
-def test_what_is_enqueued_is_asked_next(study):
+def test_an_enqueued_configuration_is_asked_next(study):
     for prior in SPACE.priors[:3]:
         study.enqueue(prior)
         proposal = study.ask("run")
@@ -59,7 +59,7 @@ def test_outcomes_of_a_resumed_run_are_known(study):
     assert study.known() == {config.id, SPACE.priors[1].id}
 
 
-def test_what_others_measured_is_known_as_theirs(tmp_path):
+def test_the_trials_of_other_runs_are_told_apart(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     mine, theirs = (
         Study(SPACE, storage=open_storage(url, tmp_path), name="s", seed=0, maximize=True)
@@ -84,7 +84,7 @@ def test_trials_a_killed_run_left_are_failed_in_a_shared_storage(tmp_path):
     assert [t.state.name for t in second._study.trials] == ["FAIL", "RUNNING"]
 
 
-def test_a_stale_journal_and_its_lock_are_made_anew(tmp_path):
+def test_a_stale_journal_and_its_lock_are_replaced(tmp_path):
     path = tmp_path / "study.journal"
     path.write_text("half a li")
     (tmp_path / "study.journal.lock").symlink_to(path)

@@ -1,4 +1,4 @@
-"""What to measure next, on made-up functions whose answer is known."""
+"""The tuner and its surrogate on made-up functions whose best configuration is known."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from fakes import pass_seconds, surroundings
 from autotune.driver.runner import SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
 from autotune.search.tuner import (
-    STARTING_S,
-    TYPICAL_S,
+    DEFAULT_PREPARING_S,
+    DEFAULT_STARTING_S,
     Observation,
     Tuner,
     allowed_probability,
-    chances,
+    engine_deviations,
+    expect_preparing_s,
+    expect_starting_s,
     expected_improvement,
-    preparing,
-    squashed,
-    starting,
-    student_cdf,
-    within,
+    probability_floors,
+    signed_log,
 )
 from autotune.shared.records import Config
 from autotune.space import compile_space, load_space
@@ -70,7 +69,7 @@ def test_it_finds_the_best_allowed_configuration_in_few_steps(space):
     assert max(gaps) < 0.15
 
 
-def test_it_learns_to_stay_away_from_what_is_not_allowed(space):
+def test_it_learns_to_avoid_configurations_that_the_gate_rejects(space):
     seen = search(space, Tuner(space, seed=0), 20)
     assert sum(o.excess > 0 for o in seen[6:]) <= 6
 
@@ -80,7 +79,7 @@ def test_the_same_seed_proposes_the_same(space):
     assert [o.config for o in one] == [o.config for o in other]
 
 
-def test_a_point_of_the_open_session_is_preferred_where_gains_are_alike(space):
+def test_a_point_of_the_open_session_is_preferred_if_opening_is_expensive(space):
     seen = [
         observed(c, preparing_s=500.0) for c in random.Random(1).sample(list(space.configs()), 8)
     ]
@@ -89,7 +88,7 @@ def test_a_point_of_the_open_session_is_preferred_where_gains_are_alike(space):
     assert config.only(SESSION_KNOBS) == session
 
 
-def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
+def test_the_seconds_of_preparing_are_learnt_by_engine_and_compilers_take_long():
     def opened(mode, precision, seconds):
         config = Config.of({"mode": mode, "precision": precision})
         return Observation(
@@ -97,7 +96,7 @@ def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
         )
 
     seen = [opened("jit", "fp32", 2.0), opened("jit", "bf16", 4.0), opened("eager", "fp32", 1.0)]
-    expected = preparing(seen)
+    expected = expect_preparing_s(seen)
 
     def cost(mode, precision):
         return expected(Config.of({"mode": mode, "precision": precision}))
@@ -105,17 +104,20 @@ def test_what_opening_costs_is_learnt_by_engine_and_compilers_take_long():
     assert (cost("jit", "fp32"), cost("jit", "bf16"), cost("jit", "int8_dynamic")) == (2, 4, 3)
     assert cost("openvino", "fp32") == 2.0
     assert cost("inductor", "bf16") > 20
-    assert preparing([])(Config.of({"mode": "jit", "precision": "fp32"})) == TYPICAL_S
+    assert (
+        expect_preparing_s([])(Config.of({"mode": "jit", "precision": "fp32"}))
+        == DEFAULT_PREPARING_S
+    )
 
 
-def test_an_engine_that_was_prepared_before_costs_what_it_did_the_last_time():
+def test_an_engine_is_expected_to_take_as_long_to_prepare_as_the_last_time():
     config = Config.of({"mode": "openvino", "precision": "int8_static", "attention": "sdpa"})
     first, again = (
         Observation(config=config, speed=1.0, excess=-1.0, preparing_s=s, measuring_s=1.0)
         for s in (14.0, 0.5)
     )
-    assert preparing([first])(config) == 14.0
-    assert preparing([first, again])(config) == 0.5
+    assert expect_preparing_s([first])(config) == 14.0
+    assert expect_preparing_s([first, again])(config) == 0.5
 
 
 def test_processes_with_new_settings_cost_and_recent_ones_do_not():
@@ -131,16 +133,18 @@ def test_processes_with_new_settings_cost_and_recent_ones_do_not():
         )
 
     def cost(seen, threads):
-        return starting(seen)(Config.of({"mode": "jit", "precision": "fp32", "threads": threads}))
+        return expect_starting_s(seen)(
+            Config.of({"mode": "jit", "precision": "fp32", "threads": threads})
+        )
 
-    assert cost([], 1) == STARTING_S
+    assert cost([], 1) == DEFAULT_STARTING_S
     seen = [opened(n, float(n)) for n in (1, 2, 3, 4)]
     assert [cost(seen, n) for n in (1, 2, 3, 4, 5)] == [2.5, 0.0, 0.0, 0.0, 2.5]
     assert cost([*seen, opened(1, 0.0)], 1) == 0.0
     assert cost([*seen, opened(1, 0.0)], 2) == 2.5
 
 
-def test_nothing_is_proposed_that_may_not_be_used(space):
+def test_only_usable_configurations_are_proposed(space):
     seen = [observed(c) for c in random.Random(1).sample(list(space.configs()), 8)]
     only = next(c for c in space.configs() if c not in {o.config for o in seen})
     tuner = Tuner(space, seed=0)
@@ -148,13 +152,13 @@ def test_nothing_is_proposed_that_may_not_be_used(space):
     assert tuner.propose(seen, lambda c: False, open_session=None) is None
 
 
-def test_failures_alone_are_enough_to_go_on(space):
+def test_something_is_proposed_if_all_but_one_failed(space):
     configs = random.Random(2).sample(list(space.configs()), 3)
     seen = [observed(configs[0]), *(observed(c, 3.0, speed=None) for c in configs[1:])]
     assert Tuner(space, seed=0).propose(seen, lambda c: True, open_session=None) is not None
 
 
-def test_a_surrogate_goes_through_what_it_was_told_and_doubts_the_rest(space):
+def test_a_surrogate_fits_known_values_and_is_less_certain_of_others(space):
     configs = random.Random(4).sample(list(space.configs()), 60)
     encoder = Encoder(space)
     rows = encoder.encode(configs)
@@ -167,7 +171,7 @@ def test_a_surrogate_goes_through_what_it_was_told_and_doubts_the_rest(space):
     assert deviation[50:].mean() > deviation[:50].mean()
 
 
-def test_distances_are_by_place_for_numbers_and_by_difference_for_words(space):
+def test_the_distance_from_the_first_to_the_last_number_is_one(space):
     encoder = Encoder(space)
     configs = list(space.configs())
     most = max(int(c["batch_size"]) for c in configs)
@@ -178,33 +182,35 @@ def test_distances_are_by_place_for_numbers_and_by_difference_for_words(space):
     assert a @ encoder.distances @ a == 0.0
 
 
-def test_expected_improvement_of_a_sure_loss_is_nothing_and_of_a_sure_gain_the_gain():
+def test_expected_improvement_is_zero_for_a_sure_loss_and_the_gain_for_a_sure_gain():
     gains = expected_improvement(np.array([-1.0, 1.0]), np.array([1e-3, 1e-3]), 0.0)
     assert gains == pytest.approx([0.0, 1.0])
 
 
-def test_losses_on_their_scale_keep_order_and_sign():
-    found = squashed(np.array([-1.0, 0.0, 1.0, 20.0]))
+def test_the_signed_logarithm_keeps_order_and_sign():
+    found = signed_log(np.array([-1.0, 0.0, 1.0, 20.0]))
     assert found[1] == 0
     assert (np.diff(found) > 0).all()
     assert found[3] < 4
 
 
-def test_students_tails_are_those_of_three_degrees_of_freedom():
-    assert student_cdf(np.array([0.0, 3.182446])) == pytest.approx([0.5, 0.975])
+def test_the_tails_are_of_student_t_if_losses_vary_within_an_engine_and_else_normal():
+    mean, varies, sure = np.array([0.0, -3.182446]), np.ones(2), np.full(2, 1e-9)
+    assert allowed_probability(mean, sure, varies) == pytest.approx([0.5, 0.975])
+    assert allowed_probability(mean, varies, np.zeros(2)) == pytest.approx([0.5, 0.99927], abs=1e-5)
 
 
-def test_an_engine_that_always_loses_the_same_is_given_up_and_one_that_varies_is_not():
+def test_an_engine_is_given_up_if_its_losses_are_all_the_same():
     one, other = Config.of({"mode": "jit"}), Config.of({"mode": "ipex"})
-    apart = within([one, one, other, other], np.array([2.0, 2.0, 1.0, 3.0]))
-    assert apart == {one: 0.0, other: 1.0}
-    excess, spread = np.array([2.0, 2.0]), np.array([0.1, 0.1])
-    same, varies = allowed_probability(excess, spread, np.array([0.0, 1.0]))
+    deviations = engine_deviations([one, one, other, other], np.array([2.0, 2.0, 1.0, 3.0]))
+    assert deviations == {one: 0.0, other: 1.0}
+    mean, deviation = np.array([2.0, 2.0]), np.array([0.1, 0.1])
+    same, varies = allowed_probability(mean, deviation, np.array([0.0, 1.0]))
     assert same < 1e-6
     assert varies > 1e-2
 
 
-def test_a_precision_whose_losses_vary_keeps_a_chance_and_one_that_loses_the_same_does_not():
+def test_the_probability_floor_falls_faster_if_all_rejections_lost_the_same():
     configs = [Config.of({"mode": "jit", "precision": p}) for p in ("bf16", "int8", "int8")]
-    assert chances(configs, np.array([-1.0, 2.0, 3.0])) == {"bf16": 0.5, "int8": 0.5 / 3}
-    assert chances(configs, np.array([-1.0, 2.0, 2.0])) == {"bf16": 0.5, "int8": 0.5 / 9}
+    assert probability_floors(configs, np.array([-1.0, 2.0, 3.0])) == {"bf16": 0.5, "int8": 0.5 / 3}
+    assert probability_floors(configs, np.array([-1.0, 2.0, 2.0])) == {"bf16": 0.5, "int8": 0.5 / 9}
