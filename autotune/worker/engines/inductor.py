@@ -13,7 +13,7 @@ configuration fails, where torch by default would return to eager. The compiled 
 a folder of the run.
 
 For production, the model is compiled ahead of time into a package of the same kernels, with the
-same answers. A package needs neither the compiler nor the model. If the model cannot be exported,
+same answers. A package needs neither the compiler nor the model. If no package can be made,
 production uses the cache of compiled code instead.
 """
 
@@ -145,12 +145,7 @@ class InductorEngine(Engine):
             model, _ = torch_model.load(material.source, str(options["attention"]))
             runnable = torch_model.apply_precision(model, material, options)
             tolerance = TOLERANCE[precision]
-        if (
-            material.for_production
-            and dynamic
-            and precision in PACKAGED_PRECISIONS
-            and self.backend == "inductor"
-        ):
+        if material.for_production and dynamic and self._can_be_packaged:
             try:
                 packaged = compile_package(runnable, material, path)
                 difference = torch_model.compare(runnable, packaged, material.samples, tolerance)
@@ -159,8 +154,7 @@ class InductorEngine(Engine):
             except Exception as error:
                 path.unlink(missing_ok=True)
                 print(
-                    "the model cannot be compiled ahead of time, production uses the cache of "
-                    f"compiled code: {error}",
+                    f"no package was made, so production uses the cache of compiled code: {error}",
                     file=sys.stderr,
                 )
         compiled = compile_model(runnable, backend=self.backend, dynamic=dynamic)
@@ -172,3 +166,7 @@ class InductorEngine(Engine):
             message = lines[0] if lines else type(error).__name__
             raise TrialFailure("fallback", f"torch.compile failed: {message}") from error
         return Prepared(call=compiled, effective={"compile_difference": difference})
+
+    @property
+    def _can_be_packaged(self) -> bool:
+        return self.backend == "inductor" and self.options["precision"] in PACKAGED_PRECISIONS
