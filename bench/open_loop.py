@@ -2,12 +2,13 @@
 
     python bench/open_loop.py reports/RUN --rate 60 [--seconds 4] [--rounds 50]
 
-In turn, for the same rows at the same times (others in each round): the worker that serve-test
-asks; and a client of its own over the same engine, in a process of its own. The client is a thread
-that issues requests when they are due and a thread that answers them, with a queue between:
-another program than the worker's, where one thread does both. Both processes stay open and the
-windows are short and many, since waiting multiplies what a host changes by: a p99 is of all
-windows of a side together.
+Each round sends the same requests at the same times to two sides, in random order. One side is the
+worker that serve-test uses, where one thread issues and answers requests. The other side is an
+independent client: a second process with the same engine, in which one thread issues requests and
+another answers them, with a queue between. Every round draws new requests.
+
+Both processes stay open, and there are many short rounds, because queueing amplifies any change in
+the speed of the host. The final p99 of a side is over the requests of all its rounds.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def main() -> None:
         runner = best_runner(run, detect(), Path(work))
         LoadTest(runner, run.chosen, run.expected.features, seed=0).warm_up()
         for number in range(options.rounds):
-            rows, arrivals_s = wanted(options.rate, options.seconds, run.expected.features, number)
+            rows, arrivals_s = draw_requests(
+                options.rate, options.seconds, run.expected.features, number
+            )
             found = {}
             for side in shuffled(tuple(everything)):
                 if side == "served":
@@ -73,9 +76,9 @@ def main() -> None:
         runner.close()
     told = ratio_interval(ratios)
     print(
-        f"of all {len(everything['served'])} requests: {p99(everything['served']) * 1000:.1f} and "
-        f"{p99(everything['client']) * 1000:.1f} ms, "
-        f"{p99(everything['served']) / p99(everything['client']):.3f}; of the rounds "
+        f"p99 of all {len(everything['served'])} requests: {p99(everything['served']) * 1000:.1f} "
+        f"ms by serve-test, {p99(everything['client']) * 1000:.1f} ms by the client, ratio "
+        f"{p99(everything['served']) / p99(everything['client']):.3f}; median ratio of the rounds "
         f"{told.median:.3f} ({told.low:.3f} to {told.high:.3f})"
     )
 
@@ -84,13 +87,15 @@ def p99(latencies: list[float]) -> float:
     return float(np.percentile(latencies, 99))
 
 
-def wanted(rate: float, seconds: float, features: int, seed: int) -> tuple[list[int], list[float]]:
-    """The same for both sides."""
+def draw_requests(
+    rate: float, seconds: float, features: int, seed: int
+) -> tuple[list[int], list[float]]:
+    """Rows and arrival times in seconds; both sides draw the same ones from the same seed."""
     return requests_at(rate, seconds, features, np.random.default_rng(seed))
 
 
 class Client:
-    """The client, in the environment and on the CPUs of the run's configuration."""
+    """The client's process, with the environment and CPUs of the run's configuration."""
 
     def __init__(self, options: Any) -> None:
         run, host = reopen(RunFolder(options.run)), detect()
@@ -104,7 +109,7 @@ class Client:
         }
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, env=settings, stdin=pipe, stdout=pipe, text=True)
-        self._line()  # it is warm
+        self._line()  # the client says that it is warm
 
     def __enter__(self) -> Client:
         return self
@@ -133,7 +138,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
     from autotune.worker.serve import meet
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
     run, host = reopen(RunFolder(folder)), detect()
     kept = RunFolder(folder).engine
     with tempfile.TemporaryDirectory() as work:
@@ -169,14 +174,18 @@ def client(folder: Path, rate: float, seconds: float) -> None:
                 break
         print(json.dumps("warm"), file=answers, flush=True)
         for line in sys.stdin:
-            here = wanted(rate, seconds, len(features), int(line))
-            print(json.dumps(drive(call, features, point, *here)[0]), file=answers, flush=True)
+            drawn = draw_requests(rate, seconds, len(features), int(line))
+            print(json.dumps(drive(call, features, point, *drawn)[0]), file=answers, flush=True)
 
 
 def drive(
     call: Any, features: Any, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
 ) -> tuple[list[float], list[tuple[int, int]]]:
-    """Latencies of requests that one thread issues and another answers, and batches' shapes."""
+    """Issue requests in one thread and answer them in another.
+
+    Returns the latencies in seconds, in the order of the answers, and the shape (rows, width) of
+    each batch.
+    """
     requests: queue.Queue[tuple[float, int] | None] = queue.Queue()
     latencies: list[float] = []
     shapes: list[tuple[int, int]] = []

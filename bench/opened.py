@@ -1,4 +1,4 @@
-"""A finished run opened again on this host: what the benchmarks on runs share."""
+"""Open a finished run again on this host; for the benchmarks that take a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VISIT = StoppingRule(min_passes=2, max_passes=40, half_width=0.0, budget_s=5.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedRun:
-    """A run's winner, its stacks, its gate, and a runner over its workload."""
+    """A run's best configuration, stacks and gate, and a runner over its workload."""
 
     chosen: Config
     model_type: str
@@ -34,7 +34,7 @@ class OpenedRun:
 
 
 def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) -> OpenedRun:
-    """Scratch files and prepared artefacts go below `work`."""
+    """Open the run in `folder`. Scratch files and prepared artefacts go below `work`."""
     run, host = reopen(folder), detect()
     found = stacks.examine(run.pythons, host, work)
     return OpenedRun(
@@ -54,5 +54,5 @@ def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) 
 
 
 def speeds(visits: Sequence[Outcome]) -> list[float]:
-    """Examples a second of each visit."""
+    """Examples per second of each visit."""
     return [throughput(measurement).median for measurement in measurements(visits)]

@@ -1,9 +1,9 @@
-"""Where the seconds of a search go: how many of them are timed passes.
+"""Where do the seconds of a search go, and how many of them are timed passes?
 
     python bench/overhead.py [--time-budget 10m] [--output DIR] [--model demo ...]
 
-Runs the search as a user would (what follows --output is passed on), or reads the run that is
-already in DIR, and prints the shares.
+Runs the search as a user would, or reads the run that is already in DIR. Other flags are passed on
+to the search. Prints the share of each activity in the wall time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def passes_s(trial: Trial, only_cold: bool = False) -> float:
-    """Seconds of timed passes; instances run theirs at the same time."""
+    """Seconds of timed passes: those of the slowest instance, since instances run side by side."""
     if trial.measurement is None:
         return 0.0
     by_instance: dict[int, float] = defaultdict(float)
@@ -60,7 +60,9 @@ def passes_s(trial: Trial, only_cold: bool = False) -> float:
 def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
     first, last = (datetime.fromisoformat(t.started) for t in (trials[0], trials[-1]))
     done = last + timedelta(seconds=trials[-1].duration_s)
-    if begun is None:  # a run that was not started here: from the first trial to the last
+    if (
+        begun is None
+    ):  # a run read from disk: only the time from its first to its last trial is known
         begun, ended = first, done
     wall_s = (ended - begun).total_seconds()
     shares: dict[str, float] = defaultdict(float)
@@ -93,12 +95,12 @@ def show(trials: list[Trial], begun: datetime | None, ended: datetime) -> None:
         print(f"{seconds / wall_s:6.1%}  {seconds:7.1f} s  {name}")
         if name == TIMED:
             cold = sum(passes_s(trial, only_cold=True) for trial in trials)
-            print(f"{'':6}  {cold:7.1f} s  of them passes in which shapes were met")
+            print(f"{'':6}  {cold:7.1f} s  of these were cold passes")
     points = {t.config for t in trials if t.measurement is not None}
     screened = {t.config for t in trials if t.screen is not None}
     print(
         f"{wall_s:.0f} s in all; {len(trials)} trials, {len(points)} points measured, "
-        f"{len(screened)} more by a few batches, {len(opened)} sessions opened"
+        f"{len(screened)} more screened, {len(opened)} sessions opened"
     )
 
 

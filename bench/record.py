@@ -1,10 +1,10 @@
-"""A whole space, measured exhaustively into a table that `bench/replay.py` serves.
+"""Measure every configuration of a space, and write a table for `bench/replay.py`.
 
     python bench/record.py --space bench/tables/qa-throughput.yaml --work DIR \\
         --output bench/tables/qa-throughput.jsonl.gz [--objective latency] [--samples 32]
 
-Takes an hour or more; stop it and start it again with the same --work as often as you like.
-Sessions come in an order drawn by chance, so that a host that drifts does not favour an engine.
+This takes an hour or more. It can be stopped and started again with the same --work any number of
+times. Sessions run in random order, so that a drift of the host does not favour an engine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from autotune.tasks.gate import Gate, Reference
 from autotune.tasks.workload import encode, inputs_of, sample
 
 RULE = StoppingRule(min_passes=1, max_passes=6, half_width=0.02, budget_s=0.8, patience_s=20.0)
-"""One pass of what is slow: what a table is for is the order among the fast."""
+"""Slow configurations get one pass: a table must be precise only about the fast ones."""
 SEED = 0
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", choices=("demo", "random-bert-base"))
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--max-seq-length", type=int, default=384)
-    parser.add_argument("--work", type=Path, required=True, help="folder of what is done so far")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the trials so far")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
 
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def in_order(space: Space) -> Iterator[Config]:
-    """Every allowed configuration, those that share a session together."""
+    """Every configuration that the constraints allow; those of one session come together."""
     sessions: dict[Config, list[Config]] = {}
     for config in space.configs():
         sessions.setdefault(config.only(SESSION_KNOBS), []).append(config)

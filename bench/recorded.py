@@ -1,8 +1,8 @@
-"""Recorded tables: a whole space measured once, so that strategies can be compared on it.
+"""Recorded tables: a space measured once, on which search strategies can be compared.
 
 A table is a gzipped file of JSON lines: a header, then one trial for each configuration of a
-space, failures included, with its raw samples. `ReplayRunner` serves it in the place of a host,
-on a clock of its own that counts what each run would have cost.
+space, failures included, with its raw samples. `ReplayRunner` answers from the table instead of
+measuring. Its clock counts the seconds that each run would have taken.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from autotune.store.wire import parse_trial
 from autotune.tasks.gate import Reference
 
 DIGITS = 7
-"""Of seconds after the point: what the clock resolves."""
+"""Decimal places of recorded seconds: the resolution of the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`header` says what was measured on what; `trials` by configuration, the baseline's first."""
+    """`header` describes the space, model and host; `trials` has the baseline's trial first."""
 
     header: Mapping[str, Any]
     trials: Mapping[Config, Trial]
@@ -53,7 +53,7 @@ class Table:
         return cls(header=header, trials={trial.config: trial for trial in trials})
 
     def write(self, path: Path) -> None:
-        """The same table gives the same bytes."""
+        """Write the table to `path`. Equal tables give equal bytes."""
         lines = [json.dumps(self.header, sort_keys=True)]
         lines += [dumps(_rounded(trial)) for trial in self.trials.values()]
         path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
@@ -70,9 +70,9 @@ def _rounded(trial: Trial) -> Trial:
 
 
 class ReplayRunner:
-    """Serves a table. `clock` reads the seconds that what was run so far would have taken.
+    """A runner that answers from a table. `clock` gives the seconds that all runs so far cost.
 
-    A configuration's outputs are its place in the table, from which `ReplayGate` knows it.
+    The outputs of a configuration are its place in the table, by which `ReplayGate` finds it.
     """
 
     def __init__(self, table: Table) -> None:
@@ -82,7 +82,7 @@ class ReplayRunner:
         self._kept: frozenset[Config] = frozenset()
         self._now = 0.0
         self.ran: list[Config] = []
-        self.times: list[float] = []  # the clock after each
+        self.times: list[float] = []  # the clock after each of `ran`
 
     def clock(self) -> float:
         return self._now
@@ -112,27 +112,27 @@ class ReplayRunner:
         self._open = session
         measurement = trial.measurement
         if first:
-            measurement = _with(measurement, _split(measurement)[0])
+            measurement = _keep_passes(measurement, _split_passes(measurement)[0])
         phases = measurement.phases_s
         self._now += phases["warm_up"] + phases["measure"]
         outputs = {"place": np.array([self._place[config]], np.float32)}
         return Outcome(measurement=measurement, outputs=outputs)
 
     def _rest(self, config: Config) -> Outcome:
-        """The passes after the first; that one again where no other was recorded."""
+        """The passes after the first, or the first again if no other was recorded."""
         measurement = self._table.trials[config].measurement
         assert measurement is not None
-        firsts, others = _split(measurement)
-        again = _with(measurement, others or firsts)
-        self._now += again.phases_s["measure"]
-        return Outcome(measurement=replace(again, phases_s={**again.phases_s, "warm_up": 0.0}))
+        firsts, others = _split_passes(measurement)
+        more = _keep_passes(measurement, others or firsts)
+        self._now += more.phases_s["measure"]
+        return Outcome(measurement=replace(more, phases_s={**more.phases_s, "warm_up": 0.0}))
 
     def close(self) -> None:
         self._open = None
         self._kept = frozenset()
 
 
-def _split(measurement: Measurement) -> tuple[list[Pass], list[Pass]]:
+def _split_passes(measurement: Measurement) -> tuple[list[Pass], list[Pass]]:
     """The first pass of each instance, and the others."""
     firsts: dict[int, Pass] = {}
     others = []
@@ -144,15 +144,15 @@ def _split(measurement: Measurement) -> tuple[list[Pass], list[Pass]]:
     return list(firsts.values()), others
 
 
-def _with(measurement: Measurement, passes: Sequence[Pass]) -> Measurement:
-    """These passes of it alone, which took the share of its seconds that theirs are."""
-    taken = sum(p.total_s for p in passes) / sum(p.total_s for p in measurement.passes)
-    phases = {**measurement.phases_s, "measure": taken * measurement.phases_s["measure"]}
+def _keep_passes(measurement: Measurement, passes: Sequence[Pass]) -> Measurement:
+    """`measurement` with these passes only, and their share of the seconds of phase `measure`."""
+    share = sum(p.total_s for p in passes) / sum(p.total_s for p in measurement.passes)
+    phases = {**measurement.phases_s, "measure": share * measurement.phases_s["measure"]}
     return replace(measurement, passes=tuple(passes), phases_s=phases)
 
 
 class ReplayGate:
-    """The judgements that the table recorded."""
+    """A gate that gives the verdicts recorded in the table."""
 
     def __init__(self, table: Table) -> None:
         self._trials = list(table.trials.values())
@@ -168,4 +168,4 @@ class ReplayGate:
     def failure(self, accuracy: Accuracy, reference: Reference) -> Failure | None:
         if accuracy.allowed:
             return None
-        return Failure(kind="inaccurate", detail=f"a loss of {accuracy.relative_drop:.1%}")
+        return Failure(kind="inaccurate", detail=f"accuracy drop of {accuracy.relative_drop:.1%}")

@@ -1,15 +1,19 @@
-"""Strategies on recorded tables: how near the best, after how many configurations and seconds.
+"""Compare search strategies on recorded tables: how close to the best, and how soon?
 
     python bench/replay.py bench/tables/*.jsonl.gz [--seeds 30] [--strategies autotune,random,tpe]
         [--plot docs/replay.svg] [--json FILE]
 
-`autotune` is the search as it ships, priors included; `autotune-no-priors` the same without
-them. `tpe` is Optuna's default sampler, `tpe-multivariate` it with its multivariate and grouped
-options, `ga` its genetic algorithm; `random` draws without replacement. All skip what the
-constraints rule out and never pay for a configuration twice; only what was measured counts.
+Strategies:
 
-Gaps are to the table's best configuration that the gate allows; a strategy's answer is the best
-allowed one it has measured. Seconds are the recorded ones: preparation, warm-up and passes.
+- `autotune`: the search with its priors, and `autotune-no-priors`: the search without them;
+- `random`: draws without replacement;
+- `tpe`: Optuna's default sampler;
+- `tpe-multivariate`: the same sampler with its multivariate and grouped options;
+- `ga`: Optuna's genetic algorithm.
+
+Every strategy skips configurations that the constraints forbid, and measures none twice. Its answer
+is the best allowed configuration that it has measured. The gap compares this answer with the best
+allowed configuration of the table. Seconds are the recorded ones: preparation, warm-up and passes.
 """
 
 from __future__ import annotations
@@ -42,13 +46,13 @@ from autotune.space import Space, Surroundings, baseline, compile_space, load_sp
 from autotune.store.journal import Journal
 
 SHARES = (0.02, 0.05, 0.10, 0.20)
-SECONDS = (0.01, 0.02, 0.05, 0.10)
+"""Shares of a table's configurations after which gaps are printed."""
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A table, its space, and what it says of each configuration."""
+    """A table, its space, and how good each of its configurations is."""
 
     table: Table
     space: Space
@@ -67,13 +71,13 @@ class Problem:
         )
         file = load_space(ROOT / "bench" / "tables" / header["space"])
         first: tuple[Config, ...] = ()
-        if priors:  # those that the shipped space has for this objective
+        if priors:  # the priors of the shipped space for this objective
             first = compile_space(load_space(ROOT / "search_spaces" / "qa.yaml"), where).priors
         space = compile_space(file, where, first=first)
         return cls(table, space, where, objective_named(header["objective"]))
 
     def speed(self, config: Config) -> float | None:
-        """Logarithm of how good it is; None where it failed or is not allowed."""
+        """Log of the objective, higher is better; None if `config` failed or is not allowed."""
         trial = self.table.trials[config]
         if trial.failure is not None or trial.measurement is None:
             return None
@@ -136,7 +140,7 @@ def random_order(problem: Problem, runner: ReplayRunner, seed: int, most: int) -
 
 
 def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
-    """An Optuna sampler over the space, told of accuracy as a constraint."""
+    """A strategy that uses an Optuna sampler, with accuracy as a constraint."""
 
     def run(problem: Problem, runner: ReplayRunner, seed: int, most: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -146,7 +150,7 @@ def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
         left = dict.fromkeys(c for c in problem.space.configs() if c in problem.table.trials)
         refused = 0
         while len(runner.ran) < most and left:
-            if refused >= 15:  # it is stuck on what it knows
+            if refused >= 15:  # the sampler repeats configurations already measured
                 config = rng.choice(list(left))
                 study.enqueue_trial(dict(config.values), skip_if_exists=False)
             trial = study.ask()
@@ -189,11 +193,11 @@ STRATEGIES: dict[str, tuple[bool, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One run: the gap after each configuration, and when it was reached."""
+    """One run of a strategy: the gap after each configuration, and the clock then."""
 
     gaps: list[float]
     seconds: list[float]
-    own_s: float  # what choosing took, in real seconds
+    own_s: float  # real seconds that the strategy itself took
 
 
 def one_run(job: tuple[Path, str, int, float]) -> Curve:
@@ -216,15 +220,15 @@ def one_run(job: tuple[Path, str, int, float]) -> Curve:
 
 
 def geometric(gaps: list[float]) -> float:
-    """The gap of the geometric mean of how near the best each run came."""
+    """The gap of the geometric mean, over runs, of the speed relative to the best."""
     if max(gaps) >= 1:
         return 1.0
     return 1 - math.exp(statistics.fmean(math.log(1 - gap) for gap in gaps))
 
 
 def mean_curve(curves: list[Curve]) -> list[float]:
-    """The geometric mean over runs after each configuration; a run that ended stays where it
-    was."""
+    """The `geometric` gap over runs after each configuration. A run that ended early keeps its
+    last gap."""
     longest = max(len(c.gaps) for c in curves)
     return [geometric([c.gaps[min(n, len(c.gaps) - 1)] for c in curves]) for n in range(longest)]
 
@@ -234,20 +238,24 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
-    parser.add_argument("--share", type=float, default=max(SHARES), help="of the table to measure")
+    parser.add_argument(
+        "--share", type=float, default=max(SHARES), help="share of the table to measure"
+    )
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="an SVG of the geometric mean of the gaps")
+    parser.add_argument("--plot", type=Path, help="SVG file for the geometric mean of the gaps")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Curve]]] = {}
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of those that are started now: a CPU each
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the processes of the pool: each uses one CPU
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for path in options.tables:
             problem = Problem.read(path, priors=False)
             exhaustive = problem.exhaustive_s
             count = len(problem.table.trials)
-            print(f"\n{path.name}: {count} configurations, {exhaustive / 60:.0f} min exhaustively")
-            print(f"{'':20}" + "".join(f"{share:>16.0%}" for share in SHARES) + "   3% away in")
+            print(
+                f"\n{path.name}: {count} configurations, {exhaustive / 60:.0f} min to measure all"
+            )
+            print(f"{'':20}" + "".join(f"{share:>16.0%}" for share in SHARES) + "   time to 3%")
             for strategy in options.strategies.split(","):
                 jobs = [(path, strategy, seed, options.share) for seed in range(options.seeds)]
                 curves = pool.map(one_run, jobs, chunksize=1)
@@ -272,8 +280,12 @@ def main() -> None:
 
 
 def line(strategy: str, curves: list[Curve], count: int, exhaustive_s: float) -> str:
-    """Geometric mean and 95th percentile of the gap at each share, and the median share of the
-    exhaustive seconds in which a run came within 3%."""
+    """One line of the printed table.
+
+    For each of SHARES: the geometric mean and 95th percentile of the gap. Then the time until a run
+    is within 3% of the best, as a share of the seconds that measuring everything takes: the median
+    and 95th percentile over runs. Then the milliseconds that the strategy takes for each choice.
+    """
     cells = []
     for share in SHARES:
         place = math.ceil(share * count) - 1

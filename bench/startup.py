@@ -1,8 +1,8 @@
-"""How long `autotune --help` takes: whole processes, median and range.
+"""How long does `autotune --help` take?
 
     python bench/startup.py [--runs 20] [--limit-ms 200]
 
-Exits 1 where the median is above the limit.
+Times whole processes. Prints the median and the range. Exits 1 if the median is above the limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
             [sys.executable, "-m", "autotune", "--help"], check=True, stdout=subprocess.DEVNULL
         )
         times.append(1000 * (time.perf_counter() - start))
-    times = times[1:]  # the first one reads from disk
+    times = times[1:]  # the first run reads from disk
     median = statistics.median(times)
     print(f"autotune --help: median {median:.0f} ms, {min(times):.0f} to {max(times):.0f} ms")
     sys.exit(median > options.limit_ms)
