@@ -48,7 +48,6 @@ from autotune.space import Space, Surroundings, baseline, compile_space, load_sp
 from autotune.store.journal import Journal
 
 SHARES = (0.02, 0.05, 0.10, 0.20)
-SECONDS = (0.01, 0.02, 0.05, 0.10)
 ROOT = Path(__file__).parent.parent
 
 

@@ -93,7 +93,7 @@ def test_a_few_ratios_say_how_little_they_cover():
 
 
 def test_ratio_intervals_are_the_signed_rank_tables():
-    """Of ten, the ninth smallest and largest of the 55 means."""
+    """Ten ratios: the interval is from the ninth smallest to the ninth largest of 55 means."""
     found = ratio_interval([math.exp(i) for i in range(1, 11)])
     assert math.log(found.median) == pytest.approx(5.5)
     assert (math.log(found.low), math.log(found.high)) == pytest.approx((3.0, 8.0))
@@ -109,7 +109,7 @@ def test_ratio_intervals_cover_what_they_say():
     assert 930 <= inside <= 985
 
 
-def test_what_processes_differ_by_is_part_of_a_gain():
+def test_the_difference_between_processes_widens_a_gain():
     same = gain_interval([2.0] * 8)
     assert same.median == pytest.approx(2.0)
     half_width = NORMAL_QUANTILE * math.sqrt(2) * PROCESS_LOG_DEVIATION
@@ -124,7 +124,7 @@ def test_what_processes_differ_by_is_part_of_a_gain():
 
 
 def test_two_processes_of_one_configuration_are_not_called_different():
-    """Rounds without noise in processes that differ by chance, as processes do."""
+    """Rounds have almost no noise, but the two processes differ at random."""
     rng = random.Random(3)
     different = 0
     for _ in range(1000):
@@ -134,9 +134,9 @@ def test_two_processes_of_one_configuration_are_not_called_different():
     assert 20 <= different <= 80
 
 
-def test_rounds_in_orders_drawn_at_random_cover_whatever_the_host_does():
-    """The host is slow for two visits in four: with every second round backwards the second
-    of two equal sides would stand in the slow ones each time."""
+def test_intervals_of_randomly_ordered_rounds_cover_even_on_an_uneven_host():
+    """The host is slow for visits 2 and 3 of every 4. If every second round ran backwards, the
+    second of two equal sides would always meet the slow visits."""
     random.seed(0)
     rng = random.Random(1)
     different = 0

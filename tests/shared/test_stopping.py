@@ -1,4 +1,4 @@
-"""What is missing after a first pass."""
+"""When passes are enough, and which rule remains after the rung `first`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_first_pass_that_is_no_slower_than_the_leader_is_repeated():
 
 
 @pytest.mark.parametrize("first", [one(1.06), one(11.0), one(1.06, waited_s=0.5)])
-def test_one_that_is_slower_or_very_long_is_enough(first):
+def test_a_first_pass_that_is_slower_or_very_long_is_enough(first):
     assert after(first) is None
 
 
 @pytest.mark.parametrize("first", [one(2.0, cold=True), one(1.0, stolen_s=0.5)])
-def test_after_one_that_does_not_count_nothing_is_known(first):
+def test_a_first_pass_that_is_cold_or_disturbed_does_not_count(first):
     assert after(first) == replace(RULE, rung="rest")
 
 
@@ -47,7 +47,7 @@ def test_a_rule_that_is_satisfied_asks_for_nothing_more():
 
 
 def test_every_instance_needs_its_passes():
-    """Of two instances each has twice the leader's time for the whole workload."""
+    """With two instances, each has twice the leader's time for the whole workload."""
     first, other = one(0.9, share=0.5), one(0.8, share=0.5, instance=1)
     missing = after(first, other)
     assert missing is not None
@@ -57,14 +57,14 @@ def test_every_instance_needs_its_passes():
     assert after(slow, other) is not None
 
 
-def test_cold_passes_are_patience_spent():
+def test_cold_passes_use_up_patience():
     rule = StoppingRule(min_passes=1, max_passes=9, budget_s=1.0, patience_s=3.0)
     assert not enough([one(5.0, cold=True)], rule)
     assert enough([one(7.0, cold=True)], rule)
     assert enough([one(5.0, cold=True), one(1.0)], rule)
 
 
-def test_a_first_pass_and_the_rest_are_one_measurement():
+def test_the_rungs_first_and_rest_become_one_measurement():
     first, more = measurement(1.0, passes=1), measurement(1.1, passes=2)
     more = replace(more, peak_rss_bytes=2**31, phases_s={**more.phases_s, "warm_up": 0.25})
     both = continued(first, more)
