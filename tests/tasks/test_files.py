@@ -24,10 +24,14 @@ def test_a_row_of_a_megabyte_is_read(tmp_path, suffix):
     ("name", "content", "words"),
     [
         ("d.csv", b'text,label\n"never closed,1\n', "is not CSV: unexpected end of data"),
-        ("d.csv", b"text,label\na\n", "row 1 has not as many cells as the header"),
-        ("d.csv", b"text,label\na,1\nb,1,2\n", "row 2 has not as many cells as the header"),
+        ("d.csv", b"text,label\na\n", "row 1: the number of cells differs from the header"),
+        (
+            "d.csv",
+            b"text,label\na,1\nb,1,2\n",
+            "row 2: the number of cells differs from the header",
+        ),
         ("d.csv", b"\xff\xfe\x00", "cannot be read"),
-        ("d.json", b'{"text": "\\ud800"}', r"'\\ud800' is half of a character"),
+        ("d.json", b'{"text": "\\ud800"}', r"'\\ud800' is only half of a character"),
         ("d.jsonl", b'{"n": 1}\n{"n": ' + b"9" * 5000 + b"}\n", "neither JSON nor JSON lines"),
         ("d.json", b"[" * 100_000, "nested too deeply"),
         ("d.jsonl", b'{"n": 1}\n' + b"[" * 100_000, "nested too deeply"),

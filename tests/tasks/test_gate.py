@@ -24,7 +24,7 @@ class Parity:
             * float(np.mean([a == b for a, b in zip(rows, predictions, strict=True)]))
         }
 
-    def tallies(self, rows, predictions):
+    def metric_counts(self, rows, predictions):
         return np.array([[a == b, 1.0] for a, b in zip(rows, predictions, strict=True)])
 
     def main_metric(self, totals):

@@ -80,7 +80,7 @@ def without(field):
         ({"rows": [ROW]}, "expected SQuAD layout"),
         (without("context"), "row 1 lacks context"),
         (without("answers"), "row 1 lacks answers"),
-        ({"data": [{"sentence": "a", "label": 1}]}, "it has label, sentence"),
+        ({"data": [{"sentence": "a", "label": 1}]}, "the row has label, sentence"),
         ({"data": ["text"]}, "expected an object, got str"),
         ({"data": [{**ROW, "answers": {"text": [], "answer_start": []}}]}, "has no answer"),
         ({"data": [{**ROW, "answers": "Ada"}]}, "question and context must be text"),

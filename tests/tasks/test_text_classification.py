@@ -40,7 +40,7 @@ def test_layouts(tmp_path, row, columns, expected):
 
 def test_csv_with_a_header_and_quotes(tmp_path):
     (tmp_path / "d.csv").write_text('text,label\n"a, ""b""\nc",1\nplain,negative\n')
-    rows = TASK.labelled(TASK.load(str(tmp_path / "d.csv"), None))
+    rows = TASK.with_model_labels(TASK.load(str(tmp_path / "d.csv"), None))
     assert [(row["text"], row["label"]) for row in rows] == [('a, "b"\nc', 1), ("plain", 0)]
 
 
@@ -66,9 +66,9 @@ def test_what_is_written_is_read_back(tmp_path):
         {"sentence1": 'quo"te', "sentence2": "ünï", "label": 0},
         {"sentence1": "b", "sentence2": "c", "label": "positive"},
     ]
-    rows = TASK.labelled(TASK.load(written(tmp_path / "d.jsonl", raw), None))
+    rows = TASK.with_model_labels(TASK.load(written(tmp_path / "d.jsonl", raw), None))
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.labelled(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
     first = json.loads((tmp_path / "validation.json").read_text().splitlines()[0])
     assert first == {"sentence1": 'quo"te', "sentence2": "ünï", "label": "negative"}
 

@@ -54,7 +54,7 @@ def test_spans_are_seqevals():
     ],
 )
 def test_layouts(tmp_path, row):
-    rows = TASK.labelled(TASK.load(written(tmp_path / "d.jsonl", [row]), None))
+    rows = TASK.with_model_labels(TASK.load(written(tmp_path / "d.jsonl", [row]), None))
     assert rows == [{"tokens": ["a", "b"], "tags": ["O", "B-per"]}]
 
 
@@ -82,7 +82,7 @@ def test_columns_that_do_not_apply_are_refused(tmp_path):
 def test_what_is_written_is_read_back(tmp_path):
     rows = [{"tokens": ["ünï", '"'], "tags": ["B-loc", "O"]}]
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.labelled(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
 
 
 def test_a_word_has_the_tag_of_its_first_token_and_one_cut_off_has_none():
