@@ -26,14 +26,14 @@ SCRIPT_BATCH_SIZE = 8
 EXAMPLES_FOLDER = "examples/pytorch"
 
 KNOBS_WITHOUT_FLAG = {
-    "instances": "start one for each part of the data",
-    "pinning": "start it under taskset",
+    "instances": "start one script for each part of the data",
+    "pinning": "start the script under taskset",
     "interop_threads": "the script has no such flag",
     "flush_denormals": "the script has no such flag",
-    "attention": "the script takes the model's default",
+    "attention": "the script uses the model's default",
     "linear": "the script runs torch's own Linear",
     "auto_kernel_selection": "the Trainer does not pass it to ipex.optimize",
-    "dynamic_shapes": "the script compiles as torch.compile decides",
+    "dynamic_shapes": "torch.compile decides",
     "max_autotune": "pass --torch_compile_mode max-autotune",
 }
 """Knobs for which the script has no flag, each with the reason or a remedy."""

@@ -23,7 +23,7 @@ strict = with_config(ConfigDict(**STRICT))  # type: ignore[typeddict-item]
 
 @strict
 class IntervalOf(TypedDict):
-    """A median with its confidence interval.
+    """A median, or an estimate of the median, with its confidence interval.
 
     The unit depends on the key: seconds, examples/s, or a ratio such as a speedup.
     """

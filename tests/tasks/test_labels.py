@@ -19,7 +19,7 @@ GENERIC = ("LABEL_0", "LABEL_1")
         ([1], GENERIC, {1: 1}),
     ],
 )
-def test_labels_are_numbered_as_the_model_does(found, labels, expected):
+def test_labels_get_the_models_numbers(found, labels, expected):
     assert label_numbers(found, labels) == expected
 
 
@@ -31,19 +31,19 @@ def test_a_label_the_model_lacks_is_an_error_that_lists_both_sides(found):
     assert "negative, positive" in str(caught.value)
 
 
-def test_names_against_a_model_without_names_say_what_to_do():
-    with pytest.raises(DatasetError, match="id2label"):
+def test_named_labels_for_a_model_without_names_suggest_id2label():
+    with pytest.raises(DatasetError, match="set id2label"):
         label_numbers(["spam", "ham"], GENERIC)
 
 
-def test_many_labels_are_not_all_printed():
+def test_a_message_lists_only_some_of_many_labels():
     with pytest.raises(DatasetError) as caught:
         label_numbers([f"intent {n}" for n in range(500)], NAMES)
     assert "(500 in all)" in str(caught.value)
     assert f"intent {LABELS_SHOWN}" not in str(caught.value)
 
 
-def test_columns_are_found_by_name_or_named():
+def test_a_column_is_found_or_named_by_the_user():
     row = {"sentence": "a", "my text": "b"}
     assert choose_column(row, None, ("text", "sentence"), "--text-column", "d") == "sentence"
     assert choose_column(row, "my text", ("text",), "--text-column", "d") == "my text"
