@@ -267,30 +267,35 @@ def _flattened_rows(raw: Any) -> Iterator[Any]:
             f"with the fields {', '.join(FIELDS)}"
         )
     for item in items:
-        if not (isinstance(item, dict) and isinstance(item.get("paragraphs"), list)):
+        if isinstance(item, dict) and isinstance(item.get("paragraphs"), list):
+            yield from _article_rows(item)
+        else:
             yield item
+
+
+def _article_rows(article: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield a flattened row for each question of an article. Malformed parts are unchanged."""
+    for paragraph in article["paragraphs"]:
+        if not (isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)):
+            yield paragraph
             continue
-        for paragraph in item["paragraphs"]:
-            if not (isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)):
-                yield paragraph
+        for question in paragraph["qas"]:
+            if not isinstance(question, dict):
+                yield question
                 continue
-            for question in paragraph["qas"]:
-                if not isinstance(question, dict):
-                    yield question
-                    continue
-                answers = question.get("answers")
-                if isinstance(answers, list) and all(isinstance(a, dict) for a in answers):
-                    answers = {
-                        "text": [a.get("text") for a in answers],
-                        "answer_start": [a.get("answer_start") for a in answers],
-                    }
-                yield {
-                    "id": question.get("id"),
-                    "title": item.get("title", ""),
-                    "context": paragraph.get("context"),
-                    "question": question.get("question"),
-                    "answers": answers,
+            answers = question.get("answers")
+            if isinstance(answers, list) and all(isinstance(a, dict) for a in answers):
+                answers = {
+                    "text": [a.get("text") for a in answers],
+                    "answer_start": [a.get("answer_start") for a in answers],
                 }
+            yield {
+                "id": question.get("id"),
+                "title": article.get("title", ""),
+                "context": paragraph.get("context"),
+                "question": question.get("question"),
+                "answers": answers,
+            }
 
 
 def _checked_row(row: Any, number: int, dataset: str) -> Row:
