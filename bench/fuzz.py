@@ -104,7 +104,7 @@ def dataset_reader(task: str, suffix: str) -> Callable[[bytes, Path], None]:
         path = folder / f"data{suffix}"
         path.write_bytes(data)
         known = task_named(task).with_labels(("LABEL_0", "LABEL_1", "O", "B-ORG"))
-        rows = known.labelled(known.load(str(path), None))
+        rows = known.with_model_labels(known.load(str(path), None))
         known.texts(rows)
         known.write(rows, folder / "written.json")
 

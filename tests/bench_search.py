@@ -30,7 +30,7 @@ class Ones:
     def score(self, rows, predictions, reference=None):
         return {"f1": 100 * float(np.mean([p == 0 for p in predictions]))}
 
-    def tallies(self, rows, predictions):
+    def metric_counts(self, rows, predictions):
         return None
 
 

@@ -163,7 +163,7 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
             f"{knobs.describe(config)}: {outcome.failure.kind}: {outcome.failure.detail}{words}"
         )
     metrics = metrics_of(workload, config, outcome)
-    answers = workload.task.answers(workload.rows, workload.features, outcome.outputs)
+    answers = workload.task.script_files(workload.rows, workload.features, outcome.outputs)
     save(asked.output, metrics, answers)
     return metrics
 
@@ -236,7 +236,7 @@ def configure(
     if chosen.values:
         return Config.of({**chosen.values, "stack": stack})
     wanted: dict[str, Value] = {"stack": stack}
-    if task.script is not None and not task.script.pads:
+    if task.script is not None and not task.script.pads_by_default:
         wanted["padding"] = "longest"
     for stands_for in flagged.values():
         wanted.update(stands_for)
@@ -273,7 +273,7 @@ def metrics_of(workload: Workload, config: Config, outcome: Outcome) -> dict[str
     task, measurement = workload.task, outcome.measurement
     assert measurement is not None
     predictions = task.decode(workload.rows, workload.features, outcome.outputs)
-    scale = 1.0 if task.script is not None and task.script.percent else 100.0
+    scale = 1.0 if task.script is not None and task.script.metrics_in_percent else 100.0
     scores = task.score(workload.rows, predictions)
     metrics: dict[str, Any] = {f"eval_{name}": score / scale for name, score in scores.items()}
     batch_size = int(config.get("batch_size", 0) or 8)

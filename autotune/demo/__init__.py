@@ -1,6 +1,6 @@
-"""The embedded demonstration: a real fine-tuned model and real questions.
+"""The demo: a small fine-tuned question-answering model and questions from XQuAD.
 
-See NOTICE.md beside this file for where they come from and under which licences.
+NOTICE.md in this folder states their sources and licences.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""best.yaml: the chosen configuration, complete enough to run from."""
+"""best.yaml: the best configuration, with everything that is needed to run the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def best_yaml(
     host: dict[str, Any],
     promise: dict[str, Any],
 ) -> str:
-    """The file's text. `promise` is what was measured: objective, speedup, metrics."""
+    """Return the text of the file.
+
+    `promise` holds the measured speed and accuracy: objective, speedup and metrics.
+    """
     content = {
         "format": 1,
         "id": config.id,

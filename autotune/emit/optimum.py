@@ -1,7 +1,7 @@
-"""Best and baseline in the layout of optimum-benchmark's reports, for tools that read those.
+"""The best configuration and the baseline in the layout of optimum-benchmark's reports.
 
-A folder each, with `benchmark_config.json` and `benchmark_report.json` as
-`BenchmarkConfig.from_json` and `BenchmarkReport.from_json` read them. Source:
+Each gets a folder with `benchmark_config.json` and `benchmark_report.json`, which
+`BenchmarkConfig.from_json` and `BenchmarkReport.from_json` can read. Source of the layout:
 https://github.com/huggingface/optimum-benchmark, `optimum_benchmark/benchmark/report.py` and
 `optimum_benchmark/trackers/latency.py`.
 """
@@ -17,19 +17,23 @@ from autotune.search.objective import throughput
 from autotune.search.ranking import measured
 from autotune.shared.records import Config, Measurement, Trial
 
-BACKENDS = {
+BACKEND_OF_MODE = {
     "ipex": "ipex",
     "ipex_jit": "ipex",
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",
 }
-"""Of modes; the others run on torch."""
-TASKS = {"qa": "question-answering"}
-"""Of tasks whose name there is another."""
+"""The backend of each mode. Other modes have the backend `pytorch`."""
+OPTIMUM_TASK_NAMES = {"qa": "question-answering"}
+"""Tasks that have a different name in optimum-benchmark."""
 
 
 def benchmark_report(measurement: Measurement) -> dict[str, Any]:
-    """Seconds to load, and of every batch that counted; memory in MB; samples a second."""
+    """Return the content of `benchmark_report.json`.
+
+    Load time and the time of each counted batch are in seconds, memory in MB, and throughput in
+    samples/s.
+    """
     memory = {
         "unit": "MB",
         "max_ram": measurement.peak_rss_bytes / 1e6,
@@ -44,13 +48,13 @@ def benchmark_report(measurement: Measurement) -> dict[str, Any]:
     return {
         "load": {
             "memory": memory,
-            "latency": _latency([measurement.preparing_s]),
+            "latency": _latency_statistics([measurement.preparing_s]),
             "throughput": None,
             **nothing,
         },
         "forward": {
             "memory": memory,
-            "latency": _latency(batches),
+            "latency": _latency_statistics(batches),
             "throughput": rate,
             **nothing,
         },
@@ -58,8 +62,11 @@ def benchmark_report(measurement: Measurement) -> dict[str, Any]:
 
 
 def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured and where. `autotune` holds the whole configuration, of which the other
-    keys can say a part only."""
+    """Return the content of `benchmark_config.json`: what was measured, and where.
+
+    The other keys cannot express the whole configuration. The key `autotune` contains all of the
+    configuration.
+    """
     config, measurement = trial.config, measured(trial)
     workload, host = manifest["workload"], manifest["host"]
     stack = manifest["stacks"][str(config["stack"])]
@@ -89,7 +96,7 @@ def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> di
             "system": "Linux",
             "python_version": stack["python_version"],
             **{
-                f"{_plain(package)}_version": version
+                f"{_with_underscores(package)}_version": version
                 for package, version in stack["versions"].items()
             },
         },
@@ -100,13 +107,13 @@ def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> di
 def _backend(
     config: Config, manifest: Mapping[str, Any], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    name = BACKENDS.get(str(config["mode"]), "pytorch")
+    name = BACKEND_OF_MODE.get(str(config["mode"]), "pytorch")
     package = {"pytorch": "torch", "ipex": "intel-extension-for-pytorch"}.get(name, name)
     task = manifest["workload"]["task"]
     return {
         "name": name,
         "version": versions.get(package),
-        "task": TASKS.get(task, task),
+        "task": OPTIMUM_TASK_NAMES.get(task, task),
         "library": "transformers",
         "model_type": manifest["model"]["model_type"],
         "model": manifest["model"]["name"],
@@ -117,11 +124,11 @@ def _backend(
     }
 
 
-def _plain(package: str) -> str:
+def _with_underscores(package: str) -> str:
     return package.replace("-", "_")
 
 
-def _latency(values: Sequence[float]) -> dict[str, Any]:
+def _latency_statistics(values: Sequence[float]) -> dict[str, Any]:
     mean, stdev = float(np.mean(values)), float(np.std(values))
     percentiles = {f"p{p}": float(np.percentile(values, p)) for p in (50, 90, 95, 99)}
     return {

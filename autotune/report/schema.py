@@ -1,9 +1,9 @@
-"""The shape of report.json, as types: docs/report.schema.json is made from them.
+"""The layout of report.json, as types. This command makes docs/report.schema.json from the types:
 
     python -m autotune.report.schema > docs/report.schema.json
 
-Programs that read reports can rely on it: a key is added with a new minor version of autotune,
-and removed or changed only with another `format`. What each key means is in docs/report.md.
+Programs that read reports can rely on the layout. A new minor version of autotune may add a key.
+Only a new `format` removes or changes a key. docs/report.md explains the keys.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import json
 from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, with_config
-from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
+from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
 from autotune.shared.records import STRICT
 
 Value = bool | int | float | str
-# Annotations that pydantic reads: each TypedDict refuses keys it does not name.
+# With this decorator, pydantic refuses keys that a TypedDict does not name.
 strict = with_config(ConfigDict(**STRICT))  # type: ignore[typeddict-item]
 
 
 @strict
 class IntervalOf(TypedDict):
-    """Seconds, examples/s, or times as good: see where it stands."""
+    """A median, or an estimate of the median, with its confidence interval.
+
+    The unit depends on the key: seconds, examples/s, or a ratio such as a speedup.
+    """
 
     median: float
     low: float
@@ -40,7 +43,7 @@ class FailureOf(TypedDict):
 
 @strict
 class Percentiles(TypedDict):
-    """Seconds of a batch."""
+    """Percentiles of the time of a batch, in seconds."""
 
     p50: float
     p90: float
@@ -49,7 +52,10 @@ class Percentiles(TypedDict):
 
 @strict
 class AnsweredOf(TypedDict):
-    """Some seconds of requests at one rate, seconds from arrival to answer."""
+    """A load test of some seconds at one rate of requests.
+
+    Latencies are in seconds, from the arrival of a request to its answer.
+    """
 
     per_s: float
     requests: int
@@ -142,12 +148,12 @@ Change = TypedDict(
     "Change",
     {"knob": str, "from": Value, "to": Value, "times": float, "allowed": bool, "trial": int},
 )
-"""A class cannot have a field named `from`."""
+"""This form is needed because a class cannot have a field named `from`."""
 
 
 @strict
 class Quantiles(TypedDict):
-    """Seconds."""
+    """Quantiles of the time of a batch, in seconds."""
 
     baseline: list[float]
     best: list[float]
@@ -258,7 +264,7 @@ class Report(TypedDict):
 
 
 def schema() -> dict[str, Any]:
-    """As JSON Schema, draft 2020-12."""
+    """Return the layout as JSON Schema, draft 2020-12."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "autotune report, format 1",

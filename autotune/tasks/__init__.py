@@ -1,6 +1,6 @@
-"""Tasks: load rows, decode outputs, score. One file a task, none imports torch.
+"""Tasks. A task loads rows, decodes the model's outputs and scores the predictions.
 
-To add one, see docs/extending.md.
+Each task has its own file. No file here imports torch. docs/extending.md shows how to add a task.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ TASKS = {
 
 
 def task_named(name: str) -> Task:
-    """The task registered as `name`. Raises InputError for an unknown one."""
+    """Return the task registered as `name`. Raises InputError for an unknown name."""
     if name not in TASKS:
         raise InputError(f"--task must be one of {', '.join(TASKS)}; got {name!r}")
-    module, _, found = TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(module), found)()
+    module, _, class_name = TASKS[name].partition(":")
+    task: Task = getattr(importlib.import_module(module), class_name)()
     return task

@@ -1,9 +1,12 @@
-"""Feature extraction: one vector for a text, the mean of its tokens' last hidden states.
+"""Feature extraction: one vector for each text, the mean of its tokens' last hidden states.
 
-There is nothing to be right about but the vectors of eager float32 themselves: `cosine` is how
-near a configuration's are to those, `neighbours` how many texts keep their nearest neighbour
-among the others. Pooling as sentence-transformers does it by default (Reimers and Gurevych,
-2019), padding left out.
+The dataset has no right answers, so the metrics compare with the vectors of eager float32:
+
+- `cosine`: the mean cosine similarity to those vectors;
+- `neighbours`: the share of texts whose nearest neighbour among the other texts is unchanged.
+
+The mean leaves out padding. It is the default pooling of sentence-transformers (Reimers and
+Gurevych, 2019).
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Task, Texts
 from autotune.tasks.files import read_rows
-from autotune.tasks.labels import column
+from autotune.tasks.labels import choose_column
 
-TEXTS = ("text", "sentence", "content", "sentence1", "question", "context", "document")
+TEXT_COLUMNS = ("text", "sentence", "content", "sentence1", "question", "context", "document")
 
 
 class FeatureExtraction(Task):
@@ -35,12 +38,12 @@ class FeatureExtraction(Task):
     default_max_seq_length: ClassVar[int] = 128
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        """Rows of {"text"} from JSON, JSON lines, CSV or a dataset id."""
-        for option in columns.named:
+        """Return rows of {"text"} from JSON, JSON lines, CSV or a dataset id."""
+        for option in columns.given_options:
             if option != "--text-column":
                 raise DatasetError(f"{option} does not apply to feature extraction")
         raw = read_rows(dataset, split or self.default_split)
-        text = column(raw[0], columns.text, TEXTS, "--text-column", dataset)
+        text = choose_column(raw[0], columns.text, TEXT_COLUMNS, "--text-column", dataset)
         rows: list[Row] = [{"text": row.get(text)} for row in raw]
         for number, row in enumerate(rows, start=1):
             if not isinstance(row["text"], str):
@@ -56,7 +59,7 @@ class FeatureExtraction(Task):
         features: EncodedFeatures,
         outputs: Mapping[str, npt.NDArray[np.float32]],
     ) -> list[npt.NDArray[np.float64]]:
-        """A vector of length 1 for each row."""
+        """Return a vector for each row, scaled to length 1."""
         hidden = outputs["last_hidden_state"].astype(np.float64)
         sums = np.add.reduceat(hidden, features.starts[:-1], axis=0)
         return list(sums / np.linalg.norm(sums, axis=1, keepdims=True))
@@ -74,18 +77,21 @@ class FeatureExtraction(Task):
         }
 
     def agreement(self, predictions: Sequence[Any], reference: Sequence[Any]) -> float:
-        """The share of rows whose nearest neighbour is the same."""
+        """Return the share of rows (0 to 1) whose nearest neighbour is the same."""
         return float((neighbours(predictions) == neighbours(reference)).mean())
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
-        """JSON lines of text."""
+        """Write JSON lines with the key `text`."""
         with path.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def neighbours(vectors: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """The nearest other row of each, by cosine similarity, of vectors of length 1: (rows,)."""
+    """Return the index of each row's nearest other row, by cosine similarity: shape (rows,).
+
+    The vectors must have length 1.
+    """
     array = np.array(vectors)
     nearness = array @ array.T
     np.fill_diagonal(nearness, -np.inf)

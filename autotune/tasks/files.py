@@ -1,4 +1,4 @@
-"""Reading datasets: local JSON and CSV files, and dataset ids through `datasets`."""
+"""Read datasets: local JSON and CSV files, and dataset ids on the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from typing import Any
 from autotune.shared.errors import DatasetError
 
 SUFFIXES = (".json", ".jsonl", ".csv")
-ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""How JSON writes half of a character outside the first 65,536; two make a whole one."""
-CELL_CHARACTERS = 1 << 26
-"""Of one cell of a CSV file, at most; the csv module's own limit is shorter than long texts."""
+ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Matches a JSON escape for half of a surrogate pair, such as \\ud83d.
+
+JSON escapes a character beyond U+FFFF as two of these. A single one is not valid text.
+"""
+MAX_CELL_CHARACTERS = 1 << 26
+"""Most characters in one CSV cell. The csv module's default, 131,072, is too few for long texts."""
 
 
 def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
-    """The rows of a local file (JSON lines, a JSON list, {"data": [...]}, CSV with a header) or
-    of a dataset id. Raises DatasetError."""
+    """Return the rows of a local file or of a dataset id.
+
+    A file is JSON lines, a JSON list, {"data": [...]}, or CSV with a header. Raises DatasetError.
+    """
     if Path(dataset).suffix == ".csv":
         rows: Any = read_csv(dataset)
     else:
@@ -41,8 +46,8 @@ def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
 
 
 def read_csv(dataset: str) -> list[dict[str, str]]:
-    """The rows of a local CSV file with a header. Raises DatasetError."""
-    before = csv.field_size_limit(CELL_CHARACTERS)
+    """Return the rows of a local CSV file with a header. Raises DatasetError."""
+    before = csv.field_size_limit(MAX_CELL_CHARACTERS)
     try:
         reader = csv.DictReader(io.StringIO(read_text(dataset), newline=""), strict=True)
         rows = list(reader)
@@ -53,15 +58,15 @@ def read_csv(dataset: str) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise DatasetError(
-                f"dataset {dataset}, row {number} has not as many cells as the header"
+                f"dataset {dataset}, row {number}: the number of cells differs from the header"
             )
     return rows
 
 
 def read_json(dataset: str) -> Any | None:
-    """The content of a local JSON or JSON-lines file; None where `dataset` is a hub id.
+    """Return the content of a local JSON or JSON-lines file. None if `dataset` is a hub id.
 
-    Raises DatasetError for a file that is missing, is no JSON, or is not UTF-8.
+    Raises DatasetError for a file that is missing, is not JSON, or is not UTF-8.
     """
     path = Path(dataset).expanduser()
     looks_local = path.suffix in SUFFIXES or dataset.startswith((".", "/", "~"))
@@ -71,23 +76,24 @@ def read_json(dataset: str) -> Any | None:
     if not text.strip():
         raise DatasetError(f"dataset {dataset} is empty")
     try:
-        found = _loads(text)
-        if ESCAPED_HALF.search(text):
+        found = _parse_json_or_lines(text)
+        if ESCAPED_SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise DatasetError(f"dataset {dataset}: JSON nested too deeply") from None
     except UnicodeEncodeError as error:
         lone = ascii(error.object[error.start])
-        raise DatasetError(
-            f"dataset {dataset}: {lone} is half of a character, and no text"
-        ) from None
+        raise DatasetError(f"dataset {dataset}: {lone} is only half of a character") from None
     except ValueError as error:
         raise DatasetError(f"dataset {dataset} is neither JSON nor JSON lines: {error}") from None
     return found
 
 
-def _loads(text: str) -> Any:
-    """JSON, or JSON lines. Raises ValueError with what is wrong with it as JSON."""
+def _parse_json_or_lines(text: str) -> Any:
+    """Parse JSON or JSON lines.
+
+    If neither fits, raises the ValueError from parsing the text as JSON.
+    """
     try:
         return json.loads(text)
     except ValueError:
@@ -100,7 +106,7 @@ def _loads(text: str) -> Any:
 
 
 def read_text(dataset: str) -> str:
-    """A local file's text. Raises DatasetError where it is missing or not UTF-8."""
+    """Return a local file's text. Raises DatasetError if the file is missing or is not UTF-8."""
     try:
         return Path(dataset).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -110,18 +116,18 @@ def read_text(dataset: str) -> str:
 
 
 def hub_rows(dataset: str, split: str) -> list[Any]:
-    """The rows of a dataset id, downloaded or from the local cache. Raises DatasetError."""
+    """Return the rows of a dataset id, from the hub or its local cache. Raises DatasetError."""
     try:
         import datasets  # slow to import, and optional
     except ImportError:
         raise DatasetError(
-            f"{dataset} is a dataset id, which needs the `datasets` library: "
+            f"{dataset} is a dataset id and needs the `datasets` library: "
             "pip install 'autotune-cpu[datasets]', or pass a file"
         ) from None
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(dataset, split=split)
-        return [_named(row, loaded.features) for row in loaded]
+        return [_with_class_names(row, loaded.features) for row in loaded]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise DatasetError(
@@ -130,8 +136,8 @@ def hub_rows(dataset: str, split: str) -> list[Any]:
         ) from error
 
 
-def _named(row: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the names of its classes instead of the dataset's own numbers for them."""
+def _with_class_names(row: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with class names in place of the dataset's class numbers."""
 
     def name(feature: Any, value: Any) -> Any:
         inner = getattr(feature, "feature", None)

@@ -1,8 +1,9 @@
-"""Extractive question answering, SQuAD v1.1 rules.
+"""Extractive question answering: the answer is a span of the context.
 
-Encoding and decoding follow Hugging Face's run_qa.py: windows of the context that overlap by
-`doc_stride`, the 20 best starts and ends of each window, spans of at most 30 tokens. Scoring
-follows the official SQuAD v1.1 evaluation script (Rajpurkar et al. 2016).
+Encoding and decoding follow Hugging Face's run_qa.py. A long context is cut into windows that
+overlap by `doc_stride` tokens. Each window contributes its 20 best starts and its 20 best ends,
+and a span has at most 30 tokens. Scoring follows the official SQuAD v1.1 evaluation script
+(Rajpurkar et al. 2016).
 """
 
 from __future__ import annotations
@@ -41,31 +42,36 @@ class QuestionAnswering(Task):
     default_max_seq_length: ClassVar[int] = 384
     default_doc_stride: ClassVar[int | None] = 128
     script: ClassVar[Script] = Script(
-        name="run_qa.py", folder="question-answering", windows=True, percent=True
+        name="run_qa.py",
+        folder="question-answering",
+        takes_doc_stride=True,
+        metrics_in_percent=True,
     )
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        """SQuAD layout, nested or flattened; JSON, JSON lines, or a dataset id.
+        """Return flattened rows from JSON, JSON lines or a dataset id, in SQuAD layout.
 
-        A flattened row is `{"id", "title", "context", "question", "answers": {"text": [...],
-        "answer_start": [...]}}`.
+        The input may be nested or flattened. A flattened row is `{"id", "title", "context",
+        "question", "answers": {"text": [...], "answer_start": [...]}}`.
         """
-        if columns.named:
+        if columns.given_options:
             raise DatasetError(
-                f"{columns.named[0]} does not apply to question answering, whose columns are "
-                f"{', '.join(FIELDS)}"
+                f"{columns.given_options[0]} does not apply to question answering; its columns "
+                f"are {', '.join(FIELDS)}"
             )
         raw = read_json(dataset)
         rows: Iterator[Any] = (
-            iter(hub_rows(dataset, split or self.default_split)) if raw is None else _rows(raw)
+            iter(hub_rows(dataset, split or self.default_split))
+            if raw is None
+            else _flattened_rows(raw)
         )
-        checked = [_checked(row, number, dataset) for number, row in enumerate(rows, start=1)]
+        checked = [_checked_row(row, number, dataset) for number, row in enumerate(rows, start=1)]
         if not checked:
             raise DatasetError(f"{dataset} holds no questions; pass a file with at least one")
         return checked
 
     def texts(self, rows: Sequence[Row]) -> Texts:
-        # Leading spaces in a question can push the context out of the window (run_qa.py).
+        # As run_qa.py does: leading spaces in a question can push the context out of the window.
         return Texts(
             text=[row["question"].lstrip() for row in rows],
             text_pair=[row["context"] for row in rows],
@@ -104,25 +110,27 @@ class QuestionAnswering(Task):
             for row, prediction in zip(rows, predictions, strict=True)
         ]
         return {
-            "f1": float(self.main_metric(self.tallies(rows, predictions).sum(axis=0))),
+            "f1": float(self.main_metric(self.metric_counts(rows, predictions).sum(axis=0))),
             "exact_match": 100 * float(np.mean(exact)),
         }
 
-    def tallies(self, rows: Sequence[Row], predictions: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """The F1 of each row, and one for counting it."""
+    def metric_counts(
+        self, rows: Sequence[Row], predictions: Sequence[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return each row's F1 (0 to 1), and 1 to count the row: shape (rows, 2)."""
         f1 = [
             max(token_f1(prediction, answer) for answer in row["answers"]["text"])
             for row, prediction in zip(rows, predictions, strict=True)
         ]
         return np.array([f1, [1.0] * len(f1)]).T
 
-    def answers(
+    def script_files(
         self,
         rows: Sequence[Row],
         features: EncodedFeatures,
         outputs: Mapping[str, npt.NDArray[np.float32]],
     ) -> dict[str, Any]:
-        """The best answer and the N_BEST best ones of each question, by its id."""
+        """Return two files: the best answer, and the N_BEST best answers, by question id."""
         assert features.offsets is not None
         found: list[list[Span]] = [[] for _ in rows]
         starts = features.starts
@@ -147,13 +155,13 @@ class QuestionAnswering(Task):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A candidate answer: its logits and their sum, first character and last character + 1."""
+    """A candidate answer in the context."""
 
-    score: float
+    score: float  # start_logit + end_logit
     start_logit: float
     end_logit: float
-    low: int
-    high: int
+    low: int  # first character
+    high: int  # last character + 1
 
 
 def candidates(
@@ -161,10 +169,11 @@ def candidates(
     end_logits: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int32],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Tokens where the answers of one window begin (starts,) and end (ends,), and the score of
-    each pair (starts, ends), -inf for those that are too long or end before they begin.
+    """Return the best start tokens, the best end tokens, and the scores of all their pairs.
 
-    Logits have shape (tokens,), offsets (tokens, 2).
+    The scores have shape (starts, ends). A pair that is too long, or that ends before it begins,
+    has the score -inf. Logits have shape (tokens,), offsets (tokens, 2). Tokens outside the
+    context have the offset -1.
     """
     starts = np.argsort(-start_logits, kind="stable")[:N_BEST]
     ends = np.argsort(-end_logits, kind="stable")[:N_BEST]
@@ -180,9 +189,9 @@ def best_span(
     end_logits: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int32],
 ) -> tuple[float, int, int] | None:
-    """The best answer in one window: (score, first character, last character + 1).
+    """Return the best answer in one window: (score, first character, last character + 1).
 
-    None where no candidate span lies in the context.
+    None if no candidate span lies in the context.
     """
     starts, ends, scores = candidates(start_logits, end_logits, offsets)
     if not scores.size:
@@ -198,7 +207,7 @@ def spans(
     end_logits: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int32],
 ) -> Iterator[Span]:
-    """Every candidate answer of one window, best starts first."""
+    """Yield every candidate answer of one window, best starts first."""
     starts, ends, scores = candidates(start_logits, end_logits, offsets)
     for i, j in np.argwhere(np.isfinite(scores)):
         yield Span(
@@ -211,8 +220,11 @@ def spans(
 
 
 def n_best(found: Sequence[Span], context: str) -> list[dict[str, Any]]:
-    """The best of the candidates of one question, with their softmax, as run_qa.py writes
-    them; `empty` where there is none."""
+    """Return the N_BEST best answers to one question in the format of run_qa.py.
+
+    `probability` is the softmax over these answers. Without candidates, the only answer is the
+    text `empty`.
+    """
     best = sorted(found, key=lambda span: span.score, reverse=True)[:N_BEST]
     if not best:
         return [{"start_logit": 0.0, "end_logit": 0.0, "probability": 1.0, "text": "empty"}]
@@ -230,12 +242,12 @@ def n_best(found: Sequence[Span], context: str) -> list[dict[str, Any]]:
 
 
 def normalize(answer: str) -> str:
-    """Lower case, without punctuation, articles and extra white space."""
+    """Return the text in lower case, without punctuation, articles and extra white space."""
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over the words two answers share."""
+    """Return the harmonic mean of precision and recall over the shared words (0 to 1)."""
     predicted, expected = normalize(prediction).split(), normalize(answer).split()
     shared = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
     if not shared:
@@ -244,10 +256,10 @@ def token_f1(prediction: str, answer: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _rows(raw: Any) -> Iterator[Any]:
-    """Flattened rows of any of the layouts."""
+def _flattened_rows(raw: Any) -> Iterator[Any]:
+    """Yield flattened rows from any supported layout."""
     if isinstance(raw, dict) and "data" not in raw and set(FIELDS) <= set(raw):
-        raw = [raw]  # JSON lines of one line
+        raw = [raw]  # a JSON-lines file with a single line
     items = raw.get("data") if isinstance(raw, dict) else raw
     if not isinstance(items, list):
         raise DatasetError(
@@ -255,41 +267,46 @@ def _rows(raw: Any) -> Iterator[Any]:
             f"with the fields {', '.join(FIELDS)}"
         )
     for item in items:
-        if not (isinstance(item, dict) and isinstance(item.get("paragraphs"), list)):
+        if isinstance(item, dict) and isinstance(item.get("paragraphs"), list):
+            yield from _article_rows(item)
+        else:
             yield item
+
+
+def _article_rows(article: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield a flattened row for each question of an article. Malformed parts are unchanged."""
+    for paragraph in article["paragraphs"]:
+        if not (isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)):
+            yield paragraph
             continue
-        for paragraph in item["paragraphs"]:
-            if not (isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)):
-                yield paragraph
+        for question in paragraph["qas"]:
+            if not isinstance(question, dict):
+                yield question
                 continue
-            for question in paragraph["qas"]:
-                if not isinstance(question, dict):
-                    yield question
-                    continue
-                answers = question.get("answers")
-                if isinstance(answers, list) and all(isinstance(a, dict) for a in answers):
-                    answers = {
-                        "text": [a.get("text") for a in answers],
-                        "answer_start": [a.get("answer_start") for a in answers],
-                    }
-                yield {
-                    "id": question.get("id"),
-                    "title": item.get("title", ""),
-                    "context": paragraph.get("context"),
-                    "question": question.get("question"),
-                    "answers": answers,
+            answers = question.get("answers")
+            if isinstance(answers, list) and all(isinstance(a, dict) for a in answers):
+                answers = {
+                    "text": [a.get("text") for a in answers],
+                    "answer_start": [a.get("answer_start") for a in answers],
                 }
+            yield {
+                "id": question.get("id"),
+                "title": article.get("title", ""),
+                "context": paragraph.get("context"),
+                "question": question.get("question"),
+                "answers": answers,
+            }
 
 
-def _checked(row: Any, number: int, dataset: str) -> Row:
-    """A row with exactly the fields the task needs. Raises DatasetError."""
+def _checked_row(row: Any, number: int, dataset: str) -> Row:
+    """Return the row with exactly the fields of the task. Raises DatasetError."""
     if not isinstance(row, Mapping):
         raise DatasetError(f"{dataset}, row {number}: expected an object, got {type(row).__name__}")
     lacking = [field for field in FIELDS[1:] if row.get(field) is None]
     if lacking:
         raise DatasetError(
             f"{dataset}, row {number} lacks {', '.join(lacking)}; question answering needs the "
-            f"fields {', '.join(FIELDS)}, it has {', '.join(sorted(map(str, row))) or 'none'}"
+            f"fields {', '.join(FIELDS)}; the row has {', '.join(sorted(map(str, row))) or 'none'}"
         )
     answers = row["answers"]
     texts = answers.get("text") if isinstance(answers, Mapping) else None
@@ -303,12 +320,12 @@ def _checked(row: Any, number: int, dataset: str) -> Row:
     ):
         raise DatasetError(
             f"{dataset}, row {number}: question and context must be text, and answers "
-            '{"text": [...], "answer_start": [...]}'
+            'must be {"text": [...], "answer_start": [...]}'
         )
     if not texts:
         raise DatasetError(
-            f"{dataset}, row {number} has no answer; SQuAD v2's unanswerable questions are not "
-            "scored by this task: remove them from the file"
+            f"{dataset}, row {number} has no answer; this task does not score the "
+            "unanswerable questions of SQuAD v2: remove them from the file"
         )
     return {
         "id": str(row.get("id") if row.get("id") is not None else number),

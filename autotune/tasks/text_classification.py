@@ -1,8 +1,10 @@
 """Text classification: one label for a text, or for a pair of texts.
 
-Encoding follows Hugging Face's run_glue.py: truncated to `max_seq_length`, the longer of a pair
-first. Accuracy, and F1: of the second label where there are two (GLUE), else the unweighted mean
-over labels (macro).
+Encoding follows Hugging Face's run_glue.py: texts are truncated to `max_seq_length`, and of a pair
+the longer text is cut first.
+
+The metrics are accuracy and F1. With two labels, F1 is that of the second label, as in GLUE. With
+more, F1 is the unweighted mean over labels (macro F1).
 """
 
 from __future__ import annotations
@@ -19,16 +21,25 @@ from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import read_rows
-from autotune.tasks.labels import column, cross_entropy, numbering
+from autotune.tasks.labels import choose_column, cross_entropy, label_numbers
 
-TEXTS = ("sentence", "text", "sentence1", "question1", "premise", "question", "content", "review")
-PAIRS = {
+TEXT_COLUMNS = (
+    "sentence",
+    "text",
+    "sentence1",
+    "question1",
+    "premise",
+    "question",
+    "content",
+    "review",
+)
+PAIR_COLUMNS = {  # column of the first text -> column of the second
     "sentence1": "sentence2",
     "question1": "question2",
     "premise": "hypothesis",
     "question": "sentence",
 }
-LABELS = ("label", "labels")
+LABEL_COLUMNS = ("label", "labels")
 
 
 class TextClassification(Task):
@@ -44,17 +55,19 @@ class TextClassification(Task):
     )
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        """Rows of {"text", "text_pair" (or None), "label"} from JSON, JSON lines, CSV or a
-        dataset id."""
+        """Return rows of {"text", "text_pair", "label"} from JSON, JSON lines, CSV or a dataset id.
+
+        `text_pair` is None for single texts.
+        """
         raw = read_rows(dataset, split or self.default_split)
         first = raw[0]
-        text = column(first, columns.text, TEXTS, "--text-column", dataset)
-        label = column(first, columns.label, LABELS, "--label-column", dataset)
+        text = choose_column(first, columns.text, TEXT_COLUMNS, "--text-column", dataset)
+        label = choose_column(first, columns.label, LABEL_COLUMNS, "--label-column", dataset)
         pair = columns.text_pair
         if pair is not None:
-            column(first, pair, (), "--text-pair-column", dataset)
-        elif columns.text is None and PAIRS.get(text) in first:
-            pair = PAIRS[text]
+            choose_column(first, pair, (), "--text-pair-column", dataset)
+        elif columns.text is None and PAIR_COLUMNS.get(text) in first:
+            pair = PAIR_COLUMNS[text]
         rows: list[Row] = []
         for number, row in enumerate(raw, start=1):
             found: dict[str, Any] = {
@@ -74,8 +87,8 @@ class TextClassification(Task):
             rows.append(found)
         return rows
 
-    def labelled(self, rows: Sequence[Row]) -> list[Row]:
-        numbers = numbering((row["label"] for row in rows), self.labels)
+    def with_model_labels(self, rows: Sequence[Row]) -> list[Row]:
+        numbers = label_numbers((row["label"] for row in rows), self.labels)
         return [{**row, "label": numbers[row["label"]]} for row in rows]
 
     def texts(self, rows: Sequence[Row]) -> Texts:
@@ -97,11 +110,13 @@ class TextClassification(Task):
         predictions: Sequence[Any],
         reference: Sequence[Any] | None = None,
     ) -> dict[str, float]:
-        accuracy = float(self.main_metric(self.tallies(rows, predictions).sum(axis=0)))
+        accuracy = float(self.main_metric(self.metric_counts(rows, predictions).sum(axis=0)))
         return {"accuracy": accuracy, "f1": 100 * f1([r["label"] for r in rows], predictions)}
 
-    def tallies(self, rows: Sequence[Row], predictions: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """Whether each row is right, and one for counting it."""
+    def metric_counts(
+        self, rows: Sequence[Row], predictions: Sequence[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return 1 for each right row (0 for a wrong one), and 1 to count it: shape (rows, 2)."""
         right = [row["label"] == found for row, found in zip(rows, predictions, strict=True)]
         return np.array([right, [1.0] * len(right)], float).T
 
@@ -112,11 +127,11 @@ class TextClassification(Task):
         features: EncodedFeatures,
         batch_size: int,
     ) -> float:
-        """Mean cross-entropy; batches make no difference."""
+        """Return the mean cross-entropy over rows, which does not depend on the batches."""
         return float(cross_entropy(outputs["logits"], [row["label"] for row in rows]).mean())
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
-        """JSON lines of sentence1, sentence2 and the label's name, as run_glue.py reads them."""
+        """Write JSON lines of sentence1, sentence2 and label (its name), for run_glue.py."""
         with path.open("w", encoding="utf-8") as file:
             for row in rows:
                 pair = {} if row["text_pair"] is None else {"sentence2": row["text_pair"]}
@@ -125,7 +140,11 @@ class TextClassification(Task):
 
 
 def f1(expected: Sequence[int], found: Sequence[int]) -> float:
-    """Of label 1 where only 0 and 1 occur, else the mean over the labels that occur."""
+    """Return the F1 score (0 to 1).
+
+    If only the labels 0 and 1 occur, this is the F1 of label 1. Otherwise it is the mean over the
+    labels that occur.
+    """
     occurring = sorted({*expected, *found})
     counted = [1] if occurring in ([0, 1], [1]) else occurring
     scores = []

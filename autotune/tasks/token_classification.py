@@ -1,8 +1,10 @@
 """Token classification: a tag for each word, such as named entities in BIO.
 
-Encoding follows Hugging Face's run_ner.py: sentences come as words, and a word's tag is that of
-its first token; words beyond `max_seq_length` get O. Scored as seqeval does by default (the
-CoNLL-2000 rules): a span counts where its type and both ends are right, a stray I- begins one.
+Encoding follows Hugging Face's run_ner.py. Sentences are lists of words, and the tag of a word is
+the tag of its first token. Words beyond `max_seq_length` get the tag O.
+
+Scoring follows seqeval's default, the CoNLL-2000 rules. A span is right if its type and both ends
+are right. An I- tag without a span to continue begins a new span.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
 from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Script, Task, Texts
 from autotune.tasks.files import read_rows
-from autotune.tasks.labels import column, cross_entropy, numbering
+from autotune.tasks.labels import choose_column, cross_entropy, label_numbers
 
-WORDS = ("tokens", "words")
-TAGS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
+WORD_COLUMNS = ("tokens", "words")
+TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 OUTSIDE = "O"
 
 Span = tuple[str, int, int]
@@ -37,17 +39,22 @@ class TokenClassification(Task):
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128
     script: ClassVar[Script] = Script(
-        name="run_ner.py", folder="token-classification", labels_from_train=True, pads=False
+        name="run_ner.py",
+        folder="token-classification",
+        labels_from_train=True,
+        pads_by_default=False,
     )
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        """Rows of {"tokens", "tags"}, both lists of the same length, from JSON, JSON lines or a
-        dataset id."""
+        """Return rows of {"tokens", "tags"} from JSON, JSON lines or a dataset id.
+
+        Both fields are lists, of the same length.
+        """
         if columns.text_pair is not None:
             raise DatasetError("--text-pair-column does not apply to token classification")
         raw = read_rows(dataset, split or self.default_split)
-        words = column(raw[0], columns.text, WORDS, "--text-column", dataset)
-        tags = column(raw[0], columns.label, TAGS, "--label-column", dataset)
+        words = choose_column(raw[0], columns.text, WORD_COLUMNS, "--text-column", dataset)
+        tags = choose_column(raw[0], columns.label, TAG_COLUMNS, "--label-column", dataset)
         rows: list[Row] = []
         for number, row in enumerate(raw, start=1):
             found: dict[str, Any] = {"tokens": row.get(words), "tags": row.get(tags)}
@@ -60,15 +67,15 @@ class TokenClassification(Task):
                     f"{dataset}, row {number}: {len(found['tokens'])} {words} and "
                     f"{len(found['tags'])} {tags}"
                 )
-            if found["tokens"]:  # a blank line of a CoNLL file has nothing to tag
+            if found["tokens"]:  # a blank line of a CoNLL file gives a row without words
                 rows.append(found)
         if not rows:
             raise DatasetError(f"{dataset} holds no words; pass a file with at least one")
         return rows
 
-    def labelled(self, rows: Sequence[Row]) -> list[Row]:
+    def with_model_labels(self, rows: Sequence[Row]) -> list[Row]:
         names = self.labels
-        numbers = numbering((tag for row in rows for tag in row["tags"]), names)
+        numbers = label_numbers((tag for row in rows for tag in row["tags"]), names)
         return [{**row, "tags": [names[numbers[tag]] for tag in row["tags"]]} for row in rows]
 
     def texts(self, rows: Sequence[Row]) -> Texts:
@@ -80,10 +87,10 @@ class TokenClassification(Task):
         features: EncodedFeatures,
         outputs: Mapping[str, npt.NDArray[np.float32]],
     ) -> list[list[str]]:
-        """The tag of each word, O for words that were cut off."""
+        """Return the tag of each word. Words that were cut off get O."""
         found = outputs["logits"].argmax(axis=-1)
         tags = [[OUTSIDE] * len(row["tokens"]) for row in rows]
-        for example, word, token in first_tokens(features):
+        for example, word, token in first_token_of_each_word(features):
             tags[example][word] = self.labels[int(found[token])]
         return tags
 
@@ -93,7 +100,9 @@ class TokenClassification(Task):
         predictions: Sequence[Any],
         reference: Sequence[Any] | None = None,
     ) -> dict[str, float]:
-        right, found, expected, same, words = self.tallies(rows, predictions).sum(axis=0).tolist()
+        right, found, expected, same, words = (
+            self.metric_counts(rows, predictions).sum(axis=0).tolist()
+        )
         return {
             "f1": float(self.main_metric(np.array([right, found, expected]))),
             "precision": 100 * right / found if found else 0.0,
@@ -101,8 +110,10 @@ class TokenClassification(Task):
             "accuracy": 100 * same / words,
         }
 
-    def tallies(self, rows: Sequence[Row], predictions: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """Of each row: spans right, found and expected; words right and in all."""
+    def metric_counts(
+        self, rows: Sequence[Row], predictions: Sequence[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return five counts for each row: right, found and expected spans, right and all words."""
         counts = []
         for row, tags in zip(rows, predictions, strict=True):
             expected, found = set(spans(row["tags"])), set(spans(tags))
@@ -121,9 +132,9 @@ class TokenClassification(Task):
         features: EncodedFeatures,
         batch_size: int,
     ) -> float:
-        """Mean over batches, by their rows, of the mean cross-entropy over words."""
+        """Return the mean over batches, weighted by rows, of the mean cross-entropy over words."""
         numbers = {label: number for number, label in enumerate(self.labels)}
-        examples, words, tokens = zip(*first_tokens(features), strict=True)
+        examples, words, tokens = zip(*first_token_of_each_word(features), strict=True)
         expected = [numbers[rows[e]["tags"][w]] for e, w in zip(examples, words, strict=True)]
         losses = cross_entropy(outputs["logits"][list(tokens)], expected)
         batches = np.array(examples) // batch_size
@@ -134,15 +145,15 @@ class TokenClassification(Task):
         return total / len(rows)
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
-        """JSON lines of tokens and ner_tags, as run_ner.py reads them."""
+        """Write JSON lines of tokens and ner_tags, as run_ner.py reads them."""
         with path.open("w", encoding="utf-8") as file:
             for row in rows:
                 line = {"tokens": row["tokens"], "ner_tags": row["tags"]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def first_tokens(features: EncodedFeatures) -> Iterator[tuple[int, int, int]]:
-    """(row, word, token) of the first token of every word that was not cut off."""
+def first_token_of_each_word(features: EncodedFeatures) -> Iterator[tuple[int, int, int]]:
+    """Yield (row, word, first token) for every word that was not cut off."""
     assert features.words is not None
     starts = features.starts
     for feature, example in enumerate(features.example):
@@ -155,7 +166,7 @@ def first_tokens(features: EncodedFeatures) -> Iterator[tuple[int, int, int]]:
 
 
 def spans(tags: Sequence[str]) -> Iterator[Span]:
-    """(type, first word, last word + 1) of each span of BIO tags."""
+    """Yield (type, first word, last word + 1) for each span of BIO tags."""
     kind, start = "", 0
     for place, tag in enumerate([*tags, OUTSIDE]):
         prefix, _, name = tag.partition("-")

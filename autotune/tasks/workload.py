@@ -1,7 +1,6 @@
-"""A workload: one model, one task, the rows to run it on, and their features.
+"""A workload: one model, one task, the rows to run the model on, and their features.
 
-Encoded once, by a worker with the model's own tokenizer; the same worker reports what the
-interpreter can run.
+A worker encodes the rows once, with the model's own tokenizer.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ from autotune.tasks.base import Row, Task
 
 ENCODE_TIMEOUT_S = 3600.0
 CALIBRATION_ROWS = 64
+"""Most rows that calibrate a quantised model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Everything that decides what is measured, besides the configuration."""
+    """Everything besides the configuration that decides what is measured."""
 
-    task: Task  # which knows the model's labels
+    task: Task  # has the model's labels
     source: ModelSource
     facts: ModelFacts
     rows: Sequence[Row]
@@ -41,22 +41,25 @@ class Workload:
 
     @property
     def id(self) -> str:
+        """The first 12 hex digits of a hash of `identity`."""
         canonical = json.dumps(self.identity, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @property
     def expected(self) -> Expected:
+        """The counts that every worker's reply must match."""
         return Expected.of(self.rows, self.features)
 
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most `most` rows, evenly spaced over the dataset, in its order (0: all)."""
+    """Return at most `most` rows, evenly spaced and in the dataset's order. 0 means all rows."""
     if not most or len(rows) <= most:
         return list(rows)
     return [rows[i * len(rows) // most] for i in range(most)]
 
 
 def rows_digest(rows: Sequence[Row]) -> str:
+    """Return a SHA-256 hash of the rows' content, in hex digits."""
     text = json.dumps(list(rows), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -72,10 +75,13 @@ def encode(
     doc_stride: int,
     folder: RunFolder,
 ) -> Workload:
-    """Write rows and features into `folder.workload`, those of `calibration` below it.
+    """Encode the rows with the model's tokenizer and return the workload.
 
-    Raises ModelError (not found, no head for the task, too few positions) or DatasetError
-    (nothing left to encode).
+    The features go to `folder.workload`, those of the calibration rows to `folder.calibration`.
+    The rows go to `folder.data`.
+
+    Raises ModelError if the model is missing, lacks the head of the task, or has too few
+    positions. Raises DatasetError if there is nothing to encode.
     """
 
     def to_encode(name: str, some: Sequence[Row], where: Path) -> dict[str, str]:
@@ -107,11 +113,11 @@ def encode(
     except WorkerFailed as failed:
         raise ModelError(failed.failure.detail) from failed
     except WireError as error:
-        raise ModelError(f"the worker's answer makes no sense: {error}") from error
+        raise ModelError(f"the worker's reply is malformed: {error}") from error
     if not len(features.lengths):
         raise DatasetError("the dataset has nothing to encode")
     task = task.with_labels(facts.labels)
-    rows = task.labelled(rows)
+    rows = task.with_model_labels(rows)
     task.write(rows, folder.data)
     return Workload(
         task=task,
@@ -133,8 +139,10 @@ def encode(
 def inputs_of(
     folder: RunFolder, source: ModelSource, host: Host, cache: Path | None = None
 ) -> Inputs:
-    """What workers are given of the workload encoded in `folder`; `cache` is where engines keep
-    what they made, None: the folder's own."""
+    """Return the workers' inputs for the workload that is encoded in `folder`.
+
+    `cache` is the folder where engines keep compiled or converted models. None: `folder.cache`.
+    """
     calibrated = folder.calibration.exists()
     return Inputs(
         source=source,
@@ -148,10 +156,10 @@ def inputs_of(
 def split(
     rows: Sequence[Row], most: int, calibration: Sequence[Row] | None
 ) -> tuple[list[Row], list[Row]]:
-    """The rows to score, at most `most` (0: all), and CALIBRATION_ROWS others to calibrate on.
+    """Return the rows to score, at most `most` (0: all), and at most CALIBRATION_ROWS others.
 
-    Without rows of its own to calibrate on, those that are not scored serve; a row that is
-    scored never does.
+    The others serve for calibration. They come from `calibration`, or from the rest of `rows` if
+    `calibration` is None. A scored row is never used for calibration.
     """
     scored = sample(rows, most)
     known = {rows_digest([row]) for row in scored}

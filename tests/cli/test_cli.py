@@ -44,11 +44,11 @@ def write(path, text):
 
 
 def test_model_folder_that_does_not_exist(refused):
-    assert "no such folder" in refused(model="./nowhere")
+    assert "neither a folder nor a model id" in refused(model="./nowhere")
 
 
 def test_model_id_that_is_none(refused):
-    assert "not a model id" in refused(model="$(touch x) ; rm")
+    assert "neither a folder nor a model id" in refused(model="$(touch x) ; rm")
 
 
 def test_model_folder_without_a_config(refused, tmp_path):

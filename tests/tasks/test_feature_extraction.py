@@ -19,7 +19,7 @@ ROWS = [{"text": "a"}, {"text": "b"}, {"text": "c"}]
 HIDDEN = np.array([[1, 0], [1, 2], [3, 4], [1, 0], [0, 1], [0, 0]], np.float32)
 
 
-def test_vectors_are_means_over_tokens_of_length_one():
+def test_a_vector_is_the_mean_over_tokens_scaled_to_length_one():
     found = TASK.decode(ROWS, FEATURES, {"last_hidden_state": HIDDEN})
     wanted = [[1, 1], [3, 4], [1 / 3, 1 / 3]]
     for one, other in zip(found, wanted, strict=True):
@@ -33,18 +33,20 @@ def test_a_reference_agrees_with_itself():
     assert TASK.agreement(found, found) == 1.0
 
 
-def test_turned_vectors_lose_cosine_and_neighbours():
+def test_rotated_vectors_lose_cosine_and_neighbours():
     angles = np.radians([0, 10, 90, 100])
     reference = list(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert neighbours(reference).tolist() == [1, 0, 3, 2]
-    turned = np.radians([0, 60, 90, 100])
-    found = list(np.stack([np.cos(turned), np.sin(turned)], axis=1))
+    rotated = np.radians([0, 60, 90, 100])
+    found = list(np.stack([np.cos(rotated), np.sin(rotated)], axis=1))
     scores = TASK.score([{"text": ""}] * 4, found, reference)
     assert scores["cosine"] == pytest.approx(100 * (3 + np.cos(np.radians(50))) / 4)
-    assert scores["neighbours"] == pytest.approx(75.0)  # the second is nearer to the third now
+    assert scores["neighbours"] == pytest.approx(
+        75.0
+    )  # the second vector is now nearest to the third
 
 
-def test_rows(tmp_path):
+def test_rows_are_loaded_and_written(tmp_path):
     file = tmp_path / "d.jsonl"
     file.write_text(json.dumps({"sentence": "one", "label": 1}) + "\n")
     assert TASK.load(str(file), None) == [{"text": "one"}]

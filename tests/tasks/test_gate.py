@@ -10,7 +10,7 @@ from autotune.tasks.gate import Gate
 
 
 class Parity:
-    """A task as small as can be: predicts the sign of each logit."""
+    """A minimal task: it predicts the sign of each logit."""
 
     agreement = Task.agreement
     metrics: ClassVar = ("accuracy",)
@@ -24,7 +24,7 @@ class Parity:
             * float(np.mean([a == b for a, b in zip(rows, predictions, strict=True)]))
         }
 
-    def tallies(self, rows, predictions):
+    def metric_counts(self, rows, predictions):
         return np.array([[a == b, 1.0] for a, b in zip(rows, predictions, strict=True)])
 
     def main_metric(self, totals):
@@ -67,7 +67,7 @@ def test_the_largest_logit_difference_is_kept():
     assert accuracy.max_abs_logit_difference == pytest.approx(0.25)
 
 
-def test_a_reference_of_zero_allows_anything_without_dividing():
+def test_a_reference_of_zero_allows_everything():
     assert GATE.judge(outputs(0), GATE.reference(outputs(0))).relative_drop == 0.0
 
 
@@ -76,5 +76,7 @@ def test_the_difference_has_an_interval_over_rows():
     same = GATE.judge(outputs(100), reference)
     assert same.difference == (0.0, 0.0)
     low, high = GATE.judge(outputs(90), reference).difference
-    assert -18 < low < -14  # a binomial of 100 rows at 10%: deviation 3
+    assert (
+        -18 < low < -14
+    )  # 100 rows with 10% errors: the binomial's standard deviation is 3 points
     assert -6 < high < -2

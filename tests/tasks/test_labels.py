@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autotune.shared.errors import DatasetError
-from autotune.tasks.labels import SHOWN, column, numbering
+from autotune.tasks.labels import LABELS_SHOWN, choose_column, label_numbers
 
 NAMES = ("negative", "positive")
 GENERIC = ("LABEL_0", "LABEL_1")
@@ -19,35 +19,35 @@ GENERIC = ("LABEL_0", "LABEL_1")
         ([1], GENERIC, {1: 1}),
     ],
 )
-def test_labels_are_numbered_as_the_model_does(found, labels, expected):
-    assert numbering(found, labels) == expected
+def test_labels_get_the_models_numbers(found, labels, expected):
+    assert label_numbers(found, labels) == expected
 
 
 @pytest.mark.parametrize("found", [["good"], [2], [-1], ["2"], [True], [None], ["positive", "ok"]])
 def test_a_label_the_model_lacks_is_an_error_that_lists_both_sides(found):
     with pytest.raises(DatasetError) as caught:
-        numbering(found, NAMES)
+        label_numbers(found, NAMES)
     assert str(found[-1]) in str(caught.value)
     assert "negative, positive" in str(caught.value)
 
 
-def test_names_against_a_model_without_names_say_what_to_do():
-    with pytest.raises(DatasetError, match="id2label"):
-        numbering(["spam", "ham"], GENERIC)
+def test_named_labels_for_a_model_without_names_suggest_id2label():
+    with pytest.raises(DatasetError, match="set id2label"):
+        label_numbers(["spam", "ham"], GENERIC)
 
 
-def test_many_labels_are_not_all_printed():
+def test_a_message_lists_only_some_of_many_labels():
     with pytest.raises(DatasetError) as caught:
-        numbering([f"intent {n}" for n in range(500)], NAMES)
+        label_numbers([f"intent {n}" for n in range(500)], NAMES)
     assert "(500 in all)" in str(caught.value)
-    assert f"intent {SHOWN}" not in str(caught.value)
+    assert f"intent {LABELS_SHOWN}" not in str(caught.value)
 
 
-def test_columns_are_found_by_name_or_named():
+def test_a_column_is_found_or_named_by_the_user():
     row = {"sentence": "a", "my text": "b"}
-    assert column(row, None, ("text", "sentence"), "--text-column", "d") == "sentence"
-    assert column(row, "my text", ("text",), "--text-column", "d") == "my text"
+    assert choose_column(row, None, ("text", "sentence"), "--text-column", "d") == "sentence"
+    assert choose_column(row, "my text", ("text",), "--text-column", "d") == "my text"
     with pytest.raises(DatasetError, match="--text-column other: d has sentence, my text"):
-        column(row, "other", (), "--text-column", "d")
+        choose_column(row, "other", (), "--text-column", "d")
     with pytest.raises(DatasetError, match=r"none of the columns label, labels.*--label-column"):
-        column(row, None, ("label", "labels"), "--label-column", "d")
+        choose_column(row, None, ("label", "labels"), "--label-column", "d")

@@ -51,7 +51,7 @@ def dataset(tmp_path):
     return write
 
 
-def test_nested_flattened_lists_and_lines_give_the_same_rows(dataset):
+def test_every_layout_gives_the_same_rows(dataset):
     for content, name in (
         (NESTED, "a.json"),
         ({"data": [ROW]}, "b.json"),
@@ -61,12 +61,12 @@ def test_nested_flattened_lists_and_lines_give_the_same_rows(dataset):
         assert TASK.load(dataset(content, name), None) == [ROW]
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_written_rows_are_read_back(tmp_path):
     TASK.write([ROW], tmp_path / "out.json")
     assert TASK.load(str(tmp_path / "out.json"), None) == [ROW]
 
 
-def without(field):
+def dataset_without(field):
     return {"data": [{k: v for k, v in ROW.items() if k != field}]}
 
 
@@ -78,9 +78,9 @@ def without(field):
         ("[" * 100_000, "nested too deeply|neither JSON"),
         ({"data": []}, "holds no questions"),
         ({"rows": [ROW]}, "expected SQuAD layout"),
-        (without("context"), "row 1 lacks context"),
-        (without("answers"), "row 1 lacks answers"),
-        ({"data": [{"sentence": "a", "label": 1}]}, "it has label, sentence"),
+        (dataset_without("context"), "row 1 lacks context"),
+        (dataset_without("answers"), "row 1 lacks answers"),
+        ({"data": [{"sentence": "a", "label": 1}]}, "the row has label, sentence"),
         ({"data": ["text"]}, "expected an object, got str"),
         ({"data": [{**ROW, "answers": {"text": [], "answer_start": []}}]}, "has no answer"),
         ({"data": [{**ROW, "answers": "Ada"}]}, "question and context must be text"),
@@ -129,14 +129,14 @@ def test_f1_counts_shared_words(prediction, answer, f1):
     assert token_f1(prediction, answer) == pytest.approx(f1)
 
 
-def test_the_best_of_several_answers_counts():
+def test_the_best_matching_of_several_answers_counts():
     rows = [{**ROW, "answers": {"text": ["Bob", "Ada Lovelace"], "answer_start": [0, 0]}}]
     assert TASK.score(rows, ["ada lovelace"]) == {"f1": 100.0, "exact_match": 100.0}
     assert TASK.score(rows, ["Ada"]) == {"f1": pytest.approx(200 / 3), "exact_match": 0.0}
 
 
 def exhaustive_span(start, end, offsets):
-    """The rule of run_qa.py, pair by pair."""
+    """The rule of run_qa.py, applied to one pair of tokens after the other."""
     best = None
     for i in sorted(range(len(start)), key=lambda i: -start[i])[:20]:
         for j in sorted(range(len(end)), key=lambda j: -end[j])[:20]:
@@ -149,7 +149,7 @@ def exhaustive_span(start, end, offsets):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(0, 30))
-def test_best_span_is_the_one_found_pair_by_pair(seed, tokens, question):
+def test_best_span_equals_an_exhaustive_search(seed, tokens, question):
     rng = np.random.default_rng(seed)
     start, end = rng.normal(size=(2, tokens)).astype(np.float32)
     offsets = np.stack([np.arange(tokens) * 2, np.arange(tokens) * 2 + 1], axis=1).astype(np.int32)
@@ -175,7 +175,7 @@ def test_the_best_window_of_a_long_context_wins():
     assert TASK.decode([ROW], features, outputs) == ["wrote"]
 
 
-def test_a_context_cut_away_entirely_gives_an_empty_answer():
+def test_a_feature_without_context_gives_an_empty_answer():
     features = EncodedFeatures(
         lengths=np.array([2], np.int32),
         example=np.array([0], np.int32),

@@ -13,7 +13,7 @@ from autotune.tasks.text_classification import f1
 TASK = task_named("text-classification").with_labels(("negative", "positive"))
 
 
-def written(path, rows):
+def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -34,13 +34,13 @@ def written(path, rows):
     ],
 )
 def test_layouts(tmp_path, row, columns, expected):
-    (found,) = TASK.load(written(tmp_path / "d.jsonl", [row]), None, Columns(**columns))
+    (found,) = TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None, Columns(**columns))
     assert (found["text"], found["text_pair"], found["label"]) == expected
 
 
 def test_csv_with_a_header_and_quotes(tmp_path):
     (tmp_path / "d.csv").write_text('text,label\n"a, ""b""\nc",1\nplain,negative\n')
-    rows = TASK.labelled(TASK.load(str(tmp_path / "d.csv"), None))
+    rows = TASK.with_model_labels(TASK.load(str(tmp_path / "d.csv"), None))
     assert [(row["text"], row["label"]) for row in rows] == [('a, "b"\nc', 1), ("plain", 0)]
 
 
@@ -55,20 +55,20 @@ def test_csv_with_a_header_and_quotes(tmp_path):
         ("[]", "holds no rows"),
     ],
 )
-def test_what_is_no_such_dataset_is_refused(tmp_path, text, words):
+def test_an_unusable_dataset_is_refused(tmp_path, text, words):
     (tmp_path / "d.json").write_text(text)
     with pytest.raises(DatasetError, match=words):
         TASK.load(str(tmp_path / "d.json"), None)
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_rows_are_read_back(tmp_path):
     raw = [
         {"sentence1": 'quo"te', "sentence2": "ünï", "label": 0},
         {"sentence1": "b", "sentence2": "c", "label": "positive"},
     ]
-    rows = TASK.labelled(TASK.load(written(tmp_path / "d.jsonl", raw), None))
+    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", raw), None))
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.labelled(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
     first = json.loads((tmp_path / "validation.json").read_text().splitlines()[0])
     assert first == {"sentence1": 'quo"te', "sentence2": "ünï", "label": "negative"}
 
@@ -89,7 +89,7 @@ def test_accuracy_and_f1_by_hand():
     assert scores == pytest.approx({"accuracy": 60.0, "f1": 100 * 2 * 2 / (3 + 3)})
 
 
-def test_f1_is_the_mean_over_labels_where_there_are_more_than_two():
+def test_f1_of_more_than_two_labels_is_the_mean_over_labels():
     assert f1([0, 1, 2, 2], [0, 1, 2, 1]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
     assert f1([1, 1], [1, 1]) == 1.0
     assert f1([0, 0], [0, 0]) == 1.0

@@ -16,7 +16,7 @@ LABELS = ("B-loc", "B-per", "I-loc", "I-per", "O")
 TASK = task_named("token-classification").with_labels(LABELS)
 
 
-def written(path, rows):
+def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -33,11 +33,11 @@ def written(path, rows):
         ("", set()),
     ],
 )
-def test_spans_are_those_of_conll(tags, expected):
+def test_spans_follow_the_conll_rules(tags, expected):
     assert set(spans(tags.split())) == expected
 
 
-def test_spans_are_seqevals():
+def test_spans_equal_those_of_seqeval():
     rng = np.random.default_rng(0)
     for _ in range(300):
         tags = [LABELS[i] for i in rng.integers(0, len(LABELS), rng.integers(1, 12))]
@@ -54,7 +54,7 @@ def test_spans_are_seqevals():
     ],
 )
 def test_layouts(tmp_path, row):
-    rows = TASK.labelled(TASK.load(written(tmp_path / "d.jsonl", [row]), None))
+    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None))
     assert rows == [{"tokens": ["a", "b"], "tags": ["O", "B-per"]}]
 
 
@@ -68,25 +68,25 @@ def test_layouts(tmp_path, row):
         ({"text": ["a"], "ner_tags": ["O"]}, "none of the columns tokens, words"),
     ],
 )
-def test_what_is_no_such_dataset_is_refused(tmp_path, row, words):
+def test_an_unusable_dataset_is_refused(tmp_path, row, words):
     with pytest.raises(DatasetError, match=words):
-        TASK.load(written(tmp_path / "d.jsonl", [row]), None)
+        TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None)
 
 
 def test_columns_that_do_not_apply_are_refused(tmp_path):
-    path = written(tmp_path / "d.jsonl", [{"tokens": ["a"], "ner_tags": ["O"]}])
+    path = write_lines(tmp_path / "d.jsonl", [{"tokens": ["a"], "ner_tags": ["O"]}])
     with pytest.raises(DatasetError, match="--text-pair-column does not apply"):
         TASK.load(path, None, Columns(text_pair="x"))
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_rows_are_read_back(tmp_path):
     rows = [{"tokens": ["ünï", '"'], "tags": ["B-loc", "O"]}]
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.labelled(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
 
 
-def test_a_word_has_the_tag_of_its_first_token_and_one_cut_off_has_none():
-    """[CLS] a-b-b c [SEP] of the words a.., c, d (cut off): five tokens."""
+def test_a_word_has_the_tag_of_its_first_token_and_a_truncated_word_has_o():
+    """Three words a, c and d. The five tokens are [CLS], two of a, one of c, and [SEP]."""
     features = EncodedFeatures(
         lengths=np.array([5], np.int32),
         example=np.array([0], np.int32),
@@ -113,7 +113,7 @@ def test_scores_by_hand():
         {"tokens": ["a"] * 2, "tags": ["O", "O"]},
     ]
     found = [["B-per", "O", "O", "B-loc"], ["O", "B-loc"]]
-    scores = TASK.score(rows, found)  # one of two right, three found
+    scores = TASK.score(rows, found)  # one span is right; three found, two expected
     assert scores == pytest.approx(
         {"f1": 100 * 2 / 5, "precision": 100 / 3, "recall": 50.0, "accuracy": 100 * 4 / 6}
     )

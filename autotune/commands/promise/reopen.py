@@ -123,7 +123,7 @@ def reopen(folder: RunFolder) -> FinishedRun:
             promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
             task=task,
             source=parse(ModelSource, best["model"]),
-            rows=task.labelled(task.load(str(folder.data.resolve()), None)),
+            rows=task.with_model_labels(task.load(str(folder.data.resolve()), None)),
             features=EncodedFeatures.load(folder.workload),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:

@@ -153,7 +153,7 @@ def _check_launch(run: Run, result: Result, runner: Runner) -> dict[str, Any]:
         run.objective,
         work=run.folder.work / "launch",
         beside=2 * peak <= MEMORY_SHARE * run.host.memory_bytes,
-        time_s=run.settings.launch_s,
+        time_s=run.settings.launch_check_s,
         timeout_s=run.settings.trial_timeout_s,
         limits=run.pace.check,
     )

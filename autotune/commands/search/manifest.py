@@ -1,4 +1,4 @@
-"""manifest.json: what a run was asked and where it ran, and whether it may go on."""
+"""manifest.json: the settings of a run, its workload and its host. `--resume` compares them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ def describe_run(
     found: Mapping[str, StackFacts],
     seeds: Sequence[Config],
 ) -> dict[str, Any]:
-    """The manifest's content. `found` is what each stack can run, `seeds` what earlier
-    searches said to try first."""
+    """Return the content of the manifest.
+
+    `found` maps each stack to its facts: interpreter, versions and modes. `seeds` are the
+    configurations from earlier searches that this search tries first.
+    """
     return {
         "autotune": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -75,14 +78,16 @@ def describe_run(
 
 
 def space_digest(file: SpaceFile, space: Space) -> str:
+    """Return a SHA-256 hash of the space file and of its dimensions on this host, in hex digits."""
     text = file.model_dump_json() + repr(space.dimensions)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Whether a run may go on: same workload, question, space, host and stack.
+    """Check that a run may be resumed.
 
-    Raises ResumeError with the first difference.
+    The workload, the objective, the accuracy limit, the baseline, the space, the host and the
+    stacks must be the same. Raises ResumeError, which names the first difference.
     """
     current = json.loads(json.dumps(to_jsonable(now)))
     named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
@@ -110,5 +115,6 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
+    """Return the value as JSON, cut to 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

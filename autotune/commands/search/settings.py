@@ -1,4 +1,4 @@
-"""What the user asked for, and finding what it names: model, space, rows."""
+"""The user's settings, and how to find the model, the space and the rows that they name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from autotune.tasks.base import Columns, Row, Task
 from autotune.tasks.workload import split
 
 DEFAULT_TIME_BUDGET_S = 600.0
-LAUNCH_S, LAUNCH_SHARE = 40.0, 0.25
-"""Of a time budget, what running launch.sh once at the end is given."""
+LAUNCH_CHECK_MAX_S = 40.0
+LAUNCH_CHECK_SHARE = 0.25
+"""A search ends with one run of launch.sh. It may take 25% of the time budget, at most 40 s."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HIDDEN = "***"
+CREDENTIALS_MASK = "***"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the user asked for, checked only for type. Stored in the manifest."""
+    """The user's settings, checked only for type. The manifest stores them."""
 
     model: str
     task: str = "qa"
@@ -54,32 +55,39 @@ class Settings:
     save_engine: bool = False
 
     @property
-    def unlimited(self) -> bool:
-        """Whether the user said nothing of when to stop: then DEFAULT_TIME_BUDGET_S holds."""
+    def limits_unset(self) -> bool:
+        """Whether the user gave neither limit. Then DEFAULT_TIME_BUDGET_S is the time budget."""
         return self.trials is None and self.time_budget_s is None
 
     @property
-    def launch_s(self) -> float:
-        """What running the script that a search writes may take of its time, in seconds."""
-        budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
-        return LAUNCH_S if budget is None else min(LAUNCH_S, LAUNCH_SHARE * budget)
+    def launch_check_s(self) -> float:
+        """Most seconds that running launch.sh at the end of the search may take."""
+        budget = DEFAULT_TIME_BUDGET_S if self.limits_unset else self.time_budget_s
+        return (
+            LAUNCH_CHECK_MAX_S
+            if budget is None
+            else min(LAUNCH_CHECK_MAX_S, LAUNCH_CHECK_SHARE * budget)
+        )
 
     @property
     def limits(self) -> Limits:
-        """Those of the search, which leave time to run the script it writes."""
-        budget = DEFAULT_TIME_BUDGET_S if self.unlimited else self.time_budget_s
+        """The limits of the search, which leave time to run launch.sh at the end."""
+        budget = DEFAULT_TIME_BUDGET_S if self.limits_unset else self.time_budget_s
         if budget is not None:
-            budget -= self.launch_s
+            budget -= self.launch_check_s
         return Limits(trials=self.trials, time_budget_s=budget)
 
 
 def without_password(text: str) -> str:
-    """`text` with the credentials of a URL in it replaced, for what is written down."""
-    return re.sub(r"//[^/@\s]*@", f"//{HIDDEN}@", text)
+    """Return `text` with the user name and password of each URL replaced by CREDENTIALS_MASK.
+
+    Files and messages contain this text instead of the original.
+    """
+    return re.sub(r"//[^/@\s]*@", f"//{CREDENTIALS_MASK}@", text)
 
 
 def resolve_model(name: str) -> str:
-    """A folder's absolute path, or a hub id as it is. Raises ModelError."""
+    """Return a folder's absolute path, or a hub id unchanged. Raises ModelError."""
     if name == demo.NAME:
         return str(demo.MODEL)
     path = Path(name).expanduser()
@@ -90,22 +98,25 @@ def resolve_model(name: str) -> str:
     if path.exists():
         raise ModelError(f"--model {name} is a file; pass the folder that holds config.json")
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
-        raise ModelError(f"--model {name}: no such folder, and not a model id (owner/name)")
+        raise ModelError(f"--model {name}: neither a folder nor a model id (owner/name)")
     return name
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """Name -> file of the search spaces that travel with the package."""
+    """Return the file of each search space in the package, by the name of the space."""
     package = Path(__file__).parents[2]
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
         found = sorted(folder.glob("*.yaml"))
         if found:
             return {path.stem: path for path in found}
-    raise SpaceError("the package's search_spaces are missing; reinstall autotune-cpu")
+    raise SpaceError("the package has no search_spaces; reinstall autotune-cpu")
 
 
 def find_space(name: str) -> Path:
-    """A space file: a path, or the name of one that travels with the package."""
+    """Return a space file. `name` is a path, or the name of a search space in the package.
+
+    Raises SpaceError for an unknown name. A path is not checked.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or os.sep in name:
         return path
@@ -118,8 +129,10 @@ def find_space(name: str) -> Path:
 
 
 def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:
-    """The rows to score, at most `max_samples` of them, and those to calibrate on, of which
-    there may be none. Raises DatasetError."""
+    """Return at most `max_samples` rows to score, and the rows for calibration.
+
+    There may be no rows for calibration. Raises DatasetError.
+    """
     dataset, calibration = settings.dataset, settings.calibration
     if dataset is None:
         dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset

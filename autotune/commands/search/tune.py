@@ -19,8 +19,8 @@ from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, space_digest
 from autotune.commands.search.settings import (
+    CREDENTIALS_MASK,
     DEFAULT_TIME_BUDGET_S,
-    HIDDEN,
     Settings,
     find_space,
     load_rows,
@@ -136,7 +136,7 @@ class Tuning:
     ) -> None:
         if resume and output is None:
             raise InputError("--resume needs the run to resume: pass --output reports/<run>")
-        if settings.storage is not None and HIDDEN in settings.storage:
+        if settings.storage is not None and CREDENTIALS_MASK in settings.storage:
             raise InputError("--storage: the password is not stored with a run; pass it again")
         self._settings = settings
         self._command_line = command_line
@@ -221,7 +221,7 @@ class Tuning:
             run.folder.write_manifest(run.manifest)
         else:
             check_same(run.folder.read_manifest(), run.manifest)
-        if self._settings.unlimited:
+        if self._settings.limits_unset:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         runner = self._runner(run, opened.parents)
