@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autotune.driver.command import PASSED_ON, Command
+from autotune.driver.command import INHERITED_VARIABLES, Command
 from autotune.driver.runner import POINT_KNOBS, Inputs, measure_request, open_request
 from autotune.emit.huggingface import ScriptLine
 from autotune.search.serving import requests_at
@@ -160,7 +160,7 @@ trap 'exit 143' TERM
 
 # A clean environment: what is passed on, then what the configuration sets.
 environment=()
-for name in {" ".join(PASSED_ON)}; do
+for name in {" ".join(INHERITED_VARIABLES)}; do
     if [[ -v $name ]]; then environment+=("$name=${{!name}}"); fi
 done
 environment+=("TMPDIR=$work")

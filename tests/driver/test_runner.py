@@ -1,4 +1,4 @@
-"""Replies that are well-formed JSON and still wrong."""
+"""The runner's sessions, and its checks of replies that are well-formed JSON but wrong."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def session_config(mode: str = "eager", **knobs) -> Config:
 
 
 class Worker:
-    """In the place of a process: answers `measure` with `reply`."""
+    """A stand-in for WorkerProcess that answers `measure` with `reply`."""
 
     def __init__(self, workdir, reply):
         workdir.mkdir(parents=True)
@@ -107,25 +107,37 @@ class Worker:
 
 
 @pytest.fixture
-def sessions(tmp_path, monkeypatch):
-    """A runner on a host of 16 GiB, the workers it starts, and what those to come answer."""
+def make_runner(tmp_path, monkeypatch):
+    """Makes a runner on a host of 16 GiB, the list of workers that it starts, and the list of
+    replies for the workers still to start."""
     started, replies = [], []
 
-    def start(command, *, workdir, together):
+    def start(command, *, workdir, meeting_folder):
         reply = replies.pop(0) if replies else to_jsonable(measurement(2.0))
         started.append(Worker(workdir, reply))
         return started[-1]
 
     monkeypatch.setattr("autotune.driver.runner.WorkerProcess", start)
-    runner = ProcessRunner(
-        host=host(),
-        stacks=STACKS,
-        inputs=Inputs(source=SOURCE, features="f", calibration=None, instruction_sets=()),
-        expected=EXPECTED,
-        workdir=tmp_path / "work",
-        timeout_s=1,
-    )
-    return runner, started, replies
+
+    def make(max_memory_bytes=None):
+        runner = ProcessRunner(
+            host=host(),
+            stacks=STACKS,
+            inputs=Inputs(source=SOURCE, features="f", calibration=None, instruction_sets=()),
+            expected=EXPECTED,
+            workdir=tmp_path / "work",
+            timeout_s=1,
+            max_memory_bytes=max_memory_bytes,
+        )
+        return runner, started, replies
+
+    return make
+
+
+@pytest.fixture
+def sessions(make_runner):
+    """`make_runner` without a limit of memory."""
+    return make_runner()
 
 
 @pytest.fixture
@@ -154,7 +166,7 @@ def test_a_good_reply_keeps_its_session(run):
         ({"passes": (Pass(batch_s=(0.1,) * 9),)}, "passes of"),
         ({"passes": (Pass(batch_s=(0.0,) * 10),)}, "took no time"),
         ({"passes": (Pass(batch_s=(-1.0,) * 10),)}, "took no time"),
-        ({"passes": ()}, "of no passes"),
+        ({"passes": ()}, "has no passes"),
         ({"peak_rss_bytes": "much"}, "peak_rss_bytes"),
     ],
 )
@@ -309,11 +321,10 @@ def test_a_pass_of_all_rows_takes_each_instance_as_many_times_longer():
     assert of_each(StoppingRule(min_passes=2), 4) == StoppingRule(min_passes=2)
 
 
-@pytest.mark.parametrize(("most_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])
-def test_workers_that_hold_more_memory_together_than_they_may_are_ended(sessions, most_gib, kind):
-    runner, started, replies = sessions
+@pytest.mark.parametrize(("max_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])
+def test_workers_that_use_more_memory_than_allowed_are_ended(make_runner, max_gib, kind):
+    runner, started, replies = make_runner(None if max_gib is None else int(max_gib * 2**30))
     replies += [to_jsonable(instance(index, 2.0, released_s=1.0)) for index in range(2)]
-    runner._most_bytes = None if most_gib is None else int(most_gib * 2**30)
     outcome = runner.run(session_config(instances=2), StoppingRule())
     assert (outcome.failure.kind if outcome.failure else None) == kind
     assert [worker.closed for worker in started] == [int(kind is not None)] * 2
@@ -321,9 +332,8 @@ def test_workers_that_hold_more_memory_together_than_they_may_are_ended(sessions
         assert outcome.failure.detail == "2.0 GiB in use, --max-memory is 1.9 GiB"
 
 
-def test_a_peak_between_two_looks_counts_too(sessions):
-    runner, _, replies = sessions
-    runner._most_bytes = 2**31
+def test_a_peak_between_two_memory_checks_counts_too(make_runner):
+    runner, _, replies = make_runner(2**31)
     replies.append(to_jsonable(replace(measurement(2.0), peak_rss_bytes=2**32)))
     assert runner.run(session_config(), StoppingRule()).failure.detail.startswith("4.0 GiB in use")
 

@@ -30,7 +30,7 @@ def shorten() -> None:
 def use_stub() -> None:
     """Start the stub in the place of every worker, launch.sh's too."""
     command.WORKER = STUB
-    forkserver.MODULES = forkserver.LIGHT
+    forkserver.IMPORTS_WITH_TORCH = forkserver.IMPORTS_WITHOUT_TORCH
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Reopened:
         host: Host,
         stacks: Mapping[str, StackFacts],
         work: Path,
-        parents: ForkServers | None = None,
+        fork_servers: ForkServers | None = None,
     ) -> ProcessRunner:
         """Scratch files go below `work`, prepared engines too where the run kept none."""
         kept = self.folder.engine
@@ -102,7 +102,7 @@ class Reopened:
             expected=self.expected,
             workdir=work / "trial",
             timeout_s=TIMEOUT_S,
-            parents=parents,
+            fork_servers=fork_servers,
         )
 
 

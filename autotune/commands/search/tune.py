@@ -27,7 +27,7 @@ from autotune.commands.search.settings import (
     resolve_model,
 )
 from autotune.driver import stacks
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.process import WorkerProcess
 from autotune.driver.replies import read_outputs
 from autotune.driver.runner import Outcome, ProcessRunner
@@ -137,9 +137,9 @@ class Tuning:
                 raise
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
-            parents_at = folder.work / "parents"
-            with ForkServers(parents_at, memory_bytes=host.memory_bytes) as parents:
-                return self._run(folder, journal, rows, calibration, host, fresh, parents)
+            fork_servers_at = folder.work / "parents"
+            with ForkServers(fork_servers_at, memory_bytes=host.memory_bytes) as fork_servers:
+                return self._run(folder, journal, rows, calibration, host, fresh, fork_servers)
         except OSError as error:
             raise OutputError(
                 f"{folder.path} cannot be written: {error}; make room there, and what was "
@@ -180,14 +180,14 @@ class Tuning:
         calibration: list[Row],
         host: Host,
         fresh: bool,
-        parents: ForkServers,
+        fork_servers: ForkServers,
     ) -> Finished:
         settings, task = self._settings, self._task
         folder.clean()
         self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
         with (
             stacks.Examination(self._pythons, host, folder.work) as examination,
-            start_worker(host, sys.executable, folder.work / "encode", parents) as worker,
+            start_worker(host, sys.executable, folder.work / "encode", fork_servers) as worker,
         ):
             encoded = functools.partial(
                 encode,
@@ -207,7 +207,7 @@ class Tuning:
             )
             workload, found = self._encoded(encoded, examination, bool(calibration))
             bounds = self._bounds(worker, host, found, workload)
-        parents.preload(modules_of(workload.facts.model_type))
+        fork_servers.preload(modeling_modules(workload.facts.model_type))
         surroundings = stacks.surroundings(
             host, found, attentions=workload.facts.attentions, objective=self._objective.kind
         )
@@ -241,7 +241,7 @@ class Tuning:
         if settings.unlimited:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
-        runner = self._runner(folder, workload, host, found, parents)
+        runner = self._runner(folder, workload, host, found, fork_servers)
         try:
             result, elapsed_s = self._search(
                 folder, journal, workload, host, space, surroundings, storage, runner, bounds
@@ -368,7 +368,7 @@ class Tuning:
         workload: Workload,
         host: Host,
         found: Mapping[str, StackFacts],
-        parents: ForkServers,
+        fork_servers: ForkServers,
     ) -> ProcessRunner:
         return ProcessRunner(
             host=host,
@@ -380,8 +380,8 @@ class Tuning:
             expected=workload.expected,
             workdir=folder.work / "trial",
             timeout_s=self._settings.trial_timeout_s,
-            parents=parents,
-            most_bytes=self._settings.max_memory_bytes,
+            fork_servers=fork_servers,
+            max_memory_bytes=self._settings.max_memory_bytes,
         )
 
     def _search(
