@@ -62,7 +62,7 @@ def test_outputs_that_do_not_fit_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 garbage", b"\x93NUMPY"])
-def test_outputs_that_are_no_archive_are_refused(tmp_path, content):
+def test_output_files_that_are_not_archives_are_refused(tmp_path, content):
     path = tmp_path / "o.npz"
     if content is not None:
         path.write_bytes(content)
@@ -151,7 +151,7 @@ def run(sessions):
     return go
 
 
-def test_a_good_reply_keeps_its_session(run):
+def test_a_valid_reply_leaves_the_session_open(run):
     outcome, worker = run(to_jsonable(measurement(2.0)))
     assert outcome.measurement == measurement(2.0)
     assert worker.closed == 0
@@ -187,7 +187,7 @@ def test_a_reply_that_contradicts_the_workload_is_a_protocol_failure(run, change
         ({"cpus": "0,3"}, {"pinning": "compact"}, "asked for cpus 0,1, in effect is 0,3"),
     ],
 )
-def test_what_was_asked_and_is_not_in_effect_is_a_fallback(run, effective, knobs, words):
+def test_a_setting_that_is_not_in_effect_is_a_fallback(run, effective, knobs, words):
     lie = measurement(2.0)
     lie = replace(lie, effective={**lie.effective, **effective})
     outcome, worker = run(to_jsonable(lie), **knobs)
@@ -200,7 +200,7 @@ def test_a_library_the_stack_lacks_is_unsupported(sessions):
     assert outcome.failure.kind == "unsupported"
 
 
-def test_a_failure_brings_the_workers_log(run):
+def test_a_failure_comes_with_the_workers_log(run):
     outcome, worker = run(Failure(kind="fallback", detail="tracing failed"))
     assert outcome.failure == Failure(kind="fallback", detail="tracing failed")
     assert outcome.log == "the log"
@@ -226,7 +226,7 @@ def test_sessions_to_keep_stay_open_side_by_side_until_close(sessions):
     assert [worker.closed for worker in started] == [1, 1]
 
 
-def test_sessions_that_do_not_fit_in_memory_together_take_turns(sessions):
+def test_sessions_too_large_for_memory_together_are_not_kept_open(sessions):
     runner, started, _ = sessions
     configs = [session_config(), session_config("jit")]
     for config in configs:
@@ -262,7 +262,7 @@ def test_instances_add_their_throughput_and_the_slowest_gives_the_latency(sessio
     assert found.peak_rss_bytes == 2**31
     assert found.outputs_repeatable
     rules = [worker.asked[1][1]["rule"]["leader_s"] for worker in started]
-    assert rules == [2.0, 2.0]  # of all rows, with half of the machine
+    assert rules == [2.0, 2.0]  # twice the time: each instance has half of the machine
 
 
 def test_instances_that_answer_differently_are_not_repeatable(sessions):
@@ -273,7 +273,7 @@ def test_instances_that_answer_differently_are_not_repeatable(sessions):
     assert not outcome.measurement.outputs_repeatable
 
 
-def test_an_instance_that_fails_ends_all(sessions):
+def test_a_failing_instance_ends_all_instances(sessions):
     runner, started, replies = sessions
     replies += [to_jsonable(measurement(2.0)), Failure(kind="crash", detail="boom")]
     outcome = runner.run(session_config(instances=2), StoppingRule())
@@ -281,7 +281,7 @@ def test_an_instance_that_fails_ends_all(sessions):
     assert [worker.closed for worker in started] == [1, 1]
 
 
-def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
+def test_outputs_of_instances_that_share_the_rows_are_merged(sessions):
     runner, started, replies = sessions
     whole = measurement(2.0)
     for index in range(2):
@@ -314,7 +314,7 @@ def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
     assert "holds NaN" in runner.run(config, StoppingRule()).failure.detail
 
 
-def test_a_pass_of_all_rows_takes_each_instance_as_many_times_longer():
+def test_the_leaders_time_is_scaled_by_the_number_of_instances():
     rule = StoppingRule(min_passes=3, leader_s=1.5)
     assert of_each(rule, 1) == rule
     assert of_each(rule, 2) == replace(rule, leader_s=3.0)
@@ -338,11 +338,11 @@ def test_a_peak_between_two_memory_checks_counts_too(make_runner):
     assert runner.run(session_config(), StoppingRule()).failure.detail.startswith("4.0 GiB in use")
 
 
-def served_of(count):
+def served_reply(count):
     return {"latency_s": [0.1] * count, "batches": [1] * count}
 
 
-def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(sessions):
+def test_instances_take_requests_in_turn_and_latencies_keep_the_order_of_requests(sessions):
     runner, started, replies = sessions
     replies += [to_jsonable(instance(i, 2.0, released_s=1.0)) for i in (0, 1)]
     config = session_config(instances=2)
@@ -357,8 +357,8 @@ def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(se
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (served_of(2), "protocol"),
-        (served_of(3) | {"batches": [2]}, "protocol"),
+        (served_reply(2), "protocol"),
+        (served_reply(3) | {"batches": [2]}, "protocol"),
         ({}, "protocol"),
         (Failure(kind="timeout", detail="slow"), "timeout"),
     ],

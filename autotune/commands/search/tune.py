@@ -282,10 +282,11 @@ class Tuning:
             workload = encoded()
         except InputError as error:
             failed = error
-        found = examination.found()
+        found = examination.wait()
         if not calibrated:
             found = {
-                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+                name: stacks.without_precision(f, "int8_static", UNCALIBRATED)
+                for name, f in found.items()
             }
         self._check_modes(found)
         if failed is not None:
