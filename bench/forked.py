@@ -18,7 +18,7 @@ from typing import Any
 
 from opened import open_run
 
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.runner import ProcessRunner
 from autotune.host import detect
 from autotune.search.finals import VISIT_RULE
@@ -59,9 +59,9 @@ def main() -> None:
         folder = Path(work)
         fresh = open_run(RunFolder(options.run), folder / "fresh")
         other = open_run(RunFolder(options.run), folder / "other")
-        with ForkServers(folder / "parents", memory_bytes=detect().memory_bytes) as parents:
-            parents.preload(modules_of(fresh.model_type))
-            forked = open_run(RunFolder(options.run), folder / "forked", parents)
+        with ForkServers(folder / "parents", memory_bytes=detect().memory_bytes) as fork_servers:
+            fork_servers.preload(modeling_modules(fresh.model_type))
+            forked = open_run(RunFolder(options.run), folder / "forked", fork_servers)
             space = compile_space(load_space(SPACE), fresh.where)
             cases = [
                 (kind, config)

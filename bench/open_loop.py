@@ -142,7 +142,7 @@ class Client:
 
 def client(folder: Path, rate: float, seconds: float) -> None:
     """Answer each seed on standard input with the latencies of its requests, in seconds."""
-    from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, TOLD
+    from autotune.driver.runner import ENGINE_KNOBS, KNOBS_SET_BY_WORKER, POINT_KNOBS
     from autotune.shared.records import to_jsonable
     from autotune.worker.operations import Operations
     from autotune.worker.serve import meet
@@ -156,7 +156,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
         session.open(
             source=to_jsonable(run.source),
             engine=run.chosen.only(ENGINE_KNOBS).as_dict(),
-            process={name: run.chosen[name] for name in TOLD},
+            process={name: run.chosen[name] for name in KNOBS_SET_BY_WORKER},
             features=str(run.folder.workload.resolve()),
             calibration=str(run.folder.calibration.resolve()),
             reference=None,

@@ -33,7 +33,7 @@ class OpenedRun:
     where: Surroundings
 
 
-def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) -> OpenedRun:
+def open_run(folder: RunFolder, work: Path, fork_servers: ForkServers | None = None) -> OpenedRun:
     """The run in `folder`, opened here. Scratch files and prepared engines go below `work`."""
     run, host = reopen(folder), detect()
     found = stacks.examine(run.pythons, host, work)
@@ -41,7 +41,7 @@ def open_run(folder: RunFolder, work: Path, parents: ForkServers | None = None) 
         chosen=run.chosen,
         model_type=run.manifest["model"]["model_type"],
         stacks=found,
-        runner=run.runner(host, found, work, parents),
+        runner=run.runner(host, found, work, fork_servers),
         gate=run.gate(),
         reference=run.reference(),
         where=stacks.surroundings(

@@ -23,7 +23,7 @@ from recorded import Table
 
 from autotune import demo
 from autotune.driver import stacks
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import detect
@@ -65,8 +65,8 @@ def main() -> None:
         model = str(options.work / "model")
         if not (options.work / "model").exists():
             random_bert_base(options.work / "model")
-    with ForkServers(folder.work / "parents", memory_bytes=host.memory_bytes) as parents:
-        with start_worker(host, sys.executable, folder.work / "encode", parents) as worker:
+    with ForkServers(folder.work / "parents", memory_bytes=host.memory_bytes) as fork_servers:
+        with start_worker(host, sys.executable, folder.work / "encode", fork_servers) as worker:
             workload = encode(
                 worker,
                 task=task,
@@ -77,7 +77,7 @@ def main() -> None:
                 doc_stride=min(128, options.max_seq_length // 3),
                 folder=folder,
             )
-        parents.preload(modules_of(workload.facts.model_type))
+        fork_servers.preload(modeling_modules(workload.facts.model_type))
         where = stacks.surroundings(
             host, found, attentions=workload.facts.attentions, objective=options.objective
         )
@@ -89,7 +89,7 @@ def main() -> None:
             expected=workload.expected,
             workdir=folder.work / "trial",
             timeout_s=900,
-            parents=parents,
+            fork_servers=fork_servers,
         )
         gate = Gate(task=task, rows=workload.rows, features=workload.features, max_drop=0.01)
         record(baseline(where), space, runner, gate, journal)

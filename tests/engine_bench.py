@@ -32,10 +32,10 @@ def config(**knobs):
 class Bench:
     """A workload of `rows` questions (0: all) in `folder`, and what this interpreter runs."""
 
-    def __init__(self, folder, source=SOURCE, rows=12, parents=None, **options):
-        """Workers of its runners are forked where there are `parents`."""
+    def __init__(self, folder, source=SOURCE, rows=12, fork_servers=None, **options):
+        """Workers of its runners are forked where there are `fork_servers`."""
         self.folder = RunFolder(folder)
-        self.parents = parents
+        self.fork_servers = fork_servers
         self.folder.work.mkdir(parents=True)
         self.stacks = stacks.examine({"default": sys.executable}, HOST, self.folder.work)
         with start_worker(HOST, sys.executable, self.folder.work) as worker:
@@ -59,7 +59,7 @@ class Bench:
             cache=str(self.folder.cache.resolve()),
         )
 
-    def runner(self, workdir, host=HOST, found=None, fresh=False, parents=None, inputs=None):
+    def runner(self, workdir, host=HOST, found=None, fresh=False, fork_servers=None, inputs=None):
         return ProcessRunner(
             host=host,
             stacks=found or self.stacks,
@@ -67,5 +67,5 @@ class Bench:
             expected=self.workload.expected,
             workdir=workdir,
             timeout_s=600,
-            parents=None if fresh else parents or self.parents,
+            fork_servers=None if fresh else fork_servers or self.fork_servers,
         )

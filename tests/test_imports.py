@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.driver import forkserver as parents
+from autotune.driver import forkserver
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
 HEAVY = [
@@ -107,7 +107,7 @@ def test_a_worker_imports_none_of_what_transformers_needs_for_other_uses():
         pytest.importorskip(name)
     code = (
         "import importlib, json, sys\n"
-        f"for name in {parents.MODULES!r}: importlib.import_module(name)\n"
+        f"for name in {forkserver.IMPORTS_WITH_TORCH!r}: importlib.import_module(name)\n"
         f"print(json.dumps([name for name in {UNUSED!r} if name in sys.modules]))\n"
         f"for name in {UNUSED!r}: importlib.import_module(name)\n"
     )

@@ -1,4 +1,4 @@
-"""Reading the arrays that workers write: the orchestrator's side of features and outputs."""
+"""Read the arrays that workers write: encoded features and outputs."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ FEATURES_FILE = "features.npz"
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every array of an .npz file; nothing in it is unpickled. Raises WireError."""
+    """Every array of an .npz file, by name. Refuses pickled objects. Raises WireError."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy and zipfile raise whatever damage leads them to
+    except Exception as error:  # a damaged file makes numpy and zipfile raise errors of any type
         raise WireError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedFeatures:
-    """Where each feature's tokens came from. Ragged: tokens of all features end to end."""
+    """The encoded features of a workload, and where their tokens are in the dataset.
 
-    lengths: npt.NDArray[np.int32]  # (features,)
+    Arrays of tokens hold the tokens of all features, one feature after the other.
+    """
+
+    lengths: npt.NDArray[np.int32]  # (features,): tokens of each feature
     example: npt.NDArray[np.int32]  # (features,): row of the dataset
-    offsets: npt.NDArray[np.int32] | None  # (tokens, 2): characters, (-1, -1) for no context
+    # (tokens, 2): start and end (exclusive) of the token's characters in the context;
+    # (-1, -1) for a token outside the context
+    offsets: npt.NDArray[np.int32] | None
     words: npt.NDArray[np.int32] | None = None  # (tokens,): word of the row, -1 for none
 
     @classmethod
     def load(cls, folder: Path) -> EncodedFeatures:
-        """Raises WireError where the file is not what a worker writes."""
+        """Read the features that a worker wrote to `folder`. Raises WireError."""
         arrays = read_arrays(folder / FEATURES_FILE)
         try:
             loaded = cls(
@@ -59,5 +64,5 @@ class EncodedFeatures:
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
-        """(features + 1,): feature i has tokens starts[i]:starts[i + 1]."""
+        """Shape (features + 1,): the tokens of feature i are starts[i] to starts[i + 1] - 1."""
         return np.concatenate([[0], np.cumsum(self.lengths)])

@@ -1,6 +1,6 @@
-"""Asking a worker: requests and replies over two descriptors, one JSON object a line.
+"""Send requests to a worker and receive its replies: two pipes, one JSON object a line.
 
-The orchestrator blocks while it waits, so that it takes nothing from what is measured.
+The orchestrator blocks while it waits, so that it takes no CPU time from the measurement.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from autotune.shared.records import FAILURE_KINDS, Failure, dumps
 from autotune.store.wire import WireError, loads
 
 MAX_REPLY_BYTES = 64 * 2**20
-WATCH_S = 0.25
-"""How often whoever waits for a reply looks at the worker meanwhile, where it looks at all."""
+WATCH_INTERVAL_S = 0.25
+"""Seconds between two calls of `watch` while `Channel.receive` waits."""
 
 
 class WorkerFailed(Exception):
-    """A request that got no usable answer, and why; `log` is what the worker had written, where
-    it is gone."""
+    """A request got no usable reply. `failure` says why; `log` is the log of a worker that was
+    closed, otherwise empty."""
 
     def __init__(self, failure: Failure, log: str = "") -> None:
         super().__init__(f"{failure.kind}: {failure.detail}")
@@ -31,46 +31,56 @@ class WorkerFailed(Exception):
 
 
 class Channel:
-    """Both ends of a conversation with one worker; owns its descriptors."""
+    """The orchestrator's ends of the two pipes to one worker; `close` closes both."""
 
     def __init__(
-        self, requests: int, replies: int, *, gone: Callable[[], Failure], end: Callable[[], None]
+        self,
+        requests: int,
+        replies: int,
+        *,
+        explain_exit: Callable[[], Failure],
+        end_worker: Callable[[], None],
     ) -> None:
-        """`gone` says why a worker closed its ends; `end` is called where no further answer of it
-        could be believed."""
+        """`explain_exit` returns why a worker closed its ends of the pipes.
+
+        `end_worker` is called after a timeout or a malformed reply: no later reply could be
+        trusted.
+        """
         self._requests, self._replies = requests, replies
-        self._gone, self._end = gone, end
-        self._asked = 0  # the number of the last request
+        self._explain_exit, self._end_worker = explain_exit, end_worker
+        self._request_id = 0  # of the latest request
         self._buffer = b""
 
     def request(self, op: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
-        """The `ok` of the reply. Raises WorkerFailed; after one that is not the worker's own
-        typed answer it has been ended."""
+        """Send a request and return the `ok` of its reply.
+
+        Raises WorkerFailed. The worker has been ended, unless it reported the failure itself.
+        """
         self.send(op, arguments)
         return self.receive(timeout_s=timeout_s)
 
     def send(self, op: str, arguments: Mapping[str, Any]) -> None:
-        """Ask without waiting; one `receive` must follow before the next. Raises WorkerFailed."""
-        self._asked += 1
-        data = (dumps({"id": self._asked, "op": op, "args": arguments}) + "\n").encode()
+        """Send a request without waiting; `receive` must follow. Raises WorkerFailed."""
+        self._request_id += 1
+        data = (dumps({"id": self._request_id, "op": op, "args": arguments}) + "\n").encode()
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
         except BrokenPipeError:
-            raise WorkerFailed(self._gone()) from None
+            raise WorkerFailed(self._explain_exit()) from None
 
     def receive(self, *, timeout_s: float, watch: Callable[[], None] | None = None) -> Any:
-        """The `ok` of the reply to the last `send`; raises as `request`.
+        """Wait for the reply to the latest `send`, and return its `ok`. Raises as `request`.
 
-        While it waits it calls `watch` every WATCH_S; what that raises ends the waiting.
+        `watch` is called every WATCH_INTERVAL_S seconds; an exception from `watch` ends the wait.
         """
         try:
-            reply = loads(self._line(timeout_s, watch))
+            reply = loads(self._read_line(timeout_s, watch))
         except WireError as error:
-            raise self._unusable("protocol", str(error)[:500]) from error
-        if not isinstance(reply, dict) or reply.get("id") != self._asked:
+            raise self._end_as("protocol", str(error)[:500]) from error
+        if not isinstance(reply, dict) or reply.get("id") != self._request_id:
             got = reply.get("id") if isinstance(reply, dict) else type(reply).__name__
-            raise self._unusable("protocol", f"expected the reply to {self._asked}, got {got!r}")
+            raise self._end_as("protocol", f"expected the reply to {self._request_id}, got {got!r}")
         if set(reply) == {"id", "ok"}:
             return reply["ok"]
         failure = reply.get("failure")
@@ -81,30 +91,31 @@ class Channel:
             and isinstance(failure.get("detail"), str)
         ):
             raise WorkerFailed(Failure(kind=failure["kind"], detail=failure["detail"]))
-        raise self._unusable("protocol", f"reply has keys {sorted(map(str, reply))}")
+        raise self._end_as("protocol", f"reply has keys {sorted(map(str, reply))}")
 
-    def _line(self, timeout_s: float, watch: Callable[[], None] | None) -> bytes:
+    def _read_line(self, timeout_s: float, watch: Callable[[], None] | None) -> bytes:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left = max(0.0, deadline - time.monotonic())
-            wait = left if watch is None else min(left, WATCH_S)
+            wait = left if watch is None else min(left, WATCH_INTERVAL_S)
             ready, _, _ = select.select([self._replies], [], [], wait)
             if not ready and wait < left and watch is not None:
                 watch()
                 continue
             if not ready:
-                raise self._unusable("timeout", f"no answer in {timeout_s:g} s")
+                raise self._end_as("timeout", f"no answer in {timeout_s:g} s")
             chunk = os.read(self._replies, 1 << 20)
             if not chunk:
-                raise WorkerFailed(self._gone())
+                raise WorkerFailed(self._explain_exit())
             self._buffer += chunk
             if len(self._buffer) > MAX_REPLY_BYTES:
-                raise self._unusable("protocol", f"a reply of over {MAX_REPLY_BYTES} bytes")
+                raise self._end_as("protocol", f"the reply is longer than {MAX_REPLY_BYTES} bytes")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _unusable(self, kind: str, detail: str) -> WorkerFailed:
-        self._end()
+    def _end_as(self, kind: str, detail: str) -> WorkerFailed:
+        """End the worker, and return the exception to raise for it."""
+        self._end_worker()
         return WorkerFailed(Failure(kind=kind, detail=detail))
 
     def close(self) -> None:

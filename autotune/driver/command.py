@@ -1,7 +1,7 @@
-"""From a configuration to the commands that run it. Pure: starts nothing.
+"""Turn a configuration into the commands that start its workers. Nothing is started here.
 
-The runner measures these commands and `emit.launch_script` writes them, so what is measured is what
-is emitted.
+The runner measures these commands and `emit.launch_script` writes them to launch.sh. The script
+therefore runs exactly the commands that were measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autotune.shared.records import Config, Scalar
 
 WORKER = Path(__file__).parents[1] / "worker" / "__main__.py"
 
-PASSED_ON = (
+INHERITED_VARIABLES = (
     "PATH",
     "HOME",
     "LANG",
@@ -36,30 +36,34 @@ PASSED_ON = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 )
-"""Variables of the caller that a worker sees. All others, OMP_* among them, are dropped."""
+"""Environment variables that a worker inherits from its caller. All others are dropped, for
+example OMP_NUM_THREADS."""
 
 
-OWN_POOL = ("openvino", "onnxruntime")
-"""Modes whose threads are not OpenMP's; bound OpenMP threads would hand them one CPU."""
+OWN_THREAD_POOL_MODES = ("openvino", "onnxruntime")
+"""Modes with their own threads instead of OpenMP's. Binding OpenMP threads would leave the
+engine's threads one CPU."""
 
-JEMALLOC = "oversize_threshold:1,background_thread:true,metadata_thp:auto"
-"""IPEX's launcher's settings."""
+JEMALLOC_CONF = "oversize_threshold:1,background_thread:true,metadata_thp:auto"
+"""The settings that the launcher of IPEX uses."""
 
 
 BLOCKTIME_MS = {"default": 1, "passive": 0, "active": 2**31 - 1}
-"""How long idle threads of Intel's OpenMP spin; its largest number stands for ever."""
+"""Milliseconds that idle threads of Intel's OpenMP spin, by the knob `omp_wait`. The largest
+number means for ever."""
 
-TORCH_SETTINGS = ("interop_threads", "flush_denormals")
+TORCH_PROCESS_KNOBS = ("interop_threads", "flush_denormals")
+"""Process knobs of torch. A worker must find them in effect only if torch runs the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One worker's command.
+    """The command of one worker.
 
-    `argv` is without the channels (--requests, --replies, --workdir, --together), which
-    differ between a measurement and a script; `variables` are those of the environment that the
-    configuration sets, and `expected` what the worker must then find in effect. `instance` is
-    the end of `argv` that says which of several workers this is.
+    `argv` lacks the flags --requests, --replies, --workdir and --together, which differ between a
+    measurement and a script. `variables` are the environment variables that the configuration
+    sets. `expected` are the settings that the worker must then find in effect. `instance` is the
+    end of `argv` that numbers the worker among several instances.
     """
 
     argv: tuple[str, ...]
@@ -68,9 +72,12 @@ class Command:
     instance: tuple[str, ...] = ()
 
     @property
-    def ancestor(self) -> Command | None:
-        """The command of a process that could fork this worker; None where only a fresh
-        process will do: a preloaded library may have threads, which a fork would lose."""
+    def fork_server_command(self) -> Command | None:
+        """The command of a fork server for this worker, or None if the worker must be fresh.
+
+        A worker with a preloaded library must be fresh: the library may have threads, and a fork
+        would lose them.
+        """
         if "LD_PRELOAD" in self.variables:
             return None
         argv = self.argv[: len(self.argv) - len(self.instance)]
@@ -78,7 +85,10 @@ class Command:
 
 
 def process_variables(config: Config, host: Host, libiomp5: str | None) -> dict[str, str]:
-    """The variables that the process knobs of `config` set, the same for every instance."""
+    """The environment variables that the process knobs of `config` set for every instance.
+
+    Raises TrialFailure `unsupported` if a library is not installed.
+    """
     variables = {
         "OMP_NUM_THREADS": str(config["threads"]),
         "TOKENIZERS_PARALLELISM": "false",
@@ -90,14 +100,14 @@ def process_variables(config: Config, host: Host, libiomp5: str | None) -> dict[
         if allocator not in host.libraries:
             raise TrialFailure("unsupported", REMEDIES[str(allocator)])
         preload.append(host.libraries[allocator])
-    runtime = _runtime(openmp, host, libiomp5)
+    runtime = _openmp_library(openmp, host, libiomp5)
     if runtime is not None:
         preload.append(runtime)
     if preload:
         variables["LD_PRELOAD"] = ":".join(preload)
     huge = bool(config.get("huge_pages", False))
     if allocator == "jemalloc":
-        variables["MALLOC_CONF"] = JEMALLOC + (",thp:always" if huge else "")
+        variables["MALLOC_CONF"] = JEMALLOC_CONF + (",thp:always" if huge else "")
     elif allocator == "default" and huge:
         variables["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     wait = config.get("omp_wait", "default")
@@ -108,23 +118,26 @@ def process_variables(config: Config, host: Host, libiomp5: str | None) -> dict[
     return variables
 
 
-def _runtime(openmp: Scalar, host: Host, libiomp5: str | None) -> str | None:
-    """The library to preload. Raises TrialFailure `unsupported` where a stack lacks it."""
+def _openmp_library(openmp: Scalar, host: Host, libiomp5: str | None) -> str | None:
+    """The path of the OpenMP library to preload; None for the default one.
+
+    Raises TrialFailure `unsupported` if the library is not installed.
+    """
     if openmp == "default":
         return None
-    found = libiomp5 if openmp == "intel" else host.libraries.get(str(openmp))
-    if found is None:
+    path = libiomp5 if openmp == "intel" else host.libraries.get(str(openmp))
+    if path is None:
         raise TrialFailure("unsupported", REMEDIES[str(openmp)])
-    return found
+    return path
 
 
 def worker_commands(
     config: Config, host: Host, python: str, libiomp5: str | None = None
 ) -> tuple[Command, ...]:
-    """How to start the workers that run `config`, one an instance.
+    """The commands of the workers that run `config`, one for each instance.
 
-    `libiomp5` is the real path of the stack's Intel OpenMP. Raises TrialFailure `unsupported`
-    for a library that is not there.
+    `libiomp5` is the real path of the stack's Intel OpenMP library. Raises TrialFailure
+    `unsupported` if a library is not installed.
     """
     threads, instances = int(config["threads"]), int(config.get("instances", 1))
     pinning = str(config.get("pinning", "none"))
@@ -135,32 +148,37 @@ def worker_commands(
     }
     openmp, wait = str(config.get("openmp", "default")), str(config.get("omp_wait", "default"))
     expected["omp_wait"] = wait
-    runtime = _runtime(openmp, host, libiomp5)
+    runtime = _openmp_library(openmp, host, libiomp5)
     if runtime is not None:
         expected["openmp"] = runtime
     if openmp == "intel":
         expected["kmp_blocktime"] = BLOCKTIME_MS[wait]
     if config.get("huge_pages", False):
         expected["huge_pages"] = True
-    if config.get("mode") not in OWN_POOL:
-        expected |= {name: config[name] for name in TORCH_SETTINGS if name in config}
+    if config.get("mode") not in OWN_THREAD_POOL_MODES:
+        expected |= {name: config[name] for name in TORCH_PROCESS_KNOBS if name in config}
     commands = []
     for index, cpus in enumerate(host.placement(pinning, instances, threads)):
         argv = [python, "-P", str(WORKER)]
         variables = dict(shared)
-        own = dict(expected)
+        expected_here = dict(expected)
         if pinning != "none":
             mask = ",".join(map(str, sorted(cpus)))
-            own["cpus"] = mask
+            expected_here["cpus"] = mask
             argv += ["--cpus", mask]
-            if config.get("mode") not in OWN_POOL:
+            if config.get("mode") not in OWN_THREAD_POOL_MODES:
                 variables["OMP_PROC_BIND"] = "close"
                 variables["OMP_PLACES"] = ",".join(f"{{{cpu}}}" for cpu in cpus)
-        which: tuple[str, ...] = ()
+        instance: tuple[str, ...] = ()
         if instances > 1:
-            which = ("--instance", str(index), "--instances", str(instances))
+            instance = ("--instance", str(index), "--instances", str(instances))
         commands.append(
-            Command(argv=(*argv, *which), variables=variables, expected=own, instance=which)
+            Command(
+                argv=(*argv, *instance),
+                variables=variables,
+                expected=expected_here,
+                instance=instance,
+            )
         )
     return tuple(commands)
 
@@ -168,8 +186,11 @@ def worker_commands(
 def environment(
     command: Command, caller: Mapping[str, str], temporary: str | Path
 ) -> dict[str, str]:
-    """The whole environment of the worker: variables of the caller, the folder for temporary
-    files, and what the configuration sets. The folder's owner removes it, since a worker may be
-    killed at any moment."""
-    passed = {name: caller[name] for name in PASSED_ON if name in caller}
-    return {**passed, "TMPDIR": str(temporary), **command.variables}
+    """The whole environment of a worker.
+
+    It holds the variables inherited from `caller`, TMPDIR, and the variables that the
+    configuration sets. Whoever made the folder `temporary` also removes it, because a worker may
+    be killed at any moment.
+    """
+    inherited = {name: caller[name] for name in INHERITED_VARIABLES if name in caller}
+    return {**inherited, "TMPDIR": str(temporary), **command.variables}

@@ -1,7 +1,7 @@
-"""Processes kept ready to fork workers: imports are paid once, not at every configuration.
+"""Fork servers: processes that import once and fork every worker, so that a worker starts faster.
 
-A forked worker differs from a fresh one in nothing that is measured (`bench/forked.py`): its
-parent was started with the same environment on the same CPUs, and has run no parallel region.
+A forked worker measures the same as a fresh one (`bench/forked.py`). Its fork server was started
+with the same environment on the same CPUs, and has run no parallel region.
 """
 
 from __future__ import annotations
@@ -14,42 +14,50 @@ from typing import Self
 from autotune.driver.command import Command
 from autotune.driver.process import ForkServer, WorkerProcess
 
-MODULES = (
+IMPORTS_WITH_TORCH = (
     "torch",
     "autotune.worker.slim",
     "transformers.models.auto.modeling_auto",
     "autotune.worker.operations",
     "autotune.worker.engines.torch_model",
 )
-LIGHT = ("autotune.worker.operations",)
-"""What workers need that run an exported file: no torch, seconds less for each new setting."""
-DIED = (ConnectionError, TimeoutError)
-"""What talking to a parent that is gone, or stuck, raises."""
-MOST = 3
-PARENT_BYTES = 4 * 2**30
-"""One parent for so much memory of the host; each holds about an eighth of it."""
+"""Modules that a fork server imports for workers that load the model."""
+IMPORTS_WITHOUT_TORCH = ("autotune.worker.operations",)
+"""Modules for workers that run an exported file. A fork server without torch starts seconds
+faster."""
+FORK_SERVER_ERRORS = (ConnectionError, TimeoutError)
+"""Raised by a request to a fork server that has died or does not answer."""
+MAX_SERVERS_PER_KIND = 3
+"""Fork servers with torch, and as many without, that run at the same time."""
+HOST_BYTES_PER_SERVER = 4 * 2**30
+"""Host memory for each fork server with torch, in bytes; the server itself takes about an eighth
+of these 4 GiB."""
 
 
-Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
+ServerKey = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
+"""The command line, the environment variables, and whether the workers are torch-free."""
 
 
-def modules_of(model_type: str) -> tuple[str, ...]:
-    """Where transformers keeps the models of a type."""
+def modeling_modules(model_type: str) -> tuple[str, ...]:
+    """The transformers modules that define the models of `model_type`."""
     return (f"transformers.models.{model_type}.modeling_{model_type}",)
 
 
 class ForkServers:
-    """At most a few parents of either kind, the least recently used ended first.
+    """A few fork servers of each kind, with torch and without. A context manager.
 
-    A context manager.
+    A new fork server takes the place of the least recently used one that has no workers.
     """
 
     def __init__(self, folder: Path, *, memory_bytes: int) -> None:
+        """Logs go to `folder`; `memory_bytes` is the memory of the host."""
         self._folder = folder
-        self._most = max(1, min(MOST, memory_bytes // PARENT_BYTES))
-        self._modules: list[str] = list(MODULES)
-        self._parents: dict[Key, ForkServer] = {}  # in order of use
-        self._numbers = itertools.count()
+        self._max_with_torch = max(
+            1, min(MAX_SERVERS_PER_KIND, memory_bytes // HOST_BYTES_PER_SERVER)
+        )
+        self._imports: list[str] = list(IMPORTS_WITH_TORCH)
+        self._servers: dict[ServerKey, ForkServer] = {}  # least recently used first
+        self._log_numbers = itertools.count()
 
     def __enter__(self) -> Self:
         return self
@@ -57,57 +65,69 @@ class ForkServers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def running(self) -> tuple[ForkServer, ...]:
+        """The fork servers that are running, least recently used first."""
+        return tuple(self._servers.values())
+
     def preload(self, modules: Sequence[str]) -> None:
-        """Import `modules` too, in parents that are there and in new ones."""
-        self._modules += modules
-        for key, parent in list(self._parents.items()):
-            if parent.light:
+        """Import `modules` in every fork server with torch, running and future."""
+        self._imports += modules
+        for key, server in list(self._servers.items()):
+            if server.torch_free:
                 continue
             try:
-                parent.preload(modules)
-            except DIED:
-                self._parents.pop(key).close()
+                server.preload(modules)
+            except FORK_SERVER_ERRORS:
+                self._servers.pop(key).close()
 
-    def worker(
+    def start(
         self,
         command: Command,
         *,
         workdir: Path,
-        together: Path | None = None,
-        light: bool = False,
+        meeting_folder: Path | None = None,
+        torch_free: bool = False,
     ) -> WorkerProcess:
-        """A worker for `command`, forked where that is safe; a `light` one will need no torch.
+        """Start a worker for `command`: forked if that is safe and possible, otherwise fresh.
 
-        Raises OSError.
+        A `torch_free` worker runs an exported file and does not need torch. `meeting_folder` is
+        as in `WorkerProcess`. Raises OSError.
         """
-        parent = self._parent(command.ancestor, light)
-        if parent is not None:
+        server = self._server(command.fork_server_command, torch_free)
+        if server is not None:
             try:
-                return WorkerProcess(command, workdir=workdir, together=together, parent=parent)
-            except DIED:  # of want of memory perhaps
-                self._parents = {k: p for k, p in self._parents.items() if p is not parent}
-                parent.close()
-        return WorkerProcess(command, workdir=workdir, together=together)
+                return WorkerProcess(
+                    command, workdir=workdir, meeting_folder=meeting_folder, fork_server=server
+                )
+            except FORK_SERVER_ERRORS:  # for example, memory ran out
+                self._servers = {k: s for k, s in self._servers.items() if s is not server}
+                server.close()
+        return WorkerProcess(command, workdir=workdir, meeting_folder=meeting_folder)
 
-    def _parent(self, ancestor: Command | None, light: bool) -> ForkServer | None:
-        """One that can fork for `ancestor`; None where there is none and no room for it."""
-        if ancestor is None:
+    def _server(self, command: Command | None, torch_free: bool) -> ForkServer | None:
+        """A running or new fork server for `command`, or None if there is no room.
+
+        The result is also None if `command` is None: that worker must be a fresh process.
+        """
+        if command is None:
             return None
-        key = (ancestor.argv, tuple(sorted(ancestor.variables.items())), light)
-        parent = self._parents.pop(key, None)
-        if parent is None:
-            alike = {k: p for k, p in self._parents.items() if p.light == light}
-            idle = [k for k, p in alike.items() if not p.workers]
-            if len(alike) >= (MOST if light else self._most):
+        key = (command.argv, tuple(sorted(command.variables.items())), torch_free)
+        server = self._servers.pop(key, None)
+        if server is None:
+            same_kind = {k: s for k, s in self._servers.items() if s.torch_free == torch_free}
+            idle = [k for k, s in same_kind.items() if not s.workers]
+            if len(same_kind) >= (MAX_SERVERS_PER_KIND if torch_free else self._max_with_torch):
                 if not idle:
                     return None
-                self._parents.pop(idle[0]).close()
-            log = self._folder / f"{next(self._numbers)}.log"
-            modules = LIGHT if light else self._modules
-            parent = ForkServer(ancestor, modules=modules, light=light, log=log)
-        self._parents[key] = parent
-        return parent
+                self._servers.pop(idle[0]).close()
+            log = self._folder / f"{next(self._log_numbers)}.log"
+            modules = IMPORTS_WITHOUT_TORCH if torch_free else self._imports
+            server = ForkServer(command, modules=modules, torch_free=torch_free, log=log)
+        self._servers[key] = server
+        return server
 
     def close(self) -> None:
-        while self._parents:
-            self._parents.popitem()[1].close()
+        """End every fork server, and with them their workers."""
+        while self._servers:
+            self._servers.popitem()[1].close()

@@ -1,9 +1,13 @@
-"""What interpreters can run, remembered between searches.
+"""A cache of probes: what each interpreter can run, kept between searches.
 
-A probe imports torch and IPEX, seconds that every search would pay. It is remembered under
-everything it depends on: the interpreter, the folders it imports from and when they last
-changed (installing anything changes them), the host's instruction sets, PATH (compilers), and
-the worker's own source.
+A probe imports torch and IPEX, which takes seconds. The cache key covers everything that a probe
+depends on:
+
+- the version of autotune and the source of the worker;
+- the interpreter, the folders it imports from, and when they last changed (installing a package
+  changes them);
+- the host's instruction sets;
+- PATH, where compilers are found.
 """
 
 from __future__ import annotations
@@ -21,22 +25,22 @@ from autotune.shared.records import Config, StackFacts, dumps
 from autotune.store import cache
 from autotune.store.wire import WireError, loads, parse
 
-LIST_PATHS = "import sys; print(*sys.path, sep='\\n')"
-TIMEOUT_S = 60
+PRINT_IMPORT_PATHS = "import sys; print(*sys.path, sep='\\n')"
+IMPORT_PATHS_TIMEOUT_S = 60
 
 
 def key(python: str, host: Host) -> str | None:
-    """The name to remember under; None where the interpreter does not answer."""
+    """The cache key of a probe of `python` on `host`; None if the interpreter does not run."""
     (command,) = worker_commands(Config.of({"threads": 1}), host, python)
-    caller = environment(command, os.environ, tempfile.gettempdir())
+    variables = environment(command, os.environ, tempfile.gettempdir())
     try:
         done = subprocess.run(
-            [python, "-P", "-c", LIST_PATHS],
-            env=caller,
+            [python, "-P", "-c", PRINT_IMPORT_PATHS],
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=IMPORT_PATHS_TIMEOUT_S,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
@@ -45,33 +49,34 @@ def key(python: str, host: Host) -> str | None:
     parts = [
         __version__,
         python,
-        caller.get("PATH", ""),
+        variables.get("PATH", ""),
         " ".join(host.instruction_sets),
-        *(f"{path} {_changed(Path(path))}" for path in done.stdout.splitlines() if path),
-        *(f"{path} {_changed(path)}" for path in source),
+        *(f"{path} {_modified_ns(Path(path))}" for path in done.stdout.splitlines() if path),
+        *(f"{path} {_modified_ns(path)}" for path in source),
     ]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _changed(path: Path) -> int | None:
+def _modified_ns(path: Path) -> int | None:
+    """When `path` last changed, in nanoseconds; None if `path` does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return None
 
 
-def recall(name: str) -> StackFacts | None:
-    """What was remembered under this name; None where nothing usable was."""
+def recall(key: str) -> StackFacts | None:
+    """The probe kept under `key`; None if there is none, or if its file is damaged."""
     try:
-        return parse(StackFacts, loads((_file(name)).read_bytes()))
+        return parse(StackFacts, loads(_file(key).read_bytes()))
     except (OSError, WireError):
         return None
 
 
-def remember(name: str, facts: StackFacts) -> None:
-    """Keep `facts` for the next search."""
-    cache.write(_file(name), dumps(facts))
+def remember(key: str, facts: StackFacts) -> None:
+    """Keep a probe under `key` for the next search."""
+    cache.write(_file(key), dumps(facts))
 
 
-def _file(name: str) -> Path:
-    return cache.folder() / "probes" / f"{name}.json"
+def _file(key: str) -> Path:
+    return cache.folder() / "probes" / f"{key}.json"

@@ -1,6 +1,6 @@
-"""One worker process: started or forked, asked, and ended with everything it started.
+"""One worker process: start or fork it, send requests, and end it with all its children.
 
-Requests and replies go over pipes (`driver.channel`), standard output and error to a log file.
+Requests and replies go over pipes (`driver.channel`). Standard output and error go to a log file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ from autotune.driver.command import Command, environment
 from autotune.shared.records import Failure
 
 LOG_TAIL_BYTES = 4000
+"""Bytes of a worker's log that are kept, from its end."""
 EXIT_GRACE_S = 5.0
+"""Seconds that a worker has to exit by itself after it closed its pipes."""
 FORK_TIMEOUT_S = 180.0
-"""How long imports may take before the first fork."""
+"""Seconds to wait for a fork server's answer; the first answer comes after all imports."""
 
 
 def exit_failure(code: int) -> Failure:
-    """What an exit status says of a worker that ended without an answer."""
+    """The failure of a worker that exited with `code` before it answered.
+
+    `code` is negative for a signal, as in `subprocess`.
+    """
     if code >= 0:
         return Failure(kind="crash", detail=f"the worker exited with code {code} and no answer")
     name = signal.Signals(-code).name
@@ -44,7 +49,7 @@ def exit_failure(code: int) -> Failure:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process has in RAM now, shared pages included; 0 where it is gone."""
+    """Bytes that a process holds in RAM now, with shared pages; 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -52,26 +57,27 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
-def _clear(pid: int) -> None:
-    """Remove the entry in shared memory that Intel's OpenMP leaves of a killed process."""
+def _remove_openmp_entry(pid: int) -> None:
+    """Remove the file in shared memory that Intel's OpenMP leaves when its process is killed."""
     with contextlib.suppress(OSError):
         Path(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink()  # noqa: S108
 
 
 class Process(Protocol):
-    """A worker's process, however it came to be."""
+    """The process of a worker, either fresh or forked."""
 
     pid: int
 
     def end(self, grace_s: float) -> int | None:
-        """Wait for it to exit by itself, then kill its process group and reap it.
+        """Wait up to `grace_s` seconds for the process to exit, then kill and reap its group.
 
-        Its exit code, negative for a signal; None where it had to be killed. Repeatable.
+        Returns the exit code, negative for a signal, or None if the process had to be killed.
+        Repeatable.
         """
 
 
-class Spawned:
-    """A worker that was started afresh."""
+class FreshProcess:
+    """A process started from its command line."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -84,15 +90,16 @@ class Spawned:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        _clear(self.pid)
+        _remove_openmp_entry(self.pid)
         return code
 
 
 class ForkServer:
     """A process that has imported `modules` and forks workers (`autotune.worker.parent`).
 
-    It has the environment and the CPUs of `command`, whose workers it can fork. `workers` are
-    the process ids of those that have not been ended. A `light` one has imported no torch.
+    The process runs with the environment and on the CPUs of `command`, as its workers will.
+    `workers` holds the process ids of the workers that have not been ended. If `torch_free`,
+    the process has not imported torch.
     """
 
     def __init__(
@@ -101,35 +108,42 @@ class ForkServer:
         *,
         modules: Sequence[str],
         log: Path,
-        light: bool = False,
+        torch_free: bool = False,
         caller: Mapping[str, str] | None = None,
     ) -> None:
+        """`caller` is the environment to inherit from, by default that of this process. Raises
+        OSError."""
         self.workers: set[int] = set()
-        self.light = light
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.torch_free = torch_free
+        self._channel, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(FORK_TIMEOUT_S)
         argv = [
             *command.argv,
-            *("--forks", str(theirs.fileno())),
+            *("--forks", str(server_end.fileno())),
             *("--preload", ",".join(modules)),
             *("--parent", str(os.getpid())),
         ]
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with log.open("wb") as file:
-                self._process = Spawned(
-                    _start(argv, command, caller, log.parent, file, (theirs.fileno(),))
+                self._process = FreshProcess(
+                    _popen(argv, command, caller, log.parent, file, (server_end.fileno(),))
                 )
         except OSError:
             self._channel.close()
             raise
         finally:
-            theirs.close()
+            server_end.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def fork(self, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-        """The process id of a new worker with `descriptors`: requests, replies, log.
+        """Fork a worker and return its process id.
 
-        Raises OSError where the parent is gone.
+        `descriptors` are the worker's three files: requests, replies and log. Raises OSError if
+        the fork server is gone.
         """
         message = json.dumps({"fork": list(arguments)}).encode()
         socket.send_fds(self._channel, [message], descriptors)
@@ -138,12 +152,12 @@ class ForkServer:
         return pid
 
     def preload(self, modules: Sequence[str]) -> None:
-        """Import more. Raises OSError where the parent is gone."""
+        """Import `modules` as well. Raises OSError if the fork server is gone."""
         self._channel.send(json.dumps({"preload": list(modules)}).encode())
         self._reply()
 
     def end(self, pid: int, grace_s: float) -> int | None:
-        """As `Process.end` of the worker `pid`. Raises OSError where the parent is gone."""
+        """`Process.end` for the worker `pid`. Raises OSError if the fork server is gone."""
         self.workers.discard(pid)
         self._channel.send(json.dumps({"end": pid, "grace_s": grace_s}).encode())
         reply = self._reply()
@@ -152,21 +166,21 @@ class ForkServer:
     def _reply(self) -> dict[str, Any]:
         message = self._channel.recv(1 << 16)
         if not message:
-            raise ConnectionResetError("the process that forks workers has died")
-        found: dict[str, Any] = json.loads(message)
-        return found
+            raise ConnectionResetError("the fork server has died")
+        reply: dict[str, Any] = json.loads(message)
+        return reply
 
     def close(self) -> None:
-        """Kill it, and with it the workers it has forked."""
+        """Kill the fork server; its workers die with it."""
         self._channel.close()
         self._process.end(0.0)
 
 
-class Forked:
-    """A worker forked by `parent`."""
+class ForkedProcess:
+    """The process of a worker that `fork_server` forked."""
 
-    def __init__(self, parent: ForkServer, pid: int) -> None:
-        self._parent, self.pid = parent, pid
+    def __init__(self, fork_server: ForkServer, pid: int) -> None:
+        self._fork_server, self.pid = fork_server, pid
         self._code: int | None = None
         self._ended = False
 
@@ -174,14 +188,14 @@ class Forked:
         if not self._ended:
             self._ended = True
             try:
-                self._code = self._parent.end(self.pid, grace_s)
-            except OSError:  # it died, and its workers with it
+                self._code = self._fork_server.end(self.pid, grace_s)
+            except OSError:  # the fork server died, and its workers died with it
                 self._code = -signal.SIGKILL
-            _clear(self.pid)
+            _remove_openmp_entry(self.pid)
         return self._code
 
 
-def _start(
+def _popen(
     argv: Sequence[str],
     command: Command,
     caller: Mapping[str, str] | None,
@@ -189,8 +203,10 @@ def _start(
     log: Any,
     descriptors: tuple[int, ...],
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that all it starts can be killed with it, and with a place
-    for temporary files in `folder`."""
+    """Start a process in a new process group, with its temporary files in `folder`/tmp.
+
+    Killing the group ends the process and all its children.
+    """
     temporary = folder.resolve() / "tmp"
     temporary.mkdir(exist_ok=True)
     return subprocess.Popen(
@@ -205,40 +221,45 @@ def _start(
 
 
 class WorkerProcess:
-    """A worker in a process group of its own. Use as a context manager, or call `close`."""
+    """A worker in its own process group. A context manager; otherwise call `close`."""
 
     def __init__(
         self,
         command: Command,
         *,
         workdir: Path,
-        together: Path | None = None,
+        meeting_folder: Path | None = None,
         caller: Mapping[str, str] | None = None,
-        parent: ForkServer | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
-        """`together` is the folder where instances that measure side by side meet; `parent`
-        one that was started with the settings and the CPUs of `command`."""
+        """Start a fresh process, or fork one from `fork_server` if that is given.
+
+        Instances that measure side by side synchronise through `meeting_folder`. `fork_server`
+        must have the environment and the CPUs of `command`. Raises OSError.
+        """
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
         self._log_path = workdir / "worker.log"
         requests_read, requests_write = os.pipe()
         replies_read, replies_write = os.pipe()
-        self._channel = Channel(requests_write, replies_read, gone=self._gone, end=self.close)
+        self._channel = Channel(
+            requests_write, replies_read, explain_exit=self._explain_exit, end_worker=self.close
+        )
         options = ["--workdir", str(workdir.resolve())]
-        if together is not None:
-            options += ["--together", str(together.resolve())]
+        if meeting_folder is not None:
+            options += ["--together", str(meeting_folder.resolve())]
         try:
             with self._log_path.open("wb") as log:
-                if parent is None:
+                if fork_server is None:
                     channels = ["--requests", str(requests_read), "--replies", str(replies_write)]
                     argv = [*command.argv, *channels, "--parent", str(os.getpid()), *options]
-                    self._process: Process = Spawned(
-                        _start(argv, command, caller, workdir, log, (requests_read, replies_write))
+                    self._process: Process = FreshProcess(
+                        _popen(argv, command, caller, workdir, log, (requests_read, replies_write))
                     )
                 else:
                     descriptors = (requests_read, replies_write, log.fileno())
-                    pid = parent.fork([*command.instance, *options], descriptors)
-                    self._process = Forked(parent, pid)
+                    pid = fork_server.fork([*command.instance, *options], descriptors)
+                    self._process = ForkedProcess(fork_server, pid)
         except OSError:
             self._channel.close()
             raise
@@ -253,19 +274,19 @@ class WorkerProcess:
         self.close()
 
     def request(self, op: str, arguments: Mapping[str, Any], *, timeout_s: float) -> Any:
-        """As `Channel.request`; a worker that could not be believed has been killed."""
+        """`Channel.request`; a worker that broke the protocol or timed out is killed."""
         return self._channel.request(op, arguments, timeout_s=timeout_s)
 
     def send(self, op: str, arguments: Mapping[str, Any]) -> None:
-        """As `Channel.send`."""
+        """`Channel.send`."""
         self._channel.send(op, arguments)
 
     def receive(self, *, timeout_s: float, watch: Callable[[], None] | None = None) -> Any:
-        """As `Channel.receive`."""
+        """`Channel.receive`."""
         return self._channel.receive(timeout_s=timeout_s, watch=watch)
 
-    def _gone(self) -> Failure:
-        """Why the worker closed its end of the pipes."""
+    def _explain_exit(self) -> Failure:
+        """End a worker that closed its pipes, and say why it did so."""
         code = self._process.end(EXIT_GRACE_S)
         self.close()
         if code is None:
@@ -273,12 +294,17 @@ class WorkerProcess:
         return exit_failure(code)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def resident_bytes(self) -> int:
+        """Bytes that the worker holds in RAM now."""
         return resident_bytes(self._process.pid)
 
     @property
     def log(self) -> str:
-        """The end of what the worker wrote to standard output and error."""
+        """The last LOG_TAIL_BYTES of the worker's standard output and error."""
         try:
             with self._log_path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -288,6 +314,6 @@ class WorkerProcess:
             return ""
 
     def close(self) -> None:
-        """Kill the whole process group, whatever state it is in, and reap it."""
+        """Kill the worker's process group in any state, and reap the worker. Repeatable."""
         self._process.end(0.0)
         self._channel.close()

@@ -1,4 +1,4 @@
-"""What workers answer and leave: checked against the workload, and merged over the instances."""
+"""Check the workers' replies and output files against the workload, and merge the instances'."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUTS_FILE = "outputs.npz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What every measurement of a workload must agree with."""
+    """The sizes of a workload, which every measurement must repeat."""
 
     examples: int
     features: int
@@ -35,25 +35,29 @@ class Expected:
 def read_outputs(
     paths: Sequence[Path], kinds: Mapping[str, str], expected: Expected
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The outputs that the instances left, each NaN where another ran a row, checked against the
-    workload. Raises WireError."""
+    """Merge the output files of all instances into one array for each output.
+
+    Each file has a place for every row, and NaN for the rows that another instance ran. `kinds`
+    maps each output to "token" or "feature", the meaning of its rows. Raises WireError if an
+    output contradicts the workload, or if a value is missing or infinite.
+    """
     lengths = {"token": expected.tokens, "feature": expected.features}
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for path in paths:
-        found = read_arrays(path)
-        if set(found) != set(kinds):
-            raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(found)}")
+        part = read_arrays(path)
+        if set(part) != set(kinds):
+            raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(part)}")
         for name, kind in kinds.items():
-            array = found[name]
+            array = part[name]
             if array.dtype != np.float32 or array.shape[:1] != (lengths[kind],):
                 raise WireError(
                     f"output {name} must be float32 of {lengths[kind]} rows, "
                     f"got {array.dtype} of shape {array.shape}"
                 )
-            known = arrays.setdefault(name, array)
-            if known.shape != array.shape:
-                raise WireError(f"output {name} has shapes {known.shape} and {array.shape}")
-            np.copyto(known, array, where=np.isnan(known))
+            merged = arrays.setdefault(name, array)
+            if merged.shape != array.shape:
+                raise WireError(f"output {name} has shapes {merged.shape} and {array.shape}")
+            np.copyto(merged, array, where=np.isnan(merged))
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WireError(f"output {name} holds NaN or infinity")
@@ -61,18 +65,19 @@ def read_outputs(
 
 
 def merge_served(parts: Sequence[ServedRequests], requests: int) -> ServedRequests:
-    """What instances answered of so many requests that were dealt to them in turn.
+    """Merge the answers of instances that took `requests` requests in turn.
 
-    Raises WireError where one answered more or fewer than it was dealt, or ran other batches.
+    Latencies are in the order of the requests. Raises WireError if an instance answered more or
+    fewer requests than it was given, or if the batches do not add up to all requests.
     """
     latency_s = [0.0] * requests
     for index, part in enumerate(parts):
         if len(part.latency_s) != len(latency_s[index :: len(parts)]):
-            raise WireError(f"{len(part.latency_s)} answers of an instance")
+            raise WireError(f"an instance gave {len(part.latency_s)} answers")
         latency_s[index :: len(parts)] = part.latency_s
     batches = tuple(batch for part in parts for batch in part.batches)
     if sum(batches) != requests:
-        raise WireError(f"batches of {sum(batches)} requests, {requests} were asked for")
+        raise WireError(f"the batches hold {sum(batches)} requests, expected {requests}")
     return ServedRequests(
         latency_s=tuple(latency_s),
         batches=batches,
@@ -80,11 +85,13 @@ def merge_served(parts: Sequence[ServedRequests], requests: int) -> ServedReques
     )
 
 
-def slow(screen: Screen, rule: StoppingRule) -> Failure:
-    """The failure of a configuration that did not pass its screen. Raises WireError where the
-    rule asked for none."""
+def screening_failure(screen: Screen, rule: StoppingRule) -> Failure:
+    """The `slow` failure of a configuration that screening dropped.
+
+    Raises WireError if `rule` has no leader to screen against.
+    """
     if rule.leader_s is None:
-        raise WireError("a screen where a measurement was asked for")
+        raise WireError("expected a measurement, got the result of a screening")
     times = screen.pass_s / rule.leader_s
     detail = (
         f"screened out: by {len(screen.batches)} batches a pass would take {screen.pass_s:.2g} s, "
@@ -94,7 +101,7 @@ def slow(screen: Screen, rule: StoppingRule) -> Failure:
 
 
 def check_measurement(measurement: Measurement, expected: Expected) -> None:
-    """Whether a worker's measurement is one of this workload. Raises WireError."""
+    """Raise WireError if a worker's measurement contradicts the workload or itself."""
     found = Expected(
         examples=measurement.examples,
         features=measurement.features,
@@ -103,27 +110,26 @@ def check_measurement(measurement: Measurement, expected: Expected) -> None:
     if found != expected:
         raise WireError(f"expected {expected}, got {found}")
     if not measurement.passes:
-        raise WireError("a measurement of no passes")
-    held = sum(measurement.batch_features)
+        raise WireError("the measurement has no passes")
+    measured_features = sum(measurement.batch_features)
     shares = {p.share for p in measurement.passes}
-    possible = all(0 < share <= 1 for share in shares) and len(shares) <= 1
-    if not possible or (held == measurement.features) != measurement.whole:
+    valid_share = all(0 < share <= 1 for share in shares) and len(shares) <= 1
+    if not valid_share or (measured_features == measurement.features) != measurement.whole:
         raise WireError("the batches do not hold every feature once")
     counts = {len(p.batch_s) for p in measurement.passes}
     if counts != {len(measurement.batch_features)}:
-        raise WireError(f"passes of {counts} batches, not {len(measurement.batch_features)}")
+        raise WireError(f"passes of {counts} batches, expected {len(measurement.batch_features)}")
     if min(min(p.batch_s) for p in measurement.passes) <= 0:
         raise WireError("a batch took no time")
 
 
 def check_effective(command: Command, measurement: Measurement) -> None:
-    """Whether what was asked was in effect. Raises WorkerFailed `fallback` where it was not."""
+    """Raise WorkerFailed `fallback` if a setting of `command` was not in effect."""
     for name, asked in command.expected.items():
-        found = measurement.effective.get(name)
-        if found != asked:
-            raise WorkerFailed(
-                Failure(kind="fallback", detail=f"asked for {name} {asked}, in effect is {found}")
-            )
+        effective = measurement.effective.get(name)
+        if effective != asked:
+            detail = f"asked for {name} {asked}, in effect is {effective}"
+            raise WorkerFailed(Failure(kind="fallback", detail=detail))
     if "cpus" not in command.expected:
         cpus = str(measurement.effective.get("cpus", "")).split(",")
         threads = int(command.expected["threads"])

@@ -1,4 +1,4 @@
-"""Runners: what turns a configuration into an outcome."""
+"""Runners: measure a configuration and return its outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autotune.driver.replies import (
     check_measurement,
     merge_served,
     read_outputs,
-    slow,
+    screening_failure,
 )
 from autotune.driver.session import Session, check_memory
 from autotune.host import Host
@@ -45,16 +45,21 @@ ENGINE_KNOBS = knobs.names("engine")
 SESSION_KNOBS = PROCESS_KNOBS | ENGINE_KNOBS
 POINT_KNOBS = knobs.names("point")
 EXPORT_KNOBS = ENGINE_KNOBS | {"stack"}
-MODEL_KNOBS = frozenset({"stack", "mode", "precision", "attention"})
-"""What mostly decides whether an engine needs the model, or what was exported of it is there."""
+"""The knobs that decide which files an engine exports."""
+TORCH_FREE_KNOBS = frozenset({"stack", "mode", "precision", "attention"})
+"""The knobs that mostly decide whether an engine can start without torch, from an exported file."""
 MEMORY_SHARE = 0.7
-"""Of the host's memory, what the peaks of sessions kept side by side may add up to."""
+"""The share of the host's memory that the peaks of all open sessions together may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of running one configuration: `measurement` and `outputs` (none where only a
-    part of each pass was run), or `failure`, with the `screen` that it did not pass."""
+    """The result of running one configuration: a `measurement`, or else a `failure`.
+
+    `outputs` is empty if each pass ran only a part of the workload. A configuration that was
+    screened has its estimate in `screen`, beside the failure. `log` is the log of workers that
+    failed.
+    """
 
     measurement: Measurement | None = None
     screen: Screen | None = None
@@ -67,38 +72,38 @@ class Runner(Protocol):
     """Runs configurations one at a time."""
 
     def run(self, config: Config, rule: StoppingRule) -> Outcome:
-        """Measure `config` by `rule`; every failure is in the outcome, never raised."""
+        """Measure `config` by `rule`. A failure is returned in the outcome, never raised."""
 
     def keep_open(self, configs: Sequence[Config]) -> None:
-        """Until `close`, keep what these configurations need between runs, memory permitting."""
+        """Keep the sessions of these configurations open until `close`, if memory allows."""
 
     def close(self) -> None:
-        """End whatever is still running."""
+        """End every worker that is still running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What every worker of a workload is given, besides its configuration."""
+    """What every worker of a workload is given in addition to its configuration."""
 
     source: ModelSource
     features: str  # folder of encoded features
-    calibration: str | None  # the same of rows that are not scored
+    calibration: str | None  # folder of encoded calibration rows, which are not scored
     instruction_sets: tuple[str, ...]
     reference: str | None = None  # file of the baseline's outputs, once they are known
-    cache: str | None = None  # where engines keep what they made; None: in the workdir
-    for_production: bool = False  # they keep all they can, to start from in production
+    cache: str | None = None  # folder for the engines' files; None: in the workdir
+    for_production: bool = False  # engines keep all files that production can start from
 
 
-TOLD = ("threads", "interop_threads", "flush_denormals")
-"""Process knobs that the worker sets itself, before it prepares."""
+KNOBS_SET_BY_WORKER = ("threads", "interop_threads", "flush_denormals")
+"""Process knobs that the worker sets itself, before it prepares the engine."""
 
 
 def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
-    """Arguments of the worker's `open` for `config`."""
+    """The arguments of the worker's request `open` for `config`."""
     return {
         "source": to_jsonable(inputs.source),
         "engine": config.only(ENGINE_KNOBS).as_dict(),
-        "process": {name: config[name] for name in TOLD},
+        "process": {name: config[name] for name in KNOBS_SET_BY_WORKER},
         "features": inputs.features,
         "calibration": inputs.calibration,
         "reference": inputs.reference,
@@ -109,23 +114,24 @@ def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
 
 
 def measure_request(config: Config, rule: StoppingRule) -> dict[str, object]:
-    """Arguments of the worker's `measure` for `config`."""
+    """The arguments of the worker's request `measure` for `config`."""
     return {"point": config.only(POINT_KNOBS).as_dict(), "rule": to_jsonable(rule)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
-    """The files that an engine needs in the place of the model."""
+    """The exported files that an engine starts from, instead of the model."""
 
     files: tuple[Path, ...]
-    prepare_s: float  # seconds when it was prepared first, exporting them
-    again_s: float | None  # and the last time, from them; None: it was prepared once
+    prepare_s: float  # seconds of the first preparation, which exported the files
+    again_s: float | None  # seconds of the latest preparation, from the files; None: there is none
 
 
 class ProcessRunner:
-    """Measures in worker processes; configurations that differ only in point knobs share one.
+    """Measures configurations in worker processes.
 
-    The last session stays open for the next run, and those that `keep` named beside it.
+    Configurations that differ only in point knobs share a session. The latest session stays open
+    for the next run, beside the sessions that `keep_open` named.
     """
 
     def __init__(
@@ -137,24 +143,33 @@ class ProcessRunner:
         expected: Expected,
         workdir: Path,
         timeout_s: float,
-        parents: ForkServers | None = None,
-        most_bytes: int | None = None,
+        fork_servers: ForkServers | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
-        """Without `parents` every session is a fresh process; `most_bytes` is what the workers
-        of one may hold in memory together."""
+        """Without `fork_servers` every worker is a fresh process.
+
+        `expected` are the sizes of the workload, which every reply must repeat. `timeout_s` is
+        the time for one reply. `max_memory_bytes` limits the memory of one session's workers
+        together; None means no limit.
+        """
         self._host = host
-        self._parents = parents
+        self._fork_servers = fork_servers
         self._stacks = stacks
         self._inputs = inputs
         self._expected = expected
         self._workdir = workdir
         self._timeout_s = timeout_s
-        self._most_bytes = most_bytes
-        self._sessions: dict[Config, Session] = {}
-        self._peak_bytes: dict[Config, int] = {}
-        self._kept: frozenset[Config] = frozenset()
-        self._exported: dict[Config, EngineFiles] = {}  # by what of a configuration decides it
-        self._light: set[Config] = set()  # MODEL_KNOBS of what runs from exported files
+        self._max_memory_bytes = max_memory_bytes
+        self._sessions: dict[Config, Session] = {}  # by SESSION_KNOBS, in order of opening
+        self._peak_bytes: dict[Config, int] = {}  # by SESSION_KNOBS
+        self._kept: frozenset[Config] = frozenset()  # SESSION_KNOBS of the sessions to keep open
+        self._exported: dict[Config, EngineFiles] = {}  # by EXPORT_KNOBS
+        self._torch_free: set[Config] = set()  # TORCH_FREE_KNOBS of engines with exported files
+
+    @property
+    def open_sessions(self) -> tuple[Session, ...]:
+        """The sessions that are open now, in the order in which they were opened."""
+        return tuple(self._sessions.values())
 
     def keep_open(self, configs: Sequence[Config]) -> None:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
@@ -163,10 +178,11 @@ class ProcessRunner:
         key = config.only(SESSION_KNOBS)
         rule = rule_per_instance(rule, int(config["instances"]))
         try:
-            session = self._opened(key, config)
-            measurement = self._measured(session, config, rule)
+            session = self._open_session(key, config)
+            measurement = self._measure(session, config, rule)
             if isinstance(measurement, Screen):
-                return Outcome(failure=slow(measurement, rule), screen=measurement)
+                failure = screening_failure(measurement, rule)
+                return Outcome(failure=failure, screen=measurement)
             outputs: OutputArrays = {}
             if measurement.whole:
                 outputs = read_outputs(
@@ -175,29 +191,30 @@ class ProcessRunner:
                     self._expected,
                 )
         except WorkerFailed as failed:
-            return self._failed(key, failed.failure)
-        except TrialFailure as failure:
-            return self._failed(key, Failure(kind=failure.kind, detail=failure.detail))
+            return self._close_failed(key, failed.failure)
+        except TrialFailure as refused:
+            return self._close_failed(key, Failure(kind=refused.kind, detail=refused.detail))
         except WireError as error:
-            return self._failed(key, Failure(kind="protocol", detail=str(error)))
+            return self._close_failed(key, Failure(kind="protocol", detail=str(error)))
         except OSError as error:
             detail = f"no worker could start: {error}"
-            return self._failed(key, Failure(kind="crash", detail=detail))
+            return self._close_failed(key, Failure(kind="crash", detail=detail))
         self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
     def serve(
         self, config: Config, rows: Sequence[int], arrivals_s: Sequence[float]
     ) -> ServedRequests:
-        """Answer requests for `rows` that arrive at `arrivals_s`, dealt to the instances in
-        turn.
+        """Answer requests for `rows`, which arrive `arrivals_s` seconds after the start.
 
-        `run` of the configuration has gone before. Raises WorkerFailed.
+        Instances take the requests in turn: the first request goes to the first instance, the
+        second to the second. The session must be open from a `run` of this configuration. Raises
+        WorkerFailed.
         """
         key = config.only(SESSION_KNOBS)
         session, point = self._sessions[key], config.only(POINT_KNOBS).as_dict()
         count = len(session.workers)
-        dealt = [
+        requests = [
             {
                 "point": point,
                 "rows": list(rows[index::count]),
@@ -206,7 +223,7 @@ class ProcessRunner:
             for index in range(count)
         ]
         try:
-            replies = session.ask_each("serve", dealt, more_s=max(arrivals_s))
+            replies = session.ask_each("serve", requests, extra_timeout_s=max(arrivals_s))
             return merge_served([parse(ServedRequests, reply) for reply in replies], len(rows))
         except WorkerFailed as failed:
             raise self._serving_failed(key, failed.failure) from failed
@@ -215,11 +232,13 @@ class ProcessRunner:
             raise self._serving_failed(key, failure) from error
 
     def _serving_failed(self, key: Config, failure: Failure) -> WorkerFailed:
-        return WorkerFailed(failure, log=self._failed(key, failure).log)
+        return WorkerFailed(failure, log=self._close_failed(key, failure).log)
 
-    def _measured(
+    def _measure(
         self, session: Session, config: Config, rule: StoppingRule
     ) -> Measurement | Screen:
+        """The checked measurement of all instances, or the slowest instance's estimate if the
+        configuration was screened."""
         replies = session.ask("measure", measure_request(config, rule))
         if isinstance(replies[0], dict) and "pass_s" in replies[0]:
             return max((parse(Screen, reply) for reply in replies), key=lambda s: s.pass_s)
@@ -231,33 +250,35 @@ class ProcessRunner:
             measurement = Measurement.merge(measurements)
         except ValueError as error:
             raise WireError(str(error)) from error
-        check_memory(measurement.peak_rss_bytes, self._most_bytes)
+        check_memory(measurement.peak_rss_bytes, self._max_memory_bytes)
         return measurement
 
-    def _opened(self, key: Config, config: Config) -> Session:
+    def _open_session(self, key: Config, config: Config) -> Session:
+        """The open session of `key`, or a new one once the sessions in its way are closed."""
         if key in self._sessions:
             return self._sessions[key]
         peaks = [self._peak_bytes.get(k, 0) for k in {key, *self._kept}]
-        crowded = sum(peaks) > MEMORY_SHARE * self._host.memory_bytes
+        short_of_memory = sum(peaks) > MEMORY_SHARE * self._host.memory_bytes
         for other in list(self._sessions):
-            if crowded or other not in self._kept:
+            if short_of_memory or other not in self._kept:
                 self._sessions.pop(other).close()
         stack = self._stacks[str(config["stack"])]
         folder = self._workdir / key.id
         folder.mkdir(parents=True, exist_ok=True)
         commands = worker_commands(config, self._host, stack.python, stack.libiomp5)
-        session = Session(commands, [], folder, self._timeout_s, self._most_bytes)
+        session = Session(commands, [], folder, self._timeout_s, self._max_memory_bytes)
         self._sessions[key] = session
-        exported = config.only(EXPORT_KNOBS)
         for index, command in enumerate(commands):
             workdir = folder / str(index)
-            beside = folder if len(commands) > 1 else None
-            if self._parents is None:
-                worker = WorkerProcess(command, workdir=workdir, together=beside)
+            meeting = folder if len(commands) > 1 else None
+            if self._fork_servers is None:
+                worker = WorkerProcess(command, workdir=workdir, meeting_folder=meeting)
             else:
-                light = config.only(MODEL_KNOBS) in self._light
-                worker = self._parents.worker(
-                    command, workdir=workdir, together=beside, light=light
+                worker = self._fork_servers.start(
+                    command,
+                    workdir=workdir,
+                    meeting_folder=meeting,
+                    torch_free=config.only(TORCH_FREE_KNOBS) in self._torch_free,
                 )
             session.workers.append(worker)
         cache = None
@@ -266,7 +287,8 @@ class ProcessRunner:
         request = open_request(config, replace(self._inputs, cache=cache))
         opened = parse(Opened, session.ask("open", request)[0])
         if opened.files and cache is not None:
-            self._light.add(config.only(MODEL_KNOBS))
+            self._torch_free.add(config.only(TORCH_FREE_KNOBS))
+            exported = config.only(EXPORT_KNOBS)
             first = self._exported.get(exported)
             self._exported[exported] = EngineFiles(
                 files=tuple(Path(cache) / name for name in opened.files),
@@ -276,10 +298,14 @@ class ProcessRunner:
         return session
 
     def exported(self, config: Config) -> EngineFiles | None:
-        """What the engine of `config` runs from, where that is files alone and it was opened."""
+        """The files that the engine of `config` starts from.
+
+        None if this runner has not opened that engine, or if the engine needs the model.
+        """
         return self._exported.get(config.only(EXPORT_KNOBS))
 
-    def _failed(self, key: Config, failure: Failure) -> Outcome:
+    def _close_failed(self, key: Config, failure: Failure) -> Outcome:
+        """Close the session of `key`, if it is open. Returns the failure with the session's log."""
         session = self._sessions.pop(key, None)
         if session is None:
             return Outcome(failure=failure)

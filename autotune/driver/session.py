@@ -1,4 +1,4 @@
-"""The open workers of one configuration, asked together."""
+"""A session: the open workers of one configuration, which get every request together."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from autotune.driver.process import WorkerProcess
 from autotune.shared.records import Failure
 
 
-def check_memory(held_bytes: int, most_bytes: int | None) -> None:
-    """Raises WorkerFailed `out-of-memory` where workers hold more than they may."""
-    if most_bytes is not None and held_bytes > most_bytes:
-        detail = (
-            f"{held_bytes / 2**30:.1f} GiB in use, --max-memory is {most_bytes / 2**30:.1f} GiB"
-        )
+def check_memory(used_bytes: int, max_bytes: int | None) -> None:
+    """Raise WorkerFailed `out-of-memory` if workers use more than `max_bytes`."""
+    if max_bytes is not None and used_bytes > max_bytes:
+        detail = f"{used_bytes / 2**30:.1f} GiB in use, --max-memory is {max_bytes / 2**30:.1f} GiB"
         raise WorkerFailed(Failure(kind="out-of-memory", detail=detail))
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The workers of one configuration's process and engine knobs, one an instance."""
+    """The workers of one configuration's process and engine knobs, one for each instance."""
 
     commands: tuple[Command, ...]
     workers: list[WorkerProcess]
     folder: Path
-    timeout_s: float
-    most_bytes: int | None
+    timeout_s: float  # for one reply
+    max_memory_bytes: int | None  # of all workers together; None: no limit
 
     @property
     def log(self) -> str:
-        """What the workers wrote, a failing one's traceback last."""
+        """The logs of all workers, the first worker's last."""
         return "".join(worker.log for worker in reversed(self.workers))
 
     def ask(self, op: str, arguments: Mapping[str, object]) -> list[object]:
-        """The answer of every worker. Raises the WorkerFailed of the first that fails, or of
-        all where together they hold more than `most_bytes`."""
+        """Send one request to every worker, and return their replies.
+
+        Raises WorkerFailed for the first worker that fails, or if the workers together use more
+        than `max_memory_bytes`.
+        """
         return self.ask_each(op, [arguments] * len(self.workers))
 
     def ask_each(
-        self, op: str, arguments: Sequence[Mapping[str, object]], more_s: float = 0.0
+        self, op: str, arguments: Sequence[Mapping[str, object]], extra_timeout_s: float = 0.0
     ) -> list[object]:
-        """As `ask`, each worker with arguments of its own, and with `more_s` to answer."""
+        """`ask` with separate arguments for each worker, and more time for the replies."""
         for worker, own in zip(self.workers, arguments, strict=True):
             worker.send(op, own)
-        watch = None if self.most_bytes is None else self._check_memory
-        timeout_s = self.timeout_s + more_s
+        watch = None if self.max_memory_bytes is None else self._check_memory
+        timeout_s = self.timeout_s + extra_timeout_s
         return [worker.receive(timeout_s=timeout_s, watch=watch) for worker in self.workers]
 
     def _check_memory(self) -> None:
-        check_memory(sum(worker.resident_bytes for worker in self.workers), self.most_bytes)
+        check_memory(sum(worker.resident_bytes for worker in self.workers), self.max_memory_bytes)
 
     def close(self) -> None:
+        """End the workers and remove their folder."""
         for worker in self.workers:
             worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)

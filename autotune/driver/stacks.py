@@ -1,4 +1,4 @@
-"""Stacks: interpreters with their own torch, named on the command line or created here."""
+"""Stacks: Python interpreters with their own torch, named by the user or created here."""
 
 from __future__ import annotations
 
@@ -30,79 +30,84 @@ from autotune.space.knobs import KNOBS
 from autotune.store import cache
 
 DISTRIBUTION = "autotune-cpu"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
+STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 EXTRAS = ("ipex", "torch", "onnxruntime", "openvino", "zentorch", "openmp")
-COMPLETE = ".complete"  # written last: an environment without it was never finished
+COMPLETE_MARKER = ".complete"
+"""Name of the file that `create` writes last. A folder without this file is unfinished."""
 
 
 def folder() -> Path:
-    """Where created stacks are."""
+    """The folder of all created stacks."""
     return cache.folder() / "stacks"
 
 
 def created() -> dict[str, str]:
-    """Name -> interpreter of the stacks that `create` finished."""
+    """The stacks that `create` finished: name -> interpreter."""
     return {
         path.parent.name: str(path.parent / "bin" / "python")
-        for path in sorted(folder().glob(f"*/{COMPLETE}"))
+        for path in sorted(folder().glob(f"*/{COMPLETE_MARKER}"))
     }
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """`--stack NAME=PYTHON`, or the NAME of a created one, as name -> interpreter.
+    """The stacks named by the values of `--stack`: name -> interpreter.
 
-    The stack that runs autotune is always there, under DEFAULT_STACK. Raises InputError.
+    A value is NAME=PYTHON, or the NAME of a created stack. The result always holds the stack that
+    runs autotune, under DEFAULT_STACK. Raises InputError.
     """
     stacks = {DEFAULT_STACK: sys.executable}
-    known = created()
+    created_stacks = created()
     for argument in arguments:
         name, equals, python = argument.partition("=")
-        if not NAME.fullmatch(name):
+        if not STACK_NAME.fullmatch(name):
             raise InputError(
-                f"--stack takes NAME=PYTHON, a name of letters, digits, . _ or -; got {argument!r}"
+                f"--stack takes NAME=PYTHON; NAME has letters, digits, . _ or -; got {argument!r}"
             )
         if name in stacks:
             raise InputError(f"--stack {name}: that name is taken; choose another")
         if not equals:
-            if name not in known:
+            if name not in created_stacks:
                 raise InputError(
-                    f"--stack {name}: no such stack; created ones: {', '.join(known) or 'none'}; "
-                    "pass NAME=PYTHON, or make one with autotune stack create"
+                    f"--stack {name}: no such stack; created stacks: "
+                    f"{', '.join(created_stacks) or 'none'}; "
+                    "pass NAME=PYTHON, or create the stack with autotune stack create"
                 )
-            python = known[name]
+            python = created_stacks[name]
         path = Path(python).expanduser()
         if path.is_dir() and (path / "bin" / "python").is_file():
             path = path / "bin" / "python"
         if not path.is_file() or not os.access(path, os.X_OK):
             raise InputError(f"--stack {argument}: {path} is not a Python interpreter")
-        stacks[name] = os.path.abspath(path)  # not resolved: a venv's python is a link
+        stacks[name] = os.path.abspath(path)  # not resolved: the python of a venv is a link
     return stacks
 
 
 class Examination:
-    """What some interpreters can run, as remembered if nothing changed since (not `afresh`).
+    """Finds out what each interpreter can run.
 
-    Those not remembered import all they have, which takes seconds: they begin when this is made,
-    and `found` waits for them. A context manager: leaving it ends what nobody has waited for.
+    An interpreter that has not changed since an earlier probe is not probed again, unless
+    `afresh`. The other probes import all packages, which takes seconds. They start when this
+    object is made, and `wait` waits for them. A context manager: on leaving, probes that are
+    still running are ended.
     """
 
     def __init__(
         self, stacks: Mapping[str, str], host: Host, workdir: Path, *, afresh: bool = False
     ) -> None:
-        """Raises StackError where one cannot be started."""
+        """Scratch files go to `workdir`. Raises StackError if an interpreter cannot be started."""
         self._facts: dict[str, StackFacts] = {}
-        self._asked: dict[str, tuple[WorkerProcess, str | None]] = {}
+        self._running: dict[str, tuple[WorkerProcess, str | None]] = {}  # worker and probe key
         self._names = list(stacks)
         try:
             for name, python in stacks.items():
                 key = probes.key(python, host)
-                known = None if afresh or key is None else probes.recall(key)
-                if known is not None:
-                    self._facts[name] = known
+                remembered = None if afresh or key is None else probes.recall(key)
+                if remembered is not None:
+                    self._facts[name] = remembered
                     continue
-                with _of(name):
+                with _naming_stack(name):
                     worker = start_worker(host, python, workdir / f"probe-{name}")
-                    self._asked[name] = worker, key
+                    self._running[name] = worker, key
                     ask_for_probe(worker, host)
         except BaseException:
             self.close()
@@ -114,16 +119,19 @@ class Examination:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def found(self) -> dict[str, StackFacts]:
-        """Raises StackError, also where a named one has an IPEX that does not match its torch:
-        nobody wants that silently left out."""
-        for name in list(self._asked):
-            worker, key = self._asked[name]
-            with _of(name):
+    def wait(self) -> dict[str, StackFacts]:
+        """Wait for all probes, and return what each stack can run.
+
+        Raises StackError if a probe fails. A stack other than the default one is also an error if
+        its IPEX does not match its torch: the search must not drop IPEX silently.
+        """
+        for name in list(self._running):
+            worker, key = self._running[name]
+            with _naming_stack(name):
                 self._facts[name] = probed(worker)
             if key is not None:
                 probes.remember(key, self._facts[name])
-            self._asked.pop(name)[0].close()
+            self._running.pop(name)[0].close()
         for name, facts in self._facts.items():
             mismatched = facts.ipex is not None and "intel-extension-for-pytorch" in facts.versions
             if mismatched and name != DEFAULT_STACK:
@@ -131,13 +139,13 @@ class Examination:
         return {name: self._facts[name] for name in self._names}
 
     def close(self) -> None:
-        while self._asked:
-            self._asked.popitem()[1][0].close()
+        while self._running:
+            self._running.popitem()[1][0].close()
 
 
 @contextlib.contextmanager
-def _of(name: str) -> Iterator[None]:
-    """Errors of a named stack say so."""
+def _naming_stack(name: str) -> Iterator[None]:
+    """Put `--stack NAME` before the message of a StackError, except for the default stack."""
     try:
         yield
     except StackError as error:
@@ -149,15 +157,18 @@ def _of(name: str) -> Iterator[None]:
 def examine(
     stacks: Mapping[str, str], host: Host, workdir: Path, *, afresh: bool = False
 ) -> dict[str, StackFacts]:
-    """What each interpreter can run: an `Examination` that is waited for at once."""
+    """What each interpreter can run: make an `Examination` and wait for it. Raises StackError."""
     with Examination(stacks, host, workdir, afresh=afresh) as examination:
-        return examination.found()
+        return examination.wait()
 
 
 def fingerprints() -> dict[str, dict[str, Any]]:
-    """Of every created stack: interpreter and versions, or the `error` that stops it."""
+    """The interpreter and package versions of every created stack, by name.
+
+    A stack that cannot be probed has an `error` and no versions.
+    """
     host = detect()
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
         for name, python in created().items():
             entry: dict[str, Any] = {"python": python, "versions": {}}
@@ -166,70 +177,88 @@ def fingerprints() -> dict[str, dict[str, Any]]:
                 entry["versions"] = {"python": facts.python_version, **facts.versions}
             except StackError as error:
                 entry["error"] = str(error)
-            found[name] = entry
-    return found
+            entries[name] = entry
+    return entries
 
 
-def without(facts: StackFacts, precision: str, reason: str) -> StackFacts:
-    """The stack where `precision` cannot run, for `reason`, in any mode that could."""
+def without_precision(facts: StackFacts, precision: str, reason: str) -> StackFacts:
+    """`facts` with `precision` refused for `reason`, in every mode that could run the precision."""
     modes = {
-        mode: {p: reason if p == precision and why is None else why for p, why in offered.items()}
-        for mode, offered in facts.modes.items()
+        mode: {
+            name: reason if name == precision and refusal is None else refusal
+            for name, refusal in refusals.items()
+        }
+        for mode, refusals in facts.modes.items()
     }
     return replace(facts, modes=modes)
 
 
 def missing_settings(
-    host: Host, found: Mapping[str, StackFacts]
+    host: Host, facts_by_stack: Mapping[str, StackFacts]
 ) -> dict[str, dict[bool | int | str, str]]:
-    """Process settings that cannot be had here: knob -> value -> why, and the remedy."""
+    """Settings of process knobs that this host lacks: knob -> value -> reason and remedy."""
     missing: dict[str, dict[bool | int | str, str]] = {
         "allocator": {
             name: REMEDIES[name] for name in ("jemalloc", "tcmalloc") if name not in host.libraries
         },
         "openmp": {} if "gnu" in host.libraries else {"gnu": REMEDIES["gnu"]},
     }
-    if all(facts.libiomp5 is None for facts in found.values()):
+    if all(facts.libiomp5 is None for facts in facts_by_stack.values()):
         missing["openmp"]["intel"] = REMEDIES["intel"]
     if host.huge_pages_refused is not None:
         missing["huge_pages"] = {True: host.huge_pages_refused}
     return missing
 
 
-def missing_rest(found: Mapping[str, StackFacts]) -> dict[bool | int | str, str]:
-    """The values of `int8_rest` that no mode with int8 runs on any stack here, and why."""
+def missing_int8_rest(
+    facts_by_stack: Mapping[str, StackFacts],
+) -> dict[bool | int | str, str]:
+    """Values of the knob `int8_rest` that cannot run here, with the reason: value -> reason.
+
+    A value is missing if it runs on no stack, in no mode that can run int8.
+    """
     knob, missing = KNOBS["int8_rest"], dict[bool | int | str, str]()
-    with_int8 = [
-        offered
-        for facts in found.values()
+    refusals_of_int8_modes = [
+        refusals
+        for facts in facts_by_stack.values()
         for mode in knob.needs["mode"]
-        if (offered := facts.modes.get(str(mode)))
-        and any(offered.get(str(int8), "") is None for int8 in knob.needs["precision"])
+        if (refusals := facts.modes.get(str(mode)))
+        and any(refusals.get(str(int8), "") is None for int8 in knob.needs["precision"])
     ]
     for precision in knob.allowed or ():
-        reasons = [offered.get(str(precision), "unknown to this stack") for offered in with_int8]
+        reasons = [
+            refusals.get(str(precision), "unknown to this stack")
+            for refusals in refusals_of_int8_modes
+        ]
         if reasons and None not in reasons:
             missing[precision] = str(reasons[-1])
     return missing
 
 
 def surroundings(
-    host: Host, found: Mapping[str, StackFacts], *, attentions: tuple[str, ...], objective: str
+    host: Host,
+    facts_by_stack: Mapping[str, StackFacts],
+    *,
+    attentions: tuple[str, ...],
+    objective: str,
 ) -> Surroundings:
-    """What a search space depends on: this host, what its stacks can run, and the model."""
+    """What a search space depends on: the host, its stacks, the model and the objective."""
     return Surroundings(
         cores=host.cores,
         nodes=host.nodes,
         vnni=has_vnni(host.instruction_sets),
         attentions=attentions,
-        modes={name: facts.modes for name, facts in found.items()},
+        modes={name: facts.modes for name, facts in facts_by_stack.items()},
         objective=objective,
-        missing={**missing_settings(host, found), "int8_rest": missing_rest(found)},
+        missing={
+            **missing_settings(host, facts_by_stack),
+            "int8_rest": missing_int8_rest(facts_by_stack),
+        },
     )
 
 
 def requirements(extras: Sequence[str]) -> list[str]:
-    """What pip installs for `extras`, from this distribution's own metadata.
+    """The requirements that pip installs for `extras`, from the metadata of autotune.
 
     Raises InputError for an unknown extra.
     """
@@ -238,47 +267,52 @@ def requirements(extras: Sequence[str]) -> list[str]:
         raise InputError(
             f"--extra must be one of {', '.join(EXTRAS)}; got {unknown[0] if unknown else 'none'}"
         )
-    found = []
+    selected = []
     for line in importlib.metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         marker = requirement.marker
         if marker is None or marker.evaluate({"extra": ""}):
-            continue  # needed by autotune itself, whatever the extra
+            continue  # a requirement of autotune itself
         if any(marker.evaluate({"extra": extra}) for extra in extras):
             requirement.marker = None
-            found.append(str(requirement))
-    return [*dict.fromkeys(found)]
+            selected.append(str(requirement))
+    return [*dict.fromkeys(selected)]
 
 
 def create(name: str, extras: Sequence[str], announce: Callable[[str], None]) -> str:
-    """A virtual environment with the packages of `extras`, and nothing of ours; its python.
+    """Create a virtual environment with the packages of `extras`, and return its interpreter.
 
-    Raises InputError, or StackError with pip's words; what was half made is removed.
+    The environment does not contain autotune. Raises InputError, or StackError with pip's error
+    message. An unfinished environment is removed.
     """
-    if not NAME.fullmatch(name) or name == DEFAULT_STACK:
-        raise InputError(f"a stack's name has letters, digits, . _ or -; got {name!r}")
-    wanted = requirements(extras)
-    place = folder() / name
-    if (place / COMPLETE).exists():
-        raise InputError(f"stack {name} exists at {place}; remove that folder to make it anew")
-    shutil.rmtree(place, ignore_errors=True)
-    python = str(place / "bin" / "python")
-    announce(f"creating {place} with {', '.join(wanted)}")
+    if not STACK_NAME.fullmatch(name) or name == DEFAULT_STACK:
+        raise InputError(f"the name of a stack has letters, digits, . _ or -; got {name!r}")
+    packages = requirements(extras)
+    environment = folder() / name
+    if (environment / COMPLETE_MARKER).exists():
+        raise InputError(
+            f"stack {name} exists at {environment}; remove that folder to create the stack again"
+        )
+    shutil.rmtree(environment, ignore_errors=True)
+    python = str(environment / "bin" / "python")
+    announce(f"creating {environment} with {', '.join(packages)}")
     steps = (
-        [sys.executable, "-m", "venv", str(place)],
-        [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *wanted],
+        [sys.executable, "-m", "venv", str(environment)],
+        [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *packages],
     )
     try:
         for step in steps:
             done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode:
-                lines = [x for x in done.stderr.splitlines() if x.lower().startswith("error")]
-                words = (lines or done.stderr.splitlines() or ["no message"])[-1]
-                raise StackError(f"stack {name} could not be made: {words}")
-        (place / COMPLETE).write_text("\n".join(extras) + "\n", encoding="utf-8")
+                lines = [
+                    line for line in done.stderr.splitlines() if line.lower().startswith("error")
+                ]
+                message = (lines or done.stderr.splitlines() or ["no message"])[-1]
+                raise StackError(f"stack {name} could not be created: {message}")
+        (environment / COMPLETE_MARKER).write_text("\n".join(extras) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StackError(f"stack {name} could not be made: {error}") from error
+        raise StackError(f"stack {name} could not be created: {error}") from error
     finally:
-        if not (place / COMPLETE).exists():
-            shutil.rmtree(place, ignore_errors=True)
+        if not (environment / COMPLETE_MARKER).exists():
+            shutil.rmtree(environment, ignore_errors=True)
     return python

@@ -1,4 +1,4 @@
-"""A worker for requests that measure nothing: probing an interpreter, encoding, digests."""
+"""Start a worker for requests that measure nothing: probing, encoding and digests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from autotune.shared.records import Config, StackFacts
 from autotune.store.wire import WireError, parse
 
 PROBE_TIMEOUT_S = 300.0
+"""Seconds that an interpreter may take to import its packages and answer."""
 
 
 def start_worker(
-    host: Host, python: str, workdir: Path, parents: ForkServers | None = None
+    host: Host, python: str, workdir: Path, fork_servers: ForkServers | None = None
 ) -> WorkerProcess:
-    """A worker for requests that measure nothing, on all cores. Raises StackError."""
+    """Start a worker with a thread for every core, forked if `fork_servers` are given.
+
+    Raises StackError.
+    """
     (command,) = worker_commands(Config.of({"threads": host.cores}), host, python)
-    start = WorkerProcess if parents is None else parents.worker
+    start = WorkerProcess if fork_servers is None else fork_servers.start
     try:
         return start(command, workdir=workdir)
     except OSError as error:
@@ -29,7 +33,7 @@ def start_worker(
 
 
 def ask_for_probe(worker: WorkerProcess, host: Host) -> None:
-    """Begin finding out what the worker's interpreter can run on `host`. Raises StackError."""
+    """Ask what the worker's interpreter can run on `host`, without waiting. Raises StackError."""
     try:
         worker.send("probe", {"instruction_sets": list(host.instruction_sets)})
     except WorkerFailed as failed:
@@ -37,16 +41,17 @@ def ask_for_probe(worker: WorkerProcess, host: Host) -> None:
 
 
 def probed(worker: WorkerProcess) -> StackFacts:
-    """The answer to `ask_for_probe`. Raises StackError."""
+    """Wait for the reply to `ask_for_probe`, and return it. Raises StackError."""
     try:
         return parse(StackFacts, worker.receive(timeout_s=PROBE_TIMEOUT_S))
     except WorkerFailed as failed:
-        words = _last_line(worker.log) if failed.failure.kind == "crash" else ""
-        raise StackError(f"{failed.failure.detail} {words}".strip()) from failed
+        reason = _last_line(worker.log) if failed.failure.kind == "crash" else ""
+        raise StackError(f"{failed.failure.detail} {reason}".strip()) from failed
     except WireError as error:
-        raise StackError(f"the worker's answer makes no sense: {error}") from error
+        raise StackError(f"the worker's reply is not valid: {error}") from error
 
 
 def _last_line(log: str) -> str:
+    """The last line of `log` in brackets, or "" if the log is empty."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return f"({lines[-1]})" if lines else ""

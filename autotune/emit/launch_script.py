@@ -13,7 +13,7 @@ from importlib import resources
 
 import numpy as np
 
-from autotune.driver.command import PASSED_ON, Command
+from autotune.driver.command import INHERITED_VARIABLES, Command
 from autotune.driver.runner import POINT_KNOBS, Inputs, measure_request, open_request
 from autotune.emit.huggingface import ScriptLine
 from autotune.search.serving import requests_at
@@ -143,7 +143,7 @@ def launch_script(
         TITLE=comment(title),
         SCRIPT_LINE="" if line is None else script_comment(line),
         CHECKER=" ".join(quote(word) for word in checker),
-        PASSED_ON=" ".join(PASSED_ON),
+        INHERITED_VARIABLES=" ".join(INHERITED_VARIABLES),
         WORKERS=worker_lines(commands),
         SCORER=" ".join(quote(word) for word in scorer),
     )

@@ -76,13 +76,13 @@ def test_idle_threads_wait_as_asked():
 @pytest.mark.parametrize(
     "knobs", [{"openmp": "gnu"}, {"openmp": "intel"}, {"allocator": "jemalloc"}]
 )
-def test_a_library_that_is_not_there_is_a_typed_failure(knobs):
+def test_a_missing_library_is_an_unsupported_failure(knobs):
     config = Config.of({"threads": 2, **knobs})
     with pytest.raises(TrialFailure, match=r"unsupported: .*install"):
         worker_commands(config, host(4), "/usr/bin/python3")
 
 
-def test_the_environment_is_explicit():
+def test_a_worker_inherits_only_listed_variables():
     caller = {"PATH": "/bin", "OMP_NUM_THREADS": "64", "KMP_AFFINITY": "x", "PYTHONPATH": "/p"}
     (command,) = commands()
     found = environment(command, caller, "/run/tmp")

@@ -36,26 +36,26 @@ def interpreter(tmp_path):
     return str(path)
 
 
-def test_what_is_remembered_comes_back(cache):
+def test_a_remembered_probe_is_recalled(cache):
     assert probes.recall("a" * 64) is None
     probes.remember("a" * 64, FACTS)
     assert probes.recall("a" * 64) == FACTS
 
 
-def test_a_damaged_memory_is_no_memory(cache):
+def test_a_damaged_cache_file_is_ignored(cache):
     probes.remember("a" * 64, FACTS)
     (cache / "autotune" / "probes" / ("a" * 64 + ".json")).write_text('{"python": 1}')
     assert probes.recall("a" * 64) is None
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     probes.remember("a" * 64, FACTS)
     assert probes.recall("a" * 64) is None
 
 
-def test_the_key_follows_all_that_a_probe_depends_on(interpreter, tmp_path, monkeypatch):
+def test_the_key_changes_with_everything_a_probe_depends_on(interpreter, tmp_path, monkeypatch):
     here = host()
     first = probes.key(interpreter, here)
     assert first == probes.key(interpreter, here)

@@ -1,4 +1,4 @@
-"""Misbehaving workers: small programs in the place of the real one."""
+"""Misbehaving workers: small scripts that stand in for the real worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def failure(process, timeout_s=20.0):
 
 
 def test_a_killed_worker_leaves_no_temporary_file(worker, tmp_path):
-    """Neither where temporary files go, nor Intel's OpenMP entry in shared memory."""
+    """The temporary folder is known, and the shared memory entry of Intel's OpenMP is removed."""
     process = worker(
         """
         import tempfile
@@ -78,7 +78,7 @@ def test_standard_output_is_not_a_reply(worker):
     assert '"ok": 0' in process.log
 
 
-def test_a_typed_failure_keeps_its_words(worker):
+def test_a_typed_failure_keeps_its_kind_and_detail(worker):
     found = failure(worker("reply(failure={'kind': 'fallback', 'detail': 'tracing failed'})"))
     assert (found.kind, found.detail) == ("fallback", "tracing failed")
 
@@ -100,23 +100,23 @@ def test_a_typed_failure_keeps_its_words(worker):
         ("replies.write('{\"id\": 1'); replies.flush(); sys.exit(0)", "crash", "code 0"),
     ],
 )
-def test_misbehaviour_has_a_kind_and_words(worker, body, kind, words):
+def test_misbehaviour_has_a_kind_and_a_detail(worker, body, kind, words):
     found = failure(worker(body))
     assert found.kind == kind
     assert words in found.detail
 
 
-def test_silence_is_a_timeout_and_ends_the_worker(worker):
+def test_a_missing_reply_is_a_timeout_and_ends_the_worker(worker):
     process = worker("time.sleep(600)")
     assert failure(process, timeout_s=0.5).kind == "timeout"
-    assert not os.path.exists(f"/proc/{process._process.pid}")
+    assert not os.path.exists(f"/proc/{process.pid}")
 
 
 def test_a_worker_that_closes_its_pipe_but_runs_on_is_ended(worker, monkeypatch):
     monkeypatch.setattr("autotune.driver.process.EXIT_GRACE_S", 0.2)
     process = worker("replies.close(); requests.close(); time.sleep(600)")
     assert "kept running" in failure(process).detail
-    assert not os.path.exists(f"/proc/{process._process.pid}")
+    assert not os.path.exists(f"/proc/{process.pid}")
 
 
 def test_a_flood_on_standard_error_does_not_block(worker):
@@ -146,7 +146,7 @@ def test_children_of_a_worker_end_with_it(worker, tmp_path):
         assert not Path(f"/proc/{child}").exists()
 
 
-def test_the_environment_of_a_worker_is_what_was_given(worker, monkeypatch):
+def test_a_worker_sees_only_the_environment_it_was_given(worker, monkeypatch):
     monkeypatch.setenv("SECRET", "1")
     seen = worker("reply(ok=dict(os.environ))").request("x", {}, timeout_s=20)
     assert seen["A"] == "1"
@@ -160,7 +160,7 @@ def test_a_python_that_does_not_exist_is_an_os_error_and_leaves_no_descriptors(t
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_closing_twice_is_fine(worker):
+def test_closing_twice_is_allowed(worker):
     process = worker("reply(ok=1)")
     process.close()
     process.close()

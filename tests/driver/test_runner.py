@@ -1,4 +1,4 @@
-"""Replies that are well-formed JSON and still wrong."""
+"""The runner's sessions, and its checks of replies that are well-formed JSON but wrong."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_outputs_that_do_not_fit_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 garbage", b"\x93NUMPY"])
-def test_outputs_that_are_no_archive_are_refused(tmp_path, content):
+def test_output_files_that_are_not_archives_are_refused(tmp_path, content):
     path = tmp_path / "o.npz"
     if content is not None:
         path.write_bytes(content)
@@ -81,7 +81,7 @@ def session_config(mode: str = "eager", **knobs) -> Config:
 
 
 class Worker:
-    """In the place of a process: answers `measure` with `reply`."""
+    """A stand-in for WorkerProcess that answers `measure` with `reply`."""
 
     def __init__(self, workdir, reply):
         workdir.mkdir(parents=True)
@@ -107,25 +107,37 @@ class Worker:
 
 
 @pytest.fixture
-def sessions(tmp_path, monkeypatch):
-    """A runner on a host of 16 GiB, the workers it starts, and what those to come answer."""
+def make_runner(tmp_path, monkeypatch):
+    """Makes a runner on a host of 16 GiB, the list of workers that it starts, and the list of
+    replies for the workers still to start."""
     started, replies = [], []
 
-    def start(command, *, workdir, together):
+    def start(command, *, workdir, meeting_folder):
         reply = replies.pop(0) if replies else to_jsonable(measurement(2.0))
         started.append(Worker(workdir, reply))
         return started[-1]
 
     monkeypatch.setattr("autotune.driver.runner.WorkerProcess", start)
-    runner = ProcessRunner(
-        host=host(),
-        stacks=STACKS,
-        inputs=Inputs(source=SOURCE, features="f", calibration=None, instruction_sets=()),
-        expected=EXPECTED,
-        workdir=tmp_path / "work",
-        timeout_s=1,
-    )
-    return runner, started, replies
+
+    def make(max_memory_bytes=None):
+        runner = ProcessRunner(
+            host=host(),
+            stacks=STACKS,
+            inputs=Inputs(source=SOURCE, features="f", calibration=None, instruction_sets=()),
+            expected=EXPECTED,
+            workdir=tmp_path / "work",
+            timeout_s=1,
+            max_memory_bytes=max_memory_bytes,
+        )
+        return runner, started, replies
+
+    return make
+
+
+@pytest.fixture
+def sessions(make_runner):
+    """`make_runner` without a limit of memory."""
+    return make_runner()
 
 
 @pytest.fixture
@@ -139,7 +151,7 @@ def run(sessions):
     return go
 
 
-def test_a_good_reply_keeps_its_session(run):
+def test_a_valid_reply_leaves_the_session_open(run):
     outcome, worker = run(to_jsonable(measurement(2.0)))
     assert outcome.measurement == measurement(2.0)
     assert worker.closed == 0
@@ -154,7 +166,7 @@ def test_a_good_reply_keeps_its_session(run):
         ({"passes": (Pass(batch_s=(0.1,) * 9),)}, "passes of"),
         ({"passes": (Pass(batch_s=(0.0,) * 10),)}, "took no time"),
         ({"passes": (Pass(batch_s=(-1.0,) * 10),)}, "took no time"),
-        ({"passes": ()}, "of no passes"),
+        ({"passes": ()}, "has no passes"),
         ({"peak_rss_bytes": "much"}, "peak_rss_bytes"),
     ],
 )
@@ -175,7 +187,7 @@ def test_a_reply_that_contradicts_the_workload_is_a_protocol_failure(run, change
         ({"cpus": "0,3"}, {"pinning": "compact"}, "asked for cpus 0,1, in effect is 0,3"),
     ],
 )
-def test_what_was_asked_and_is_not_in_effect_is_a_fallback(run, effective, knobs, words):
+def test_a_setting_that_is_not_in_effect_is_a_fallback(run, effective, knobs, words):
     lie = measurement(2.0)
     lie = replace(lie, effective={**lie.effective, **effective})
     outcome, worker = run(to_jsonable(lie), **knobs)
@@ -188,7 +200,7 @@ def test_a_library_the_stack_lacks_is_unsupported(sessions):
     assert outcome.failure.kind == "unsupported"
 
 
-def test_a_failure_brings_the_workers_log(run):
+def test_a_failure_comes_with_the_workers_log(run):
     outcome, worker = run(Failure(kind="fallback", detail="tracing failed"))
     assert outcome.failure == Failure(kind="fallback", detail="tracing failed")
     assert outcome.log == "the log"
@@ -214,7 +226,7 @@ def test_sessions_to_keep_stay_open_side_by_side_until_close(sessions):
     assert [worker.closed for worker in started] == [1, 1]
 
 
-def test_sessions_that_do_not_fit_in_memory_together_take_turns(sessions):
+def test_sessions_too_large_for_memory_together_are_not_kept_open(sessions):
     runner, started, _ = sessions
     configs = [session_config(), session_config("jit")]
     for config in configs:
@@ -250,7 +262,7 @@ def test_instances_add_their_throughput_and_the_slowest_gives_the_latency(sessio
     assert found.peak_rss_bytes == 2**31
     assert found.outputs_repeatable
     rules = [worker.asked[1][1]["rule"]["leader_s"] for worker in started]
-    assert rules == [2.0, 2.0]  # of all rows, with half of the machine
+    assert rules == [2.0, 2.0]  # twice the time: each instance has half of the machine
 
 
 def test_instances_that_answer_differently_are_not_repeatable(sessions):
@@ -261,7 +273,7 @@ def test_instances_that_answer_differently_are_not_repeatable(sessions):
     assert not outcome.measurement.outputs_repeatable
 
 
-def test_an_instance_that_fails_ends_all(sessions):
+def test_a_failing_instance_ends_all_instances(sessions):
     runner, started, replies = sessions
     replies += [to_jsonable(measurement(2.0)), Failure(kind="crash", detail="boom")]
     outcome = runner.run(session_config(instances=2), StoppingRule())
@@ -269,7 +281,7 @@ def test_an_instance_that_fails_ends_all(sessions):
     assert [worker.closed for worker in started] == [1, 1]
 
 
-def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
+def test_outputs_of_instances_that_share_the_rows_are_merged(sessions):
     runner, started, replies = sessions
     whole = measurement(2.0)
     for index in range(2):
@@ -302,18 +314,17 @@ def test_instances_that_share_the_rows_leave_their_outputs_together(sessions):
     assert "holds NaN" in runner.run(config, StoppingRule()).failure.detail
 
 
-def test_a_pass_of_all_rows_takes_each_instance_as_many_times_longer():
+def test_the_leaders_time_is_scaled_by_the_number_of_instances():
     rule = StoppingRule(min_passes=3, leader_s=1.5)
     assert rule_per_instance(rule, 1) == rule
     assert rule_per_instance(rule, 2) == replace(rule, leader_s=3.0)
     assert rule_per_instance(StoppingRule(min_passes=2), 4) == StoppingRule(min_passes=2)
 
 
-@pytest.mark.parametrize(("most_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])
-def test_workers_that_hold_more_memory_together_than_they_may_are_ended(sessions, most_gib, kind):
-    runner, started, replies = sessions
+@pytest.mark.parametrize(("max_gib", "kind"), [(None, None), (3, None), (1.9, "out-of-memory")])
+def test_workers_that_use_more_memory_than_allowed_are_ended(make_runner, max_gib, kind):
+    runner, started, replies = make_runner(None if max_gib is None else int(max_gib * 2**30))
     replies += [to_jsonable(instance(index, 2.0, released_s=1.0)) for index in range(2)]
-    runner._most_bytes = None if most_gib is None else int(most_gib * 2**30)
     outcome = runner.run(session_config(instances=2), StoppingRule())
     assert (outcome.failure.kind if outcome.failure else None) == kind
     assert [worker.closed for worker in started] == [int(kind is not None)] * 2
@@ -321,18 +332,17 @@ def test_workers_that_hold_more_memory_together_than_they_may_are_ended(sessions
         assert outcome.failure.detail == "2.0 GiB in use, --max-memory is 1.9 GiB"
 
 
-def test_a_peak_between_two_looks_counts_too(sessions):
-    runner, _, replies = sessions
-    runner._most_bytes = 2**31
+def test_a_peak_between_two_memory_checks_counts_too(make_runner):
+    runner, _, replies = make_runner(2**31)
     replies.append(to_jsonable(replace(measurement(2.0), peak_rss_bytes=2**32)))
     assert runner.run(session_config(), StoppingRule()).failure.detail.startswith("4.0 GiB in use")
 
 
-def served_of(count):
+def served_reply(count):
     return {"latency_s": [0.1] * count, "batches": [1] * count}
 
 
-def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(sessions):
+def test_instances_take_requests_in_turn_and_latencies_keep_the_order_of_requests(sessions):
     runner, started, replies = sessions
     replies += [to_jsonable(instance(i, 2.0, released_s=1.0)) for i in (0, 1)]
     config = session_config(instances=2)
@@ -347,8 +357,8 @@ def test_requests_are_dealt_to_the_instances_and_their_latencies_put_in_order(se
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (served_of(2), "protocol"),
-        (served_of(3) | {"batches": [2]}, "protocol"),
+        (served_reply(2), "protocol"),
+        (served_reply(3) | {"batches": [2]}, "protocol"),
         ({}, "protocol"),
         (Failure(kind="timeout", detail="slow"), "timeout"),
     ],

@@ -21,15 +21,15 @@ def finished(cache, name):
     python = cache / name / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    (cache / name / stacks.COMPLETE).write_text("torch\n")
+    (cache / name / stacks.COMPLETE_MARKER).write_text("torch\n")
     return str(python)
 
 
-def test_the_interpreter_of_autotune_is_always_there(cache):
+def test_the_stack_that_runs_autotune_is_always_included(cache):
     assert stacks.parse([]) == {"default": sys.executable}
 
 
-def test_stacks_are_named_paths_or_created_ones(cache):
+def test_a_stack_is_a_named_path_or_a_created_stack(cache):
     made = finished(cache, "new")
     folder = cache / "new"
     assert stacks.parse([f"a={sys.executable}", "new", f"b={folder}"]) == {
@@ -47,12 +47,12 @@ def test_stacks_are_named_paths_or_created_ones(cache):
         (["../x=/x"], "NAME=PYTHON"),
         (["=/x"], "NAME=PYTHON"),
         (["x=/no/such/python"], "/no/such/python is not a Python interpreter"),
-        (["x"], "no such stack; created ones: none"),
+        (["x"], "no such stack; created stacks: none"),
         ([f"default={sys.executable}"], "that name is taken"),
         ([f"a={sys.executable}", f"a={sys.executable}"], "that name is taken"),
     ],
 )
-def test_stacks_that_are_none_are_refused(cache, arguments, message):
+def test_invalid_stacks_are_refused(cache, arguments, message):
     with pytest.raises(InputError, match=message):
         stacks.parse(arguments)
 
@@ -75,12 +75,12 @@ def test_a_named_stack_whose_ipex_does_not_match_is_refused(tmp_path, monkeypatc
 
 
 def test_a_precision_can_be_ruled_out_with_its_reason():
-    found = stacks.without(facts(), "int8_static", "no rows")
+    found = stacks.without_precision(facts(), "int8_static", "no rows")
     assert found.modes["eager"] == {"fp32": None, "int8_static": "no rows"}
     assert found.modes["ipex"] == {"int8_static": "no AVX2"}
 
 
-def test_what_is_missing_has_its_remedy():
+def test_a_missing_setting_comes_with_its_remedy():
     missing = stacks.missing_settings(host(), {"default": facts()})
     assert "apt-get install libjemalloc2" in missing["allocator"]["jemalloc"]
     assert "pip install intel-openmp" in missing["openmp"]["intel"]
@@ -89,7 +89,7 @@ def test_what_is_missing_has_its_remedy():
     }
 
 
-def test_requirements_come_from_the_distribution():
+def test_requirements_come_from_the_metadata_of_autotune():
     found = stacks.requirements(["torch", "openvino"])
     assert any(line.startswith("torch") for line in found)
     assert any(line.startswith("nncf") for line in found)
@@ -100,7 +100,7 @@ def test_requirements_come_from_the_distribution():
 
 
 class Steps:
-    """In the place of `subprocess.run`; `fails` is the step that does."""
+    """A stand-in for `subprocess.run` whose step number `fails` fails."""
 
     def __init__(self, place, fails=None):
         self.place, self.fails, self.ran = place, fails, []
@@ -113,7 +113,7 @@ class Steps:
         return subprocess.CompletedProcess(argv, int(failed), "", words)
 
 
-def test_creating_a_stack_installs_its_extras_and_nothing_of_ours(cache, monkeypatch):
+def test_creating_a_stack_installs_its_extras_but_not_autotune(cache, monkeypatch):
     steps = Steps(cache / "new")
     monkeypatch.setattr(subprocess, "run", steps)
     python = stacks.create("new", ["openvino"], announce=lambda words: None)
@@ -127,7 +127,7 @@ def test_creating_a_stack_installs_its_extras_and_nothing_of_ours(cache, monkeyp
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_a_stack_that_cannot_be_made_leaves_nothing(cache, monkeypatch, step):
+def test_a_stack_that_cannot_be_created_leaves_no_files(cache, monkeypatch, step):
     monkeypatch.setattr(subprocess, "run", Steps(cache / "new", fails=step))
     with pytest.raises(StackError, match="ERROR: No matching distribution found for torch"):
         stacks.create("new", ["torch"], announce=lambda words: None)

@@ -46,7 +46,7 @@ def use_stub() -> None:
     from autotune.driver import command, forkserver
 
     command.WORKER = STUB
-    forkserver.MODULES = forkserver.LIGHT
+    forkserver.IMPORTS_WITH_TORCH = forkserver.IMPORTS_WITHOUT_TORCH
 
 
 if __name__ == "__main__":

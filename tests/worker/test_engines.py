@@ -16,7 +16,7 @@ from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 from autotune import demo
 from autotune.commands.search.saved import engine_files, save_engine
 from autotune.driver.command import worker_commands
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.shared.errors import ModelError
 from autotune.shared.instructions import has_vnni
 from autotune.shared.records import StoppingRule
@@ -37,9 +37,9 @@ TYPICAL = {"fp32": 1e-4, "bf16_matmul": 0.1, "bf16": 0.1, "int8_dynamic": 1, "in
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parents")
-    with ForkServers(folder, memory_bytes=HOST.memory_bytes) as parents:
-        found = Bench(tmp_path_factory.mktemp("engines"), parents=parents)
-        parents.preload(modules_of(found.workload.facts.model_type))
+    with ForkServers(folder, memory_bytes=HOST.memory_bytes) as fork_servers:
+        found = Bench(tmp_path_factory.mktemp("engines"), fork_servers=fork_servers)
+        fork_servers.preload(modeling_modules(found.workload.facts.model_type))
         yield found
 
 
@@ -211,7 +211,7 @@ def test_a_forked_worker_gives_the_answers_of_a_fresh_one(knobs, bench, runner, 
     assert two.outputs_digest == one.outputs_digest
     changing = {"released_s", "forked", "huge_pages"}
     if knobs["mode"] in EXPORTING_MODES:
-        changing.add("openmp")  # torch's, which is there where the parent has torch
+        changing.add("openmp")  # torch's, loaded if the fork server imported torch
     assert {k: v for k, v in two.effective.items() if k not in changing} == {
         k: v for k, v in one.effective.items() if k not in changing
     }
@@ -222,7 +222,7 @@ def test_points_share_a_session_and_engines_do_not(runner):
     pids = []
     for knobs in ({"batch_size": 1}, {"batch_size": 2}, {"attention": "eager"}):
         assert runner.run(config(**knobs), ONE_PASS).failure is None
-        pids.append(list(runner._sessions.values())[-1].workers[0]._process.pid)
+        pids.append(runner.open_sessions[-1].workers[0].pid)
     assert pids[0] == pids[1] != pids[2]
 
 

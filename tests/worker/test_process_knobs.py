@@ -142,12 +142,12 @@ def test_another_interpreter_runs_the_same_worker(bench, tmp_path):
 
 
 def test_an_exported_engine_starts_without_torch_the_next_time(bench, tmp_path):
-    """Under settings that no parent has; the answers are the same to the last bit."""
+    """Under settings that no fork server has yet; the answers are the same to the last bit."""
     refusal = bench.stacks["default"].refusal(config(mode="openvino"))
     if refusal is not None:
         pytest.skip(refusal)
-    with ForkServers(tmp_path / "parents", memory_bytes=2**36) as parents:
-        runner = bench.runner(tmp_path, parents=parents)
+    with ForkServers(tmp_path / "parents", memory_bytes=2**36) as fork_servers:
+        runner = bench.runner(tmp_path, fork_servers=fork_servers)
         try:
             first = runner.run(config(mode="openvino"), ONE_PASS)
             again = runner.run(config(mode="openvino", pinning="compact"), ONE_PASS)

@@ -91,7 +91,7 @@ class FinishedRun:
         host: Host,
         stacks: Mapping[str, StackFacts],
         work: Path,
-        parents: ForkServers | None = None,
+        fork_servers: ForkServers | None = None,
     ) -> ProcessRunner:
         """A runner whose scratch files, and engines that the run did not keep, are below `work`."""
         kept = self.folder.engine
@@ -104,7 +104,7 @@ class FinishedRun:
             expected=self.expected,
             workdir=work / "trial",
             timeout_s=TIMEOUT_S,
-            parents=parents,
+            fork_servers=fork_servers,
         )
 
 

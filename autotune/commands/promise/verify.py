@@ -21,7 +21,7 @@ from autotune.commands.promise.reopen import (
 )
 from autotune.driver import stacks
 from autotune.driver.channel import WorkerFailed
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.replies import OutputArrays
 from autotune.driver.runner import Runner
 from autotune.driver.start import start_worker
@@ -94,9 +94,9 @@ def verify(
         cause = changed or found[str(run.chosen["stack"])].refusal(run.chosen)
         if cause is not None:
             return _without_measuring(run, host, found, minimum, cause)
-        with ForkServers(work / "parents", memory_bytes=host.memory_bytes) as parents:
-            parents.preload(modules_of(run.manifest["model"]["model_type"]))
-            inner = run.runner(host, found, work, parents)
+        with ForkServers(work / "parents", memory_bytes=host.memory_bytes) as fork_servers:
+            fork_servers.preload(modeling_modules(run.manifest["model"]["model_type"]))
+            inner = run.runner(host, found, work, fork_servers)
             runner = for_objective(run.objective, inner, run.expected.features)
             return measure_again(
                 run,

@@ -99,7 +99,7 @@ class Launched:
         for name in ("requests", "replies"):
             os.mkfifo(folder / name)
             ends.append(os.open(folder / name, os.O_RDWR))  # waits for nobody at the other end
-        return Channel(*ends, gone=lambda: GONE, end=lambda: None)
+        return Channel(*ends, explain_exit=lambda: GONE, end_worker=lambda: None)
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ from autotune.commands.search.settings import (
     resolve_model,
 )
 from autotune.driver import stacks
-from autotune.driver.forkserver import ForkServers, modules_of
+from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.process import WorkerProcess
 from autotune.driver.replies import read_outputs
 from autotune.driver.runner import Outcome, ProcessRunner
@@ -91,7 +91,7 @@ class Opened:
     """Whether the run starts anew; False where it is resumed."""
     journal: Journal
     host: Host
-    parents: ForkServers
+    fork_servers: ForkServers
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,14 @@ class Tuning:
                 raise
             raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
         try:
-            parents_at = folder.work / "parents"
-            with ForkServers(parents_at, memory_bytes=host.memory_bytes) as parents:
+            fork_servers_at = folder.work / "parents"
+            with ForkServers(fork_servers_at, memory_bytes=host.memory_bytes) as fork_servers:
                 opened = Opened(
-                    folder=folder, fresh=fresh, journal=journal, host=host, parents=parents
+                    folder=folder,
+                    fresh=fresh,
+                    journal=journal,
+                    host=host,
+                    fork_servers=fork_servers,
                 )
                 return self._run(opened, rows, calibration)
         except OSError as error:
@@ -214,7 +218,7 @@ class Tuning:
     def _run(self, opened: Opened, rows: list[Row], calibration: list[Row]) -> Finished:
         opened.folder.clean()
         workload, found, bounds = self._encode_and_probe(opened, rows, calibration)
-        opened.parents.preload(modules_of(workload.facts.model_type))
+        opened.fork_servers.preload(modeling_modules(workload.facts.model_type))
         run = self._describe(opened, workload, found, bounds)
         storage = open_storage(self._settings.storage, run.folder.study)
         if opened.fresh:
@@ -224,7 +228,7 @@ class Tuning:
         if self._settings.limits_unset:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
-        runner = self._runner(run, opened.parents)
+        runner = self._runner(run, opened.fork_servers)
         try:
             result, elapsed_s = self._search(run, opened.journal, storage, runner)
         except SearchError as error:
@@ -255,7 +259,9 @@ class Tuning:
         self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
         with (
             stacks.Examination(self._pythons, host, folder.work) as examination,
-            start_worker(host, sys.executable, folder.work / "encode", opened.parents) as worker,
+            start_worker(
+                host, sys.executable, folder.work / "encode", opened.fork_servers
+            ) as worker,
         ):
             encode_rows = functools.partial(
                 encode,
@@ -288,10 +294,11 @@ class Tuning:
             workload = encode_rows()
         except InputError as error:
             failed = error
-        found = examination.found()
+        found = examination.wait()
         if not calibrated:
             found = {
-                name: stacks.without(f, "int8_static", UNCALIBRATED) for name, f in found.items()
+                name: stacks.without_precision(f, "int8_static", UNCALIBRATED)
+                for name, f in found.items()
             }
         self._check_modes(found)
         if failed is not None:
@@ -420,7 +427,7 @@ class Tuning:
             if reasons and all(reason is not None for reason in reasons):
                 raise SpaceError(f"--set mode={mode}: {reasons[0]}")
 
-    def _runner(self, run: Run, parents: ForkServers) -> ProcessRunner:
+    def _runner(self, run: Run, fork_servers: ForkServers) -> ProcessRunner:
         return ProcessRunner(
             host=run.host,
             stacks=run.stacks,
@@ -428,8 +435,8 @@ class Tuning:
             expected=run.workload.expected,
             workdir=run.folder.work / "trial",
             timeout_s=self._settings.trial_timeout_s,
-            parents=parents,
-            most_bytes=self._settings.max_memory_bytes,
+            fork_servers=fork_servers,
+            max_memory_bytes=self._settings.max_memory_bytes,
         )
 
     def _search(
