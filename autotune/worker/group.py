@@ -28,7 +28,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if self.count > 1 and self.folder is None:
-            raise ValueError("instances that measure together need a folder to meet in")
+            raise ValueError("several instances need a folder through which to synchronise")
 
     def arrive(self, stage: str, content: str = "") -> None:
         """Write the file that says this instance has reached `stage`."""

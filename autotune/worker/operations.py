@@ -122,21 +122,25 @@ class Operations:
         }
 
     def probe(self, *, instruction_sets: list[str]) -> StackFacts:
+        """This interpreter as a stack: its versions, and the modes and precisions it can run."""
         from autotune.worker.probe import probe
 
         return probe(instruction_sets)
 
     def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
+        """Encode the rows into folders of features; facts of the model."""
         from autotune.worker.encode import encode
 
         return encode(ModelSource(**source), **arguments)
 
     def digest(self, *, source: dict[str, Any]) -> str:
+        """SHA-256 over the configuration, tokenizer and weights of the model."""
         from autotune.worker.encode import model_digest
 
         return model_digest(ModelSource(**source))
 
     def peak(self, *, threads: int, precisions: list[str]) -> dict[str, float]:
+        """Precision -> operations per second of a matrix product, the fastest this host does."""
         from autotune.worker.peak import peak
 
         return peak(threads, precisions)
@@ -230,7 +234,7 @@ class Operations:
             if isinstance(selection, Screen):
                 return selection
         elif history.last_point != point:
-            raise TrialFailure("protocol", "the rest was asked of a point not measured last")
+            raise TrialFailure("protocol", "rung `rest` needs the point that was measured last")
         else:
             selection = _TimedSelection(batches=slice(None), settled=True, warm_pass_s=None)
         history.last_point = point

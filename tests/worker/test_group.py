@@ -1,4 +1,4 @@
-"""Instances that meet: real threads, real files."""
+"""Instances that synchronise: real threads, real files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from autotune.worker.group import Group
 
 
 def test_instances_are_released_together(tmp_path):
-    released = {}
-
-    arrived = {}
+    released, arrived = {}, {}
 
     def run(index):
         time.sleep(0.05 * index)
@@ -39,7 +37,7 @@ def test_nobody_is_done_before_all_are(tmp_path):
 
 
 @pytest.mark.parametrize("votes", [(True, True), (True, False), (False, False)])
-def test_instances_agree_on_what_all_of_them_say(tmp_path, votes):
+def test_instances_agree_only_if_all_vote_yes(tmp_path, votes):
     found = {}
 
     def run(index):
@@ -55,7 +53,7 @@ def test_instances_agree_on_what_all_of_them_say(tmp_path, votes):
     assert found == dict.fromkeys(range(2), all(votes))
 
 
-def test_one_alone_waits_for_nobody():
+def test_a_single_instance_does_not_wait():
     alone = Group()
     assert alone.all_agree("s", True)
     assert not alone.all_agree("s", False)
@@ -64,6 +62,6 @@ def test_one_alone_waits_for_nobody():
     assert alone.wait("warm-1") <= time.monotonic()
 
 
-def test_instances_need_a_place_to_meet():
-    with pytest.raises(ValueError, match="folder to meet in"):
+def test_several_instances_need_a_folder():
+    with pytest.raises(ValueError, match="folder through which to synchronise"):
         Group(count=2)
