@@ -145,7 +145,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
     from autotune.driver.runner import ENGINE_KNOBS, KNOBS_SET_BY_WORKER, POINT_KNOBS
     from autotune.shared.records import to_jsonable
     from autotune.worker.operations import Operations
-    from autotune.worker.serve import meet
+    from autotune.worker.serve import warm_up_shapes
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep what libraries print out of the answers
@@ -173,13 +173,13 @@ def client(folder: Path, rate: float, seconds: float) -> None:
             call(features.batch(planned.rows, planned.width))
         rate_warming = WARM_UP_SHARE * len(features) / (time.monotonic() - start)
         warming = np.random.default_rng(1_000_000)
-        met: set[tuple[int, int]] = set()
-        meet(call, features, point=point, met=met)
+        seen: set[tuple[int, int]] = set()
+        warm_up_shapes(call, features, point=point, seen_shapes=seen)
         for _ in range(MAX_WARM_UPS):
             some = requests_at(rate_warming, WARM_UP_S, len(features), warming)
             shapes = collections.Counter(drive(call, features, point, *some)[1])
-            unmet = len(shapes.keys() - met)
-            met |= shapes.keys()
+            unmet = len(shapes.keys() - seen)
+            seen |= shapes.keys()
             if unmet <= MAX_UNMET * shapes.total():
                 break
         print(json.dumps("warm"), file=answers, flush=True)

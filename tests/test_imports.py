@@ -101,14 +101,14 @@ def test_what_is_slow_to_import_is_imported_in_few_places():
 
 @pytest.mark.model
 def test_a_worker_imports_none_of_what_transformers_needs_for_other_uses():
-    from autotune.worker.slim import UNUSED
+    from autotune.worker.slim import UNUSED_PACKAGES
 
-    for name in UNUSED:
+    for name in UNUSED_PACKAGES:
         pytest.importorskip(name)
     code = (
         "import importlib, json, sys\n"
         f"for name in {forkserver.IMPORTS_WITH_TORCH!r}: importlib.import_module(name)\n"
-        f"print(json.dumps([name for name in {UNUSED!r} if name in sys.modules]))\n"
-        f"for name in {UNUSED!r}: importlib.import_module(name)\n"
+        f"print(json.dumps([name for name in {UNUSED_PACKAGES!r} if name in sys.modules]))\n"
+        f"for name in {UNUSED_PACKAGES!r}: importlib.import_module(name)\n"
     )
     assert json.loads(run(code).stdout) == []

@@ -1,5 +1,5 @@
-"""The only code that imports torch. Runs as its own process, on any interpreter (`__main__`).
+"""The worker: a process of its own, on any interpreter, and the only code that imports torch.
 
-It needs the standard library, numpy, torch and transformers. Of this project it imports
-`autotune.shared` alone. Nothing else of the project imports it.
+It starts in `__main__` and needs numpy, torch and transformers besides the standard library. It
+imports no other package of this project than `autotune.shared`, and no other package imports it.
 """

@@ -1,4 +1,4 @@
-"""Encoded features, and the padded batches made of them. numpy only."""
+"""Encoded rows (features), and the padded batches made from them. numpy only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[np.int64]
 Batch = dict[str, Array]
 """Model inputs by name, each int64 of shape (batch, width)."""
 Shape = tuple[int, int]
-"""Of a batch: rows, width."""
+"""Rows and width (tokens) of a batch."""
 
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"
@@ -22,10 +22,12 @@ META_FILE = "features.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """The dataset as token ids, encoded once: ragged rows stored end to end.
+    """The dataset as token ids, encoded once. A feature is one row of model inputs.
 
-    `inputs` holds one flat int64 array of shape (tokens,) a model input; feature i is
-    `flat[starts[i]:starts[i + 1]]`. `pad` is the value that fills each input.
+    `inputs` holds one flat int64 array of shape (tokens,) for each model input, in which features
+    of different lengths lie end to end. Feature i is `flat[starts[i]:starts[i + 1]]`, where
+    `starts` is the running sum of `lengths`. `pad` is the padding value of each input.
+    `examples` is the number of dataset rows; a long row may be split into several features.
     """
 
     inputs: Mapping[str, Array]
@@ -37,6 +39,7 @@ class Features:
 
     @classmethod
     def load(cls, folder: str) -> Features:
+        """Read the files that `encode` wrote to `folder`."""
         with open(os.path.join(folder, META_FILE), encoding="utf-8") as file:
             meta = json.load(file)
         with np.load(os.path.join(folder, FEATURES_FILE), allow_pickle=False) as arrays:
@@ -53,21 +56,24 @@ class Features:
         return len(self.lengths)
 
     def batch(self, rows: Sequence[int], width: int) -> Batch:
-        """Rows as one padded batch with its attention mask, `width` tokens wide."""
+        """The features `rows` as one batch with its attention mask, padded to `width` tokens."""
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
         shape = (len(rows), width)
         batch = {name: np.full(shape, self.pad[name], np.int64) for name in self.inputs}
         batch["attention_mask"] = np.zeros(shape, np.int64)
         for i, row in enumerate(rows):
             length = int(self.lengths[row])
-            where = slice(0, length) if self.padding_side == "right" else slice(-length, None)
+            columns = slice(0, length) if self.padding_side == "right" else slice(-length, None)
             for name, flat in self.inputs.items():
-                batch[name][i, where] = flat[starts[row] : starts[row + 1]]
-            batch["attention_mask"][i, where] = 1
+                batch[name][i, columns] = flat[starts[row] : starts[row + 1]]
+            batch["attention_mask"][i, columns] = 1
         return batch
 
     def unpad(self, output: npt.NDArray[np.float32], rows: Sequence[int]) -> list[np.ndarray]:
-        """A per-token output of shape (batch, width, ...) as one array a row, padding cut."""
+        """Cut the padding from a per-token output of shape (batch, width, ...).
+
+        Returns one array of shape (length, ...) for each of `rows`.
+        """
         lengths = [int(self.lengths[row]) for row in rows]
         if self.padding_side == "right":
             return [output[i, :length] for i, length in enumerate(lengths)]

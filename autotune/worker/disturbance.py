@@ -1,4 +1,4 @@
-"""What else the machine did while a pass was timed."""
+"""Counters that show whether other processes took CPU time while a pass was timed."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from pathlib import Path
 import numpy as np
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-SCHEDSTAT = Path("/proc/self/task")
-STAT = Path("/proc/stat")
+"""Seconds of a tick, the unit of the CPU times in /proc/stat."""
+PROC_TASKS = Path("/proc/self/task")
+PROC_STAT = Path("/proc/stat")
 REFERENCE_ELEMENTS = 1 << 16
+"""float32 values of the reference computation's input: 256 KiB."""
 REFERENCE_ROUNDS = 24
+"""Times that one reference computation goes over its input."""
 REFERENCE_REPEATS = 3
+"""Reference computations, whose median time counts."""
 
-_ONE = np.linspace(0.5, 1.5, REFERENCE_ELEMENTS, dtype=np.float32)
-_OTHER = np.empty_like(_ONE)
+_REFERENCE_INPUT = np.linspace(0.5, 1.5, REFERENCE_ELEMENTS, dtype=np.float32)
+_REFERENCE_OUTPUT = np.empty_like(_REFERENCE_INPUT)
 
 
-def waited_s(tasks: Path = SCHEDSTAT) -> float:
-    """Seconds that the threads of this process were ready and had no CPU, all added.
+def read_waited_s(tasks: Path = PROC_TASKS) -> float:
+    """Seconds that threads of this process were ready to run and had no CPU, summed over threads.
 
-    Source: the second field of schedstat (Documentation/scheduler/sched-stats.rst); 0 where
-    the kernel does not keep it.
+    Source: the second field of schedstat (Documentation/scheduler/sched-stats.rst). 0 if the
+    kernel does not keep it.
     """
     waited = 0
     for task in tasks.iterdir():
         try:
             waited += int((task / "schedstat").read_text().split()[1])
-        except (OSError, IndexError):  # it has just ended, or there is none
+        except (OSError, IndexError):  # the thread has just ended, or the kernel keeps no schedstat
             continue
     return waited / 1e9
 
 
-def stolen_s(stat: Path = STAT) -> float:
-    """Seconds that the hypervisor kept from the CPUs of the machine, all added, in ticks."""
+def read_stolen_s(stat: Path = PROC_STAT) -> float:
+    """Seconds that the hypervisor kept from the machine's CPUs, summed over CPUs.
+
+    The resolution is one tick. 0 if the kernel does not keep it.
+    """
     try:
         fields = stat.read_text().split("\n", 1)[0].split()
     except OSError:
@@ -45,29 +52,30 @@ def stolen_s(stat: Path = STAT) -> float:
     return int(fields[8]) * TICK_S if len(fields) > 8 else 0.0
 
 
-def taken_s() -> float:
-    """CPU seconds that others have had so far when this process could have used them."""
-    return waited_s() + stolen_s()
+def read_taken_s() -> float:
+    """CPU seconds that other processes and machines have taken from this process so far."""
+    return read_waited_s() + read_stolen_s()
 
 
-def reference_s() -> float:
-    """Seconds of a small fixed computation on one thread: how fast the machine is just now.
+def time_reference_s() -> float:
+    """Seconds of a small fixed computation on one thread, to show how fast the machine is now.
 
-    About a millisecond, in the second-level cache, and no threads that would go on spinning.
+    The computation takes about a millisecond and its data fits in the second-level cache. It
+    starts no threads, because idle threads would go on spinning during the next pass.
     """
     seconds = []
     for _ in range(REFERENCE_REPEATS):
         start = time.perf_counter()
         for _ in range(REFERENCE_ROUNDS):
-            np.multiply(_ONE, _ONE, out=_OTHER)
-            np.sqrt(_OTHER, out=_OTHER)
+            np.multiply(_REFERENCE_INPUT, _REFERENCE_INPUT, out=_REFERENCE_OUTPUT)
+            np.sqrt(_REFERENCE_OUTPUT, out=_REFERENCE_OUTPUT)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """The counters at one moment."""
+    """The counters at one moment. A pass reports the differences between two moments."""
 
     waited_s: float
     stolen_s: float
@@ -75,4 +83,8 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        return cls(waited_s=waited_s(), stolen_s=stolen_s(), reference_s=reference_s())
+        return cls(
+            waited_s=read_waited_s(),
+            stolen_s=read_stolen_s(),
+            reference_s=time_reference_s(),
+        )

@@ -1,4 +1,4 @@
-"""What is really in effect in this process, whatever its environment asked for."""
+"""The settings that are really in effect in this process, whatever its environment asked for."""
 
 from __future__ import annotations
 
@@ -8,32 +8,40 @@ from pathlib import Path
 
 from autotune.shared.records import Scalar
 
-PROC = Path("/proc/self")
-BACKGROUND = ("jemalloc_bg_thd",)
+PROC_SELF = Path("/proc/self")
+ALLOCATOR_THREAD_NAMES = ("jemalloc_bg_thd",)
+"""Names of jemalloc's background threads. They set their own CPU and compute nothing."""
+
+AddressRanges = list[tuple[int, int]]
+"""First address and the address after the last, for each mapping of a file."""
 
 
-def mapped_files(maps: str) -> dict[str, list[tuple[int, int]]]:
+def parse_mapped_files(maps: str) -> dict[str, AddressRanges]:
     """File -> address ranges, from the text of /proc/self/maps."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    mapped: dict[str, AddressRanges] = {}
     for line in maps.splitlines():
         parts = line.split(maxsplit=5)
         if len(parts) == 6 and parts[5].startswith("/"):
             low, high = (int(part, 16) for part in parts[0].split("-"))
-            found.setdefault(parts[5], []).append((low, high))
-    return found
+            mapped.setdefault(parts[5], []).append((low, high))
+    return mapped
 
 
-def allocator(files: dict[str, list[tuple[int, int]]]) -> str:
-    """`jemalloc` or `tcmalloc` where one is mapped, else `default`."""
-    names = [os.path.basename(file) for file in files]
-    for name in ("jemalloc", "tcmalloc"):
-        if any(found.startswith(f"lib{name}") for found in names):
-            return name
+def find_allocator(files: dict[str, AddressRanges]) -> str:
+    """`jemalloc` or `tcmalloc` if its library is among the mapped `files`, else `default`."""
+    file_names = [os.path.basename(file) for file in files]
+    for allocator in ("jemalloc", "tcmalloc"):
+        if any(name.startswith(f"lib{allocator}") for name in file_names):
+            return allocator
     return "default"
 
 
-def openmp(files: dict[str, list[tuple[int, int]]]) -> str:
-    """The file whose GOMP_parallel, the entry of every parallel region, comes first."""
+def find_openmp_library(files: dict[str, AddressRanges]) -> str:
+    """The mapped file of the OpenMP runtime in use.
+
+    That is the file whose GOMP_parallel the linker finds first: every parallel region enters
+    through this function. `unknown` if no mapped file holds its address.
+    """
     try:
         entry = ctypes.CDLL(None).GOMP_parallel
     except AttributeError:
@@ -45,7 +53,7 @@ def openmp(files: dict[str, list[tuple[int, int]]]) -> str:
     return "unknown"
 
 
-def kmp_blocktime() -> int | None:
+def read_kmp_blocktime_ms() -> int | None:
     """Milliseconds that idle threads of Intel's OpenMP spin; None under another runtime."""
     try:
         return int(ctypes.CDLL(None).kmp_get_blocktime())
@@ -53,46 +61,51 @@ def kmp_blocktime() -> int | None:
         return None
 
 
-def huge_bytes() -> int:
-    """Anonymous memory of this process that is in transparent huge pages."""
-    for line in (PROC / "smaps_rollup").read_text().splitlines():
+def read_huge_page_bytes() -> int:
+    """Bytes of this process's anonymous memory that are in transparent huge pages."""
+    for line in (PROC_SELF / "smaps_rollup").read_text().splitlines():
         if line.startswith("AnonHugePages:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def allowed_cpus() -> list[int]:
-    """The CPUs that any thread of this process may use; OpenMP binds threads one by one.
+def read_allowed_cpus() -> list[int]:
+    """The CPUs that any thread of this process may use, except the allocator's own threads.
 
-    jemalloc's background threads choose their CPU themselves and compute nothing.
+    Every thread is read, because OpenMP may bind each thread to other CPUs.
     """
     cpus: set[int] = set()
-    for task in os.listdir(PROC / "task"):
+    for task in os.listdir(PROC_SELF / "task"):
         try:
-            if (PROC / "task" / task / "comm").read_text().strip() not in BACKGROUND:
+            name = (PROC_SELF / "task" / task / "comm").read_text().strip()
+            if name not in ALLOCATOR_THREAD_NAMES:
                 cpus |= os.sched_getaffinity(int(task))
-        except (ProcessLookupError, FileNotFoundError):
+        except (ProcessLookupError, FileNotFoundError):  # the thread has just ended
             continue
     return sorted(cpus)
 
 
-def in_effect(*, torch_threads: bool) -> dict[str, Scalar]:
-    """CPUs, allocator, OpenMP runtime and, for engines on torch's pool, its threads."""
-    files = mapped_files((PROC / "maps").read_text())
-    found: dict[str, Scalar] = {
-        "cpus": ",".join(map(str, allowed_cpus())),
-        "allocator": allocator(files),
-        "openmp": openmp(files),
+def read_effective(*, torch_threads: bool) -> dict[str, Scalar]:
+    """CPUs, allocator, OpenMP runtime and huge pages of this process.
+
+    With `torch_threads`, for engines that use torch's threads, also the number of these threads
+    and whether denormals are flushed.
+    """
+    files = parse_mapped_files((PROC_SELF / "maps").read_text())
+    effective: dict[str, Scalar] = {
+        "cpus": ",".join(map(str, read_allowed_cpus())),
+        "allocator": find_allocator(files),
+        "openmp": find_openmp_library(files),
         "omp_wait": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "huge_pages": huge_bytes() > 0,
+        "huge_pages": read_huge_page_bytes() > 0,
     }
-    blocktime = kmp_blocktime()
-    if blocktime is not None:
-        found["kmp_blocktime"] = blocktime
+    blocktime_ms = read_kmp_blocktime_ms()
+    if blocktime_ms is not None:
+        effective["kmp_blocktime"] = blocktime_ms
     if torch_threads:
         import torch
 
-        found["threads"] = torch.get_num_threads()
-        found["interop_threads"] = torch.get_num_interop_threads()
-        found["flush_denormals"] = bool((torch.tensor([1e-40]) * 1.0).item() == 0.0)
-    return found
+        effective["threads"] = torch.get_num_threads()
+        effective["interop_threads"] = torch.get_num_interop_threads()
+        effective["flush_denormals"] = bool((torch.tensor([1e-40]) * 1.0).item() == 0.0)
+    return effective

@@ -17,7 +17,7 @@ from autotune.shared.padding import PlannedBatch
 from autotune.shared.records import Pass, Screen, StoppingRule
 from autotune.shared.stopping import enough
 from autotune.worker.batches import Batch, Features, Shape
-from autotune.worker.disturbance import Moment, taken_s
+from autotune.worker.disturbance import Moment, read_taken_s
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
@@ -85,7 +85,7 @@ class WarmUp:
     screen_above_s: float = math.inf  # a warm pass that takes longer is not worth running
     check_outputs: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None
     # called with the batch numbers and outputs of the first round
-    taken_s: Callable[[], float] = taken_s
+    taken_s: Callable[[], float] = read_taken_s
 
     def is_affordable(self, pass_s: float) -> bool:
         return pass_s <= self.screen_above_s

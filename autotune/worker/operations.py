@@ -1,4 +1,4 @@
-"""One worker's state: a prepared engine that measures points, and the other operations."""
+"""What a worker does when asked: prepare an engine, measure points with it, and the rest."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from autotune.shared.records import (
     StoppingRule,
 )
 from autotune.worker.batches import Batch, Features, Shape
-from autotune.worker.effective import in_effect
-from autotune.worker.engines.base import Engine, Material, Prepared
+from autotune.worker.effective import read_effective
+from autotune.worker.engines.base import Call, Engine, Material, Prepared
 from autotune.worker.group import Group
 from autotune.worker.measure import (
     Logits,
@@ -42,37 +42,45 @@ from autotune.worker.measure import (
     shapes_of,
     warm_up,
 )
-from autotune.worker.serve import meet, serve
+from autotune.worker.serve import serve, warm_up_shapes
 
 OUTPUTS_FILE = "outputs.npz"
 
 
-def samples_of(features: Features) -> list[Batch]:
-    """The example to trace with, then a shorter, a longer, an odd and a full-width batch.
+def sample_batches(features: Features) -> list[Batch]:
+    """Five batches: the example to trace with, and a shorter, a longer, an odd, a full-width one.
 
-    The example never depends on the point measured later: points that share a session must
-    be measured on the same prepared engine that the launch script prepares.
+    They do not depend on the point to measure. Points that share a session run on one prepared
+    engine, and launch.sh must prepare the same engine.
     """
     order = np.argsort(features.lengths, kind="stable")
     middle = len(order) // 2
 
-    def rows(*positions: int) -> list[int]:
+    def rows_at(*positions: int) -> list[int]:
         return [int(order[position % len(order)]) for position in positions]
 
-    def batch(chosen: list[int]) -> Batch:
-        return features.batch(chosen, max(int(features.lengths[row]) for row in chosen))
+    def batch_of(rows: list[int]) -> Batch:
+        return features.batch(rows, max(int(features.lengths[row]) for row in rows))
 
     return [
-        batch(rows(middle - 1, middle, middle + 1, middle + 2)),
-        batch(rows(0)),
-        batch(rows(-1, -2, -3)),
-        batch(rows(0, middle, -1, middle // 2, 1)),
-        features.batch(rows(middle), features.max_seq_length),
+        batch_of(rows_at(middle - 1, middle, middle + 1, middle + 2)),
+        batch_of(rows_at(0)),
+        batch_of(rows_at(-1, -2, -3)),
+        batch_of(rows_at(0, middle, -1, middle // 2, 1)),
+        features.batch(rows_at(middle), features.max_seq_length),
     ]
 
 
-def tell_torch(process: Mapping[str, Scalar]) -> None:
-    """The process knobs that torch is told of. Raises TrialFailure `unsupported`."""
+def calibration_batches(features: Features) -> list[Batch]:
+    """Each calibration row as a batch of its own, without padding."""
+    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
+
+
+def set_torch_knobs(process: Mapping[str, Scalar]) -> None:
+    """Set the process knobs that torch has calls for: its threads, and whether to flush denormals.
+
+    Raises TrialFailure `unsupported` if the CPU cannot flush denormals.
+    """
     import torch
 
     flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
@@ -82,22 +90,17 @@ def tell_torch(process: Mapping[str, Scalar]) -> None:
     torch.set_num_interop_threads(int(process["interop_threads"]))
 
 
-def tokens_of(planned: Sequence[PlannedBatch]) -> int:
-    """Padding included."""
+def count_padded_tokens(planned: Sequence[PlannedBatch]) -> int:
+    """The tokens of these batches, padding included."""
     return sum(p.width * len(p.rows) for p in planned)
 
 
-def calibration_of(features: Features) -> list[Batch]:
-    """Every row that is not scored, one a batch and without padding."""
-    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
-
-
 class Operations:
-    """The operations of `worker.__main__`, by name.
+    """The operations of one worker; `handlers` gives them by name.
 
-    `probe`, `encode`, `digest` and `peak` stand alone. `open` prepares one engine, after which
-    `measure` and `serve` may be called any number of times, for any points. Instances of one
-    `group` measure together.
+    `probe`, `encode`, `digest` and `peak` work at any time. `open` prepares one engine. After it,
+    `measure` and `serve` work any number of times, for any points. Instances of one `group`
+    measure together. `forked` says whether a fork server started this process.
     """
 
     def __init__(self, workdir: str, group: Group | None = None, forked: bool = False) -> None:
@@ -119,21 +122,25 @@ class Operations:
         }
 
     def probe(self, *, instruction_sets: list[str]) -> StackFacts:
+        """This interpreter as a stack: its versions, and the modes and precisions it can run."""
         from autotune.worker.probe import probe
 
         return probe(instruction_sets)
 
     def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
+        """Encode the rows into folders of features; facts of the model."""
         from autotune.worker.encode import encode
 
         return encode(ModelSource(**source), **arguments)
 
     def digest(self, *, source: dict[str, Any]) -> str:
+        """SHA-256 over the configuration, tokenizer and weights of the model."""
         from autotune.worker.encode import model_digest
 
         return model_digest(ModelSource(**source))
 
     def peak(self, *, threads: int, precisions: list[str]) -> dict[str, float]:
+        """Precision -> operations per second of a matrix product, the fastest this host does."""
         from autotune.worker.peak import peak
 
         return peak(threads, precisions)
@@ -151,26 +158,31 @@ class Operations:
         cache: str | None,
         keep: bool,
     ) -> Opened:
-        """Import, load and prepare `engine` (the engine knobs of a configuration).
+        """Import, load and prepare an engine.
 
-        `process` holds the process knobs that torch is told of. `features` and `calibration`
-        are folders that `encode` wrote; `reference` is the file of the baseline's outputs, None
-        or not there before they are known; `cache` is where prepared artefacts are kept (None:
-        in the workdir), all that an engine has of them where `keep`.
+        - `engine`: the engine knobs of the configuration.
+        - `process`: the process knobs that torch has calls for (`set_torch_knobs`).
+        - `features`, `calibration`: folders that `encode` wrote.
+        - `reference`: the file of the baseline's outputs. None, or missing, before the baseline
+          was measured.
+        - `cache`: the folder for prepared artefacts. None: a folder in the workdir.
+        - `keep`: keep every artefact that the engine can start from, whatever its size.
+
+        Raises TrialFailure as `set_torch_knobs` and `Engine.prepare` do.
         """
         start = time.perf_counter()
         model = ModelSource(**source)
         from autotune.worker.engines import engine_class
 
-        found = engine_class(str(engine["mode"]))(engine)
-        if not found.own_threads or process["flush_denormals"]:
-            tell_torch(process)
+        new_engine = engine_class(str(engine["mode"]))(engine)
+        if not new_engine.own_threads or process["flush_denormals"]:
+            set_torch_knobs(process)
         imported = time.perf_counter()
         loaded = Features.load(features)
         material = Material(
             source=model,
-            samples=samples_of(loaded),
-            calibration=calibration_of(Features.load(calibration)) if calibration else (),
+            samples=sample_batches(loaded),
+            calibration=calibration_batches(Features.load(calibration)) if calibration else (),
             threads=int(process["threads"]),
             instruction_sets=frozenset(instruction_sets),
             cache=Path(cache or os.path.join(self._workdir, "cache")),
@@ -178,88 +190,92 @@ class Operations:
         )
         if self._group.count > 1:
             if self._group.index == 0:
-                found.write_artefacts(material)
+                new_engine.write_artefacts(material)
             self._group.wait("exported")
-        prepared = found.prepare(material)
+        prepared = new_engine.prepare(material)
         phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
-        answers = None
+        reference_outputs = None
         if reference is not None and os.path.exists(reference):
             with np.load(reference, allow_pickle=False) as arrays:
-                known = {name: arrays[name] for name in model.outputs}
-            answers = ReferenceOutputs(arrays=known, kinds=model.outputs, features=loaded)
+                logits = {name: arrays[name] for name in model.outputs}
+            reference_outputs = ReferenceOutputs(
+                arrays=logits, kinds=model.outputs, features=loaded
+            )
         self._opened = _Opened(
-            engine=found,
+            engine=new_engine,
             prepared=prepared,
             features=loaded,
             outputs=model.outputs,
-            answers=answers,
+            reference_outputs=reference_outputs,
             phases_s=phases,
         )
         return Opened(phases_s=phases, files=prepared.files)
 
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
-        """Time `point` (batch_size, padding, ...) by `rule`; leave the outputs in the workdir.
+        """Time `point` (batch size and padding) by `rule`, and write the outputs to the workdir.
 
-        A point whose first batches show that it is too slow is only screened. The "rest" of a
-        rule may only be asked of the point measured last: it continues that measurement.
+        Returns a Screen if the first batches show that the point is too slow. With rung "rest",
+        `rule` continues the measurement of the point that was measured last. Raises TrialFailure
+        `protocol` if that was another point, or if nothing is open.
 
-        Instances of a group share the batches if there are enough. They begin together. An
-        instance that has finished keeps running untimed until all have, so that every timed pass
-        ran beside all the other instances.
+        Instances of a group share the batches if there are enough, and start together. An
+        instance that has finished keeps running untimed until all have finished. So every timed
+        pass runs beside all other instances.
         """
         opened, history = self._opened, self._history
         if opened is None:
             raise TrialFailure("protocol", "measure was asked before a successful open")
         start = time.perf_counter()
-        asked = StoppingRule(**rule)
-        work = self._plan(opened, point)
+        stopping_rule = StoppingRule(**rule)
+        own = self._plan_own_batches(opened, point)
         history.measure_requests += 1
-        if asked.rung != "rest":
-            warmed = self._warm_up(opened, point, work, asked, start)
-            if isinstance(warmed, Screen):
-                return warmed
+        if stopping_rule.rung != "rest":
+            selection = self._warm_up(opened, point, own, stopping_rule, start)
+            if isinstance(selection, Screen):
+                return selection
         elif history.last_point != point:
-            raise TrialFailure("protocol", "the rest was asked of a point not measured last")
+            raise TrialFailure("protocol", "rung `rest` needs the point that was measured last")
         else:
-            warmed = _Warmed(chosen=slice(None), settled=True, warm_pass_s=None)
+            selection = _TimedSelection(batches=slice(None), settled=True, warm_pass_s=None)
         history.last_point = point
-        return self._time(opened, work, asked, warmed, start)
+        return self._time_passes(opened, own, stopping_rule, selection, start)
 
-    def _plan(self, opened: _Opened, point: dict[str, Any]) -> _Work:
+    def _plan_own_batches(self, opened: _Opened, point: dict[str, Any]) -> _OwnBatches:
         """The batches of `point` that this instance runs."""
         features, group = opened.features, self._group
         whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
         numbers = range(len(whole))[batches_of_instance(len(whole), group.index, group.count)]
         planned = [whole[number] for number in numbers]
-        return _Work(
+        return _OwnBatches(
             numbers=numbers,
             planned=planned,
             batches=[features.batch(p.rows, p.width) for p in planned],
-            padded_tokens=tokens_of(whole),
+            workload_tokens=count_padded_tokens(whole),
         )
 
     def _warm_up(
         self,
         opened: _Opened,
         point: dict[str, Any],
-        work: _Work,
+        own: _OwnBatches,
         rule: StoppingRule,
         start: float,
-    ) -> _Warmed | Screen:
-        """Warm up, and choose the batches to time; a Screen if all instances are too slow."""
+    ) -> _TimedSelection | Screen:
+        """Warm up and select the batches to time. A Screen if every instance found it too slow."""
         history = self._history
-        seen = history.seen_shapes if opened.engine.specialises_by_shape else None
+        seen = self._seen_shapes(opened)
         was_warm = point in history.warm_points
-        share = tokens_of(work.planned) / work.padded_tokens
+        share = own.tokens / own.workload_tokens
 
         def check_outputs(numbers: Sequence[int], outputs: Sequence[Logits]) -> None:
-            if opened.answers is not None:
-                opened.answers.check([work.planned[number] for number in numbers], outputs)
+            if opened.reference_outputs is not None:
+                planned = [own.planned[number] for number in numbers]
+                opened.reference_outputs.check(planned, outputs)
 
         screen, too_slow = warm_up(
             WarmUp(
                 call=opened.prepared.call,
-                batches=work.batches,
+                batches=own.batches,
                 clock=time.perf_counter,
                 seen_shapes=seen,
                 point_was_warm=was_warm,
@@ -270,38 +286,41 @@ class Operations:
                 check_outputs=check_outputs,
             )
         )
-        if self._group.all_say(f"hopeless-{history.measure_requests}", too_slow):
+        if self._group.all_agree(f"hopeless-{history.measure_requests}", too_slow):
             return replace(
                 screen,
-                batches=tuple(work.numbers[number] for number in screen.batches),
+                batches=tuple(own.numbers[number] for number in screen.batches),
                 pass_s=screen.pass_s / share,
                 phases_s={**opened.phases_s, "warm_up": time.perf_counter() - start},
             )
-        chosen = part_of_pass(len(work.planned), screen.pass_s, rule.part_s)
-        batches, warm_pass_s = work.batches[chosen], None
+        selected = part_of_pass(len(own.planned), screen.pass_s, rule.part_s)
+        batches, warm_pass_s = own.batches[selected], None
         if seen is not None and rule.rung != "first":
             run_new_shapes(opened.prepared.call, batches, seen)
         elif seen is not None and not shapes_of(batches) <= seen:
-            chosen_tokens = tokens_of(work.planned[chosen])
-            warm_pass_s = screen.pass_s * chosen_tokens / tokens_of(work.planned)
+            # The first pass will run new shapes: estimate how long it would take warm.
+            selected_tokens = count_padded_tokens(own.planned[selected])
+            warm_pass_s = screen.pass_s * selected_tokens / own.tokens
             seen |= shapes_of(batches)
         if not was_warm:
             history.warm_points.append(point)
-        return _Warmed(chosen=chosen, settled=was_warm or screen.settled, warm_pass_s=warm_pass_s)
+        return _TimedSelection(
+            batches=selected, settled=was_warm or screen.settled, warm_pass_s=warm_pass_s
+        )
 
-    def _time(
+    def _time_passes(
         self,
         opened: _Opened,
-        work: _Work,
+        own: _OwnBatches,
         rule: StoppingRule,
-        warmed: _Warmed,
+        selection: _TimedSelection,
         start: float,
     ) -> Measurement:
-        """Time passes, beside the other instances of the group, and report them."""
+        """Time passes beside the other instances of the group, and report them."""
         group, features, call = self._group, opened.features, opened.prepared.call
         request = self._history.measure_requests
-        timed = work.planned[warmed.chosen]
-        released = group.wait(f"warm-{request}")
+        timed = own.planned[selection.batches]
+        released_s = group.wait(f"warm-{request}")
         warm = time.perf_counter()
         passes, outputs, repeatable = measure(
             call,
@@ -310,17 +329,13 @@ class Operations:
             features,
             rule,
             instance=group.index,
-            share=tokens_of(timed) / work.padded_tokens,
-            complete=len(timed) == len(work.planned),
-            settled=warmed.settled,
-            warm_pass_s=warmed.warm_pass_s,
+            share=count_padded_tokens(timed) / own.workload_tokens,
+            complete=len(timed) == len(own.planned),
+            settled=selection.settled,
+            warm_pass_s=selection.warm_pass_s,
         )
         measured = time.perf_counter()
-        group.arrive(f"done-{request}")
-        for batch in itertools.cycle(work.batches):
-            if group.all_at(f"done-{request}"):
-                break
-            call(batch)
+        self._run_until_all_arrive(f"done-{request}", call, own.batches)
         if outputs is not None:
             np.savez(
                 os.path.join(self._workdir, OUTPUTS_FILE),
@@ -330,52 +345,64 @@ class Operations:
             examples=features.examples,
             features=len(features),
             tokens=int(features.lengths.sum()),
-            padded_tokens=work.padded_tokens,
+            padded_tokens=own.workload_tokens,
             batch_features=tuple(len(p.rows) for p in timed),
             passes=passes,
             phases_s={**opened.phases_s, "warm_up": warm - start, "measure": measured - warm},
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             effective={
-                **in_effect(torch_threads=not opened.engine.own_threads),
+                **read_effective(torch_threads=not opened.engine.own_threads),
                 **opened.prepared.effective,
-                "released_s": released,  # CLOCK_MONOTONIC
+                "released_s": released_s,  # CLOCK_MONOTONIC
                 "forked": self._forked,
             },
             outputs_digest=outputs.digest if outputs else "",
             outputs_repeatable=repeatable,
         )
 
+    def _run_until_all_arrive(self, stage: str, call: Call, batches: Sequence[Batch]) -> None:
+        """Arrive at `stage`, and run batches untimed until every instance has arrived."""
+        self._group.arrive(stage)
+        for batch in itertools.cycle(batches):
+            if self._group.all_arrived(stage):
+                break
+            call(batch)
+
+    def _seen_shapes(self, opened: _Opened) -> set[Shape] | None:
+        """The shapes that the engine has run. None if it does not specialise by shape."""
+        return self._history.seen_shapes if opened.engine.specialises_by_shape else None
+
     def serve(
         self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
     ) -> ServedRequests:
-        """Answer requests for `rows` as they arrive; `measure` of the point has warmed it up."""
-        opened = self._opened
+        """Answer requests for `rows` as they arrive. Needs `measure` of the point before, to warm
+        the engine up. Raises TrialFailure `protocol` if nothing is open."""
+        opened, history = self._opened, self._history
         if opened is None:
             raise TrialFailure("protocol", "serve was asked before a successful open")
-        call, features = opened.prepared.call, opened.features
-        met = self._history.seen_shapes if opened.engine.specialises_by_shape else None
-        if met is not None:
-            meet(call, features, point=point, met=met)
-        self._history.serve_requests += 1
-        self._group.wait(f"serve-{self._history.serve_requests}")
-        return serve(call, features, rows, arrivals_s, point=point, met=met)
+        call, features, seen = opened.prepared.call, opened.features, self._seen_shapes(opened)
+        if seen is not None:
+            warm_up_shapes(call, features, point=point, seen_shapes=seen)
+        history.serve_requests += 1
+        self._group.wait(f"serve-{history.serve_requests}")
+        return serve(call, features, rows, arrivals_s, point=point, seen_shapes=seen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
-    """What `open` leaves for `measure`."""
+    """What `open` prepared for `measure` and `serve`."""
 
     engine: Engine
     prepared: Prepared
     features: Features
-    outputs: Mapping[str, str]
-    answers: ReferenceOutputs | None
+    outputs: Mapping[str, str]  # name of a model output -> `token` or `feature`
+    reference_outputs: ReferenceOutputs | None
     phases_s: Mapping[str, float]
 
 
 @dataclass(slots=True, kw_only=True)
 class _History:
-    """What the process has done since it started. The counts name the meetings of the group."""
+    """What the process has done since it started. The counts number the stages of the group."""
 
     measure_requests: int = 0
     serve_requests: int = 0
@@ -385,19 +412,24 @@ class _History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """The batches of one point that this instance runs."""
+class _OwnBatches:
+    """The batches of one point that this instance runs: all of the workload's, or its share."""
 
-    numbers: Sequence[int]  # of the batches, in the whole workload's pass
+    numbers: Sequence[int]  # of these batches in a pass over the whole workload
     planned: Sequence[PlannedBatch]
     batches: Sequence[Batch]
-    padded_tokens: int  # of the whole workload
+    workload_tokens: int  # padded tokens of the whole workload
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of these batches."""
+        return count_padded_tokens(self.planned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Warmed:
-    """What to time after warming up, see `measure.measure`."""
+class _TimedSelection:
+    """The batches to time after warming up. `measure.measure` explains the other two fields."""
 
-    chosen: slice  # of the instance's batches
+    batches: slice  # of the instance's own batches
     settled: bool
     warm_pass_s: float | None

@@ -1,18 +1,20 @@
-"""A process that has paid for the imports, and forks workers from itself.
+"""The fork server: a process that has paid for the imports and forks workers.
 
     python -P .../autotune/worker/__main__.py --forks SOCKET --preload MODULE,MODULE [--cpus 0,1]
 
-It is started as a worker is, with the environment and the CPUs of the configurations it will
-serve, imports, and then does nothing but fork: it never runs a parallel region, whose threads a
-fork would lose. SOCKET is the number of an inherited Unix socket (SOCK_SEQPACKET), one JSON
-object a message:
+It starts like a worker, with the environment and the CPUs of the configurations that its workers
+will run. It imports the modules, and from then on only forks. It never runs a parallel region,
+because a forked process does not have the threads of its parent.
+
+SOCKET is the number of an inherited Unix socket (SOCK_SEQPACKET). Each message is one JSON object:
 
     {"fork": [argument, ...]} with three descriptors (requests, replies, log) -> {"pid": 12}
     {"end": 12, "grace_s": 1.0} -> {"code": 0, "killed": false}
     {"preload": [module, ...]} -> {}
 
-`code` is negative for a signal, as in `subprocess`. A worker is not reaped before `end`, so that
-its number is nobody else's till then; what it started dies with it.
+`code` is negative for a signal, as in `subprocess`. A worker is reaped only on `end`, so the
+kernel cannot give its process id to another process before. `end` also kills the worker's
+process group, and with it the processes that the worker started.
 """
 
 from __future__ import annotations
@@ -33,18 +35,21 @@ POLL_S = 0.005
 
 
 def preload(modules: list[str]) -> None:
-    """Import what is there of `modules`."""
+    """Import `modules`, except those that are not installed."""
     for module in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
 
 
-def serve(descriptor: int) -> list[str]:
-    """Answer until the socket closes, then exit. In a forked worker, return its arguments."""
+def serve_forks(descriptor: int) -> list[str]:
+    """Answer messages until the socket closes, then exit the process.
+
+    Returns only in a forked worker, with the command line arguments of that worker.
+    """
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
     gc.collect()
-    gc.freeze()  # what is shared with the workers stays shared
+    gc.freeze()  # collections in a worker do not touch, and so copy, the memory shared with it
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 3)
         if not message:
@@ -55,19 +60,20 @@ def serve(descriptor: int) -> list[str]:
             if pid == 0:
                 channel.close()
                 return _become_worker(request["fork"], descriptors)
-            for one in descriptors:
-                os.close(one)
+            for received in descriptors:
+                os.close(received)
             reply: dict[str, Any] = {"pid": pid}
         elif "preload" in request:
             preload(request["preload"])
             gc.freeze()
             reply = {}
         else:
-            reply = _end(int(request["end"]), float(request["grace_s"]))
+            reply = _end_worker(int(request["end"]), float(request["grace_s"]))
         channel.send(json.dumps(reply).encode())
 
 
 def _become_worker(arguments: list[str], descriptors: list[int]) -> list[str]:
+    """In the forked process: log to the third descriptor; the worker's arguments."""
     requests, replies, log = descriptors
     os.setsid()
     os.dup2(log, 1)
@@ -76,15 +82,17 @@ def _become_worker(arguments: list[str], descriptors: list[int]) -> list[str]:
     return [*arguments, "--requests", str(requests), "--replies", str(replies)]
 
 
-def _end(pid: int, grace_s: float) -> dict[str, Any]:
-    """Wait for a worker to exit by itself for `grace_s`, then kill its process group."""
+def _end_worker(pid: int, grace_s: float) -> dict[str, Any]:
+    """Give a worker `grace_s` seconds to exit by itself, kill its process group, and reap it."""
     deadline = time.monotonic() + grace_s
-    look = os.WEXITED | os.WNOWAIT | os.WNOHANG
-    while (exited := os.waitid(os.P_PID, pid, look)) is None and time.monotonic() < deadline:
+    without_reaping = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while (exited := os.waitid(os.P_PID, pid, without_reaping)) is None:
+        if time.monotonic() >= deadline:
+            break
         time.sleep(POLL_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # forked, and not yet the leader of a group
+        os.kill(pid, signal.SIGKILL)  # just forked, and not yet the leader of its group
     _, status = os.waitpid(pid, 0)
     return {"code": os.waitstatus_to_exitcode(status), "killed": exited is None}

@@ -1,7 +1,7 @@
-"""One engine behind a queue: requests come when they come, and wait for their turn.
+"""One engine behind a queue: requests arrive at given times and wait until the engine is free.
 
-Open loop: the arrivals are given beforehand and never wait for an answer, as users do not
-(Schroeder, Wierman and Harchol-Balter, Open Versus Closed, 2006).
+The load is open loop: an arrival never waits for the answer to an earlier request, because users
+do not wait for each other (Schroeder, Wierman and Harchol-Balter, Open Versus Closed, 2006).
 """
 
 from __future__ import annotations
@@ -16,28 +16,35 @@ from autotune.shared.records import ServedRequests
 from autotune.worker.batches import Batch, Features, Shape
 
 Clock = Callable[[], float]
-MOST_SHAPES, MEET_S = 256, 20.0
-"""Up to so many shapes are all run before the first request, for so many seconds at most."""
+
+MAX_WARM_UP_SHAPES = 256
+"""If the requests of a point can make more shapes than this, none is run beforehand."""
+MAX_SHAPES_WARM_UP_S = 20.0
+"""No further shape is run beforehand once this many seconds have passed."""
 
 
-def meet(
+def warm_up_shapes(
     call: Callable[[Batch], Any],
     features: Features,
     *,
     point: dict[str, Any],
-    met: set[Shape],
+    seen_shapes: set[Shape],
     clock: Clock = time.monotonic,
 ) -> None:
-    """Run once each shape that requests can come in, where those are few, so that none waits
-    while the engine specialises. What is in `met` is left out; what was run is added."""
-    wanted = shapes(features.lengths, max_seq_length=features.max_seq_length, **point)
-    if len(wanted) > MOST_SHAPES:
+    """Run one batch of each shape that requests can make and that is not in `seen_shapes`.
+
+    Afterwards no request waits while the engine specialises for its shape. Adds the shapes that
+    it ran to `seen_shapes`. Stops after MAX_SHAPES_WARM_UP_S. Does nothing if there are more than
+    MAX_WARM_UP_SHAPES possible shapes.
+    """
+    possible = shapes(features.lengths, max_seq_length=features.max_seq_length, **point)
+    if len(possible) > MAX_WARM_UP_SHAPES:
         return
-    shortest, start = int(features.lengths.argmin()), clock()
-    for rows, width in wanted:
-        if (rows, width) not in met and clock() - start < MEET_S:
-            call(features.batch([shortest] * rows, width))
-            met.add((rows, width))
+    shortest_row, start = int(features.lengths.argmin()), clock()
+    for row_count, width in possible:
+        if (row_count, width) not in seen_shapes and clock() - start < MAX_SHAPES_WARM_UP_S:
+            call(features.batch([shortest_row] * row_count, width))
+            seen_shapes.add((row_count, width))
 
 
 def serve(
@@ -47,47 +54,62 @@ def serve(
     arrivals_s: Sequence[float],
     *,
     point: dict[str, Any],
-    met: set[Shape] | None = None,
+    seen_shapes: set[Shape] | None = None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ServedRequests:
-    """Answer `rows[i]`, which arrives `arrivals_s[i]` after the start, in order of arrival.
+    """Answer requests in order of arrival. Request i is `rows[i]`, `arrivals_s[i]` after the start.
 
-    Whatever waits when the engine is free goes together, as many as a batch of `point` holds,
-    padded as `point` pads. `met` are the shapes (rows, width) that the engine has run before,
-    where that matters to it; those of the batches are added.
+    Waiting requests are batched when the engine is free: as many as fit in one batch of `point`,
+    padded as `point` says.
+
+    `seen_shapes` holds the shapes (rows, width) that the engine has run. Batches of other shapes
+    are counted as `unmet`, and their shapes are added. None: the engine does not specialise by
+    shape, and nothing is counted.
     """
-    latency, batches, unmet = [0.0] * len(rows), [], 0
+    latency_s, batch_sizes, unseen = [0.0] * len(rows), [], 0
     waiting: collections.deque[int] = collections.deque()
-    come, start = 0, clock()
-    while come < len(rows) or waiting:
+    arrived, start = 0, clock()
+    while arrived < len(rows) or waiting:
         now = clock() - start
-        while come < len(rows) and arrivals_s[come] <= now:
-            waiting.append(come)
-            come += 1
+        while arrived < len(rows) and arrivals_s[arrived] <= now:
+            waiting.append(arrived)
+            arrived += 1
         if not waiting:
-            sleep(arrivals_s[come] - now)
+            sleep(arrivals_s[arrived] - now)
             continue
-        together = [waiting.popleft()]
-        lengths = [int(features.lengths[rows[together[0]]])]
-        while waiting:
-            length = int(features.lengths[rows[waiting[0]]])
-            if not fits_one_batch([*lengths, length], **point):
-                break
-            lengths.append(length)
-            together.append(waiting.popleft())
-        width = batch_width(
-            max(lengths),
-            padding=point["padding"],
-            max_seq_length=features.max_seq_length,
-            bucket_step=point.get("bucket_step", 0),
-        )
-        call(features.batch([rows[index] for index in together], width))
+        requests, width = _take_batch(waiting, features, rows, point)
+        call(features.batch([rows[request] for request in requests], width))
         done = clock() - start
-        for index in together:
-            latency[index] = done - arrivals_s[index]
-        batches.append(len(together))
-        if met is not None and (len(together), width) not in met:
-            met.add((len(together), width))
-            unmet += 1
-    return ServedRequests(latency_s=tuple(latency), batches=tuple(batches), unmet=unmet)
+        for request in requests:
+            latency_s[request] = done - arrivals_s[request]
+        batch_sizes.append(len(requests))
+        shape = (len(requests), width)
+        if seen_shapes is not None and shape not in seen_shapes:
+            seen_shapes.add(shape)
+            unseen += 1
+    return ServedRequests(latency_s=tuple(latency_s), batches=tuple(batch_sizes), unmet=unseen)
+
+
+def _take_batch(
+    waiting: collections.deque[int],
+    features: Features,
+    rows: Sequence[int],
+    point: dict[str, Any],
+) -> tuple[list[int], int]:
+    """Remove the first requests of `waiting` that fit in one batch; return them and its width."""
+    requests = [waiting.popleft()]
+    lengths = [int(features.lengths[rows[requests[0]]])]
+    while waiting:
+        length = int(features.lengths[rows[waiting[0]]])
+        if not fits_one_batch([*lengths, length], **point):
+            break
+        lengths.append(length)
+        requests.append(waiting.popleft())
+    width = batch_width(
+        max(lengths),
+        padding=point["padding"],
+        max_seq_length=features.max_seq_length,
+        bucket_step=point.get("bucket_step", 0),
+    )
+    return requests, width

@@ -1,8 +1,9 @@
-"""transformers, imported without the libraries that only other uses of it need.
+"""transformers, imported without scikit-learn and scipy, which only other uses of it need.
 
-`from autotune.worker.slim import transformers`, instead of importing it: every new process pays
-for its imports before it measures anything, launch.sh's too, and scikit-learn and scipy take a
-quarter of the time of torch, transformers and a model together (`python -X importtime`).
+Write `from autotune.worker.slim import transformers` instead of `import transformers`. Every new
+process pays for its imports before it measures anything, also under launch.sh. Without
+scikit-learn and scipy, importing torch, transformers and a model takes a quarter less time
+(`python -X importtime`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-UNUSED = ("sklearn", "scipy")
-"""Imported by transformers wherever they are installed, for assisted generation and for the losses
-of object detection."""
+UNUSED_PACKAGES = ("sklearn", "scipy")
+"""transformers imports these if they are installed, for assisted generation and for the losses of
+object detection."""
 
 
 @contextmanager
-def hidden(*names: str) -> Iterator[None]:
-    """While it lasts, whoever asks whether they are installed is told that they are not."""
+def hide_packages(*names: str) -> Iterator[None]:
+    """Inside the block, importing these packages fails as if they were not installed.
+
+    Packages that are imported already stay visible.
+    """
     absent = [name for name in names if name not in sys.modules]
     for name in absent:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -30,14 +34,14 @@ def hidden(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _imported() -> ModuleType:
-    with hidden(*UNUSED):
+def _import_transformers() -> ModuleType:
+    with hide_packages(*UNUSED_PACKAGES):
         import transformers
         import transformers.utils
 
-        for name in UNUSED:  # which remembers the answer
+        for name in UNUSED_PACKAGES:  # these functions cache that the package is missing
             getattr(transformers.utils, f"is_{name}_available")()
     return transformers
 
 
-transformers = _imported()
+transformers = _import_transformers()

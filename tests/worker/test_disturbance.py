@@ -1,11 +1,17 @@
-"""What is read of the machine while a pass is timed."""
+"""The counters that are read while a pass is timed."""
 
 from __future__ import annotations
 
 import pytest
 
 from autotune.shared.records import Pass, counted
-from autotune.worker.disturbance import TICK_S, Moment, reference_s, stolen_s, waited_s
+from autotune.worker.disturbance import (
+    TICK_S,
+    Moment,
+    read_stolen_s,
+    read_waited_s,
+    time_reference_s,
+)
 
 
 def test_waiting_is_added_over_threads(tmp_path):
@@ -13,21 +19,21 @@ def test_waiting_is_added_over_threads(tmp_path):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "schedstat").write_text(f"77 {waited} 3\n")
     (tmp_path / "gone").mkdir()
-    assert waited_s(tmp_path) == 1.25
+    assert read_waited_s(tmp_path) == 1.25
 
 
 def test_stolen_time_is_in_ticks(tmp_path):
     stat = tmp_path / "stat"
     stat.write_text("cpu  1 2 3 4 5 6 7 300 0 0\ncpu0 0 0 0 0 0 0 0 150 0 0\n")
-    assert stolen_s(stat) == pytest.approx(300 * TICK_S)
-    assert stolen_s(tmp_path / "none") == 0.0
+    assert read_stolen_s(stat) == pytest.approx(300 * TICK_S)
+    assert read_stolen_s(tmp_path / "none") == 0.0
 
 
 def test_counters_of_this_process_only_grow():
     one, other = Moment.now(), Moment.now()
     assert other.waited_s >= one.waited_s >= 0
     assert other.stolen_s >= one.stolen_s >= 0
-    assert reference_s() > 0
+    assert time_reference_s() > 0
 
 
 def test_a_pass_that_waited_is_not_counted_where_enough_others_are_left():

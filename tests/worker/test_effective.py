@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.worker.effective import allocator, mapped_files
+from autotune.worker.effective import find_allocator, parse_mapped_files
 
 MAPS = """\
 7f0000000000-7f0000001000 r-xp 00000000 08:01 1 /usr/lib/libjemalloc.so.2
@@ -14,7 +14,7 @@ MAPS = """\
 
 
 def test_mapped_files_have_their_ranges():
-    found = mapped_files(MAPS)
+    found = parse_mapped_files(MAPS)
     assert list(found) == ["/usr/lib/libjemalloc.so.2", "/home/a b/lib c.so"]
     assert found["/usr/lib/libjemalloc.so.2"][0] == (0x7F0000000000, 0x7F0000001000)
     assert len(found["/usr/lib/libjemalloc.so.2"]) == 2
@@ -30,4 +30,4 @@ def test_mapped_files_have_their_ranges():
     ],
 )
 def test_the_allocator_is_the_one_that_is_mapped(file, name):
-    assert allocator({file: [(0, 1)]}) == name
+    assert find_allocator({file: [(0, 1)]}) == name

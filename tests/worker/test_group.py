@@ -1,4 +1,4 @@
-"""Instances that meet: real threads, real files."""
+"""Instances that synchronise: real threads, real files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from autotune.worker.group import Group
 
 
 def test_instances_are_released_together(tmp_path):
-    released = {}
-
-    arrived = {}
+    released, arrived = {}, {}
 
     def run(index):
         time.sleep(0.05 * index)
@@ -32,18 +30,20 @@ def test_instances_are_released_together(tmp_path):
 def test_nobody_is_done_before_all_are(tmp_path):
     first, second = (Group(folder=str(tmp_path), index=i, count=2) for i in range(2))
     first.arrive("done-1")
-    assert not first.all_at("done-1")
+    assert not first.all_arrived("done-1")
     second.arrive("done-1")
-    assert first.all_at("done-1")
-    assert not first.all_at("done-2")
+    assert first.all_arrived("done-1")
+    assert not first.all_arrived("done-2")
 
 
 @pytest.mark.parametrize("votes", [(True, True), (True, False), (False, False)])
-def test_instances_agree_on_what_all_of_them_say(tmp_path, votes):
+def test_instances_agree_only_if_all_vote_yes(tmp_path, votes):
     found = {}
 
     def run(index):
-        found[index] = Group(folder=str(tmp_path), index=index, count=2).all_say("s", votes[index])
+        found[index] = Group(folder=str(tmp_path), index=index, count=2).all_agree(
+            "s", votes[index]
+        )
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
     for thread in threads:
@@ -53,15 +53,15 @@ def test_instances_agree_on_what_all_of_them_say(tmp_path, votes):
     assert found == dict.fromkeys(range(2), all(votes))
 
 
-def test_one_alone_waits_for_nobody():
+def test_a_single_instance_does_not_wait():
     alone = Group()
-    assert alone.all_say("s", True)
-    assert not alone.all_say("s", False)
+    assert alone.all_agree("s", True)
+    assert not alone.all_agree("s", False)
     alone.arrive("warm-1")
-    assert alone.all_at("done-1")
+    assert alone.all_arrived("done-1")
     assert alone.wait("warm-1") <= time.monotonic()
 
 
-def test_instances_need_a_place_to_meet():
-    with pytest.raises(ValueError, match="folder to meet in"):
+def test_several_instances_need_a_folder():
+    with pytest.raises(ValueError, match="folder through which to synchronise"):
         Group(count=2)

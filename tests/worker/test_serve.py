@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 from test_batches import features
 
-from autotune.worker.serve import MEET_S, MOST_SHAPES, meet, serve
+from autotune.worker.serve import (
+    MAX_SHAPES_WARM_UP_S,
+    MAX_WARM_UP_SHAPES,
+    serve,
+    warm_up_shapes,
+)
 
 FEATURES = features([3, 5, 2, 4])
 BATCHES_OF_TWO = {"padding": "longest", "batch_size": 2}
@@ -33,22 +38,22 @@ def answered(rows, arrivals, point=BATCHES_OF_TWO):
     return served, engine.shapes
 
 
-def test_one_at_a_time_waits_for_nobody():
+def test_a_request_alone_does_not_wait():
     served, shapes = answered([0, 1, 2], [0.5, 5.0, 10.0])
     assert served.latency_s == pytest.approx((1.0, 1.0, 1.0))
     assert served.batches == (1, 1, 1)
     assert shapes == [(1, 3), (1, 5), (1, 2)]
 
 
-def test_what_waits_goes_together_as_far_as_it_fits():
+def test_waiting_requests_are_batched_as_far_as_they_fit():
     served, shapes = answered([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3])
     assert served.batches == (1, 2, 1)
     assert shapes == [(1, 3), (2, 5), (1, 4)]
     assert served.latency_s == pytest.approx((1.0, 1.9, 1.8, 2.7))
 
 
-def test_shapes_that_the_engine_has_not_met_are_counted_once():
-    met = {(1, 3)}
+def test_shapes_new_to_the_engine_are_counted_once():
+    seen = {(1, 3)}
     engine = Engine()
     served = serve(
         engine,
@@ -56,39 +61,39 @@ def test_shapes_that_the_engine_has_not_met_are_counted_once():
         [0, 1, 0, 1],
         [0.0, 5.0, 10.0, 15.0],
         point=BATCHES_OF_TWO,
-        met=met,
+        seen_shapes=seen,
         clock=lambda: engine.now,
         sleep=engine.sleep,
     )
     assert served.unmet == 1
-    assert met == {(1, 3), (1, 5)}
-    assert answered([0, 1], [0.0, 5.0])[0].unmet == 0  # an engine to which shapes are alike
+    assert seen == {(1, 3), (1, 5)}
+    assert answered([0, 1], [0.0, 5.0])[0].unmet == 0  # an engine that does not specialise by shape
 
 
 BUCKETS = {"padding": "buckets", "batch_size": 2, "bucket_step": 4}
 
 
-def test_few_shapes_are_all_met_before_the_first_request():
-    engine, met = Engine(), {(2, 4)}
-    meet(engine, FEATURES, point=BUCKETS, met=met, clock=lambda: engine.now)
+def test_few_shapes_are_all_run_before_the_first_request():
+    engine, seen = Engine(), {(2, 4)}
+    warm_up_shapes(engine, FEATURES, point=BUCKETS, seen_shapes=seen, clock=lambda: engine.now)
     assert engine.shapes == [(1, 4), (1, 8), (2, 8)]
-    assert met == {(1, 4), (1, 8), (2, 4), (2, 8)}
-    meet(engine, FEATURES, point=BUCKETS, met=met, clock=lambda: engine.now)
+    assert seen == {(1, 4), (1, 8), (2, 4), (2, 8)}
+    warm_up_shapes(engine, FEATURES, point=BUCKETS, seen_shapes=seen, clock=lambda: engine.now)
     assert len(engine.shapes) == 3
 
 
 def test_many_shapes_are_left_to_the_requests():
-    engine, met = Engine(), set()
-    point = {**BUCKETS, "batch_size": MOST_SHAPES // 2 + 1}
-    meet(engine, FEATURES, point=point, met=met, clock=lambda: engine.now)
+    engine, seen = Engine(), set()
+    point = {**BUCKETS, "batch_size": MAX_WARM_UP_SHAPES // 2 + 1}
+    warm_up_shapes(engine, FEATURES, point=point, seen_shapes=seen, clock=lambda: engine.now)
     assert not engine.shapes
 
 
-def test_shapes_that_take_long_to_meet_end_it():
-    engine, met = Engine(), set()
+def test_warming_up_shapes_stops_after_its_time_limit():
+    engine, seen = Engine(), set()
     point = {**BUCKETS, "batch_size": 40}
-    meet(engine, FEATURES, point=point, met=met, clock=lambda: engine.now)
-    assert len(engine.shapes) == len(met) == MEET_S  # a second each
+    warm_up_shapes(engine, FEATURES, point=point, seen_shapes=seen, clock=lambda: engine.now)
+    assert len(engine.shapes) == len(seen) == MAX_SHAPES_WARM_UP_S  # a second each
 
 
 @pytest.mark.parametrize(
