@@ -110,7 +110,11 @@ def python(code, *arguments):
     ("task", "head", "labels", "rows"),
     [
         ("text-classification", "BertForSequenceClassification", "so so,good,bad", text_rows()),
-        ("token-classification", "BertForTokenClassification", ",".join(TAGS[::-1]), token_rows()),
+        pytest.param(
+            *("token-classification", "BertForTokenClassification"),
+            *(",".join(TAGS[::-1]), token_rows()),
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_search_reads_what_an_independent_computation_does(
@@ -146,6 +150,7 @@ def test_a_search_reads_what_an_independent_computation_does(
     assert all(e["metrics"][main] == pytest.approx(own) for e in report["best_by_mode"])
 
 
+@pytest.mark.full
 def test_embeddings_are_compared_with_those_of_eager(autotune, tmp_path):
     dataset = tmp_path / "d.jsonl"
     dataset.write_text("".join(json.dumps(row) + "\n" for row in text_rows()))

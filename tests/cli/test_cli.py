@@ -227,6 +227,11 @@ def test_doctor_as_json(autotune):
     assert found["stacks"]["default"]["modes"]["eager"]["fp32"] is None
     assert {"allocator=jemalloc", "openmp=intel", "huge_pages=true"} <= set(found["settings"])
     assert "peak" not in found["stacks"]["default"]
+
+
+@pytest.mark.model
+@pytest.mark.full
+def test_doctor_measures_the_peak(autotune):
     lines = autotune("doctor", "--peak").stdout
     assert re.search(r"peak +fp32 +\d+ billion operations a second with 1 thread\n", lines)
     assert "process settings" in lines
