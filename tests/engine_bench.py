@@ -33,7 +33,7 @@ class Bench:
     """A workload of `rows` questions (0: all) in `folder`, and what this interpreter runs."""
 
     def __init__(self, folder, source=SOURCE, rows=12, fork_servers=None, **options):
-        """Workers of its runners are forked where there are `fork_servers`."""
+        """Runners fork their workers if `fork_servers` is given."""
         self.folder = RunFolder(folder)
         self.fork_servers = fork_servers
         self.folder.work.mkdir(parents=True)

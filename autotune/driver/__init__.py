@@ -1,1 +1,1 @@
-"""The orchestrator's side of worker processes: how one is started, asked and ended."""
+"""The orchestrator's side of worker processes: start a worker, send requests to it, end it."""

@@ -124,7 +124,9 @@ class EngineFiles:
 
     files: tuple[Path, ...]
     prepare_s: float  # seconds of the first preparation, which exported the files
-    again_s: float | None  # seconds of the latest preparation, from the files; None: there is none
+    again_s: (
+        float | None
+    )  # seconds of the latest preparation, from the files; None: only prepared once
 
 
 class ProcessRunner:
@@ -237,8 +239,11 @@ class ProcessRunner:
     def _measure(
         self, session: Session, config: Config, rule: StoppingRule
     ) -> Measurement | Screen:
-        """The checked measurement of all instances, or the slowest instance's estimate if the
-        configuration was screened."""
+        """Measure the point of `config`, and check the replies of all instances.
+
+        Returns the merged measurement, or the slowest instance's estimate if the configuration
+        was screened. Raises WorkerFailed and WireError.
+        """
         replies = session.ask("measure", measure_request(config, rule))
         if isinstance(replies[0], dict) and "pass_s" in replies[0]:
             return max((parse(Screen, reply) for reply in replies), key=lambda s: s.pass_s)
@@ -254,14 +259,41 @@ class ProcessRunner:
         return measurement
 
     def _open_session(self, key: Config, config: Config) -> Session:
-        """The open session of `key`, or a new one once the sessions in its way are closed."""
+        """The session of `key`, opened with the engine of `config` if it is not open yet."""
         if key in self._sessions:
             return self._sessions[key]
+        self._make_room(key)
+        session = self._start_workers(key, config)
+        cache = None
+        if self._inputs.cache is not None:
+            cache = str(Path(self._inputs.cache) / str(config["stack"]))
+        request = open_request(config, replace(self._inputs, cache=cache))
+        opened = parse(Opened, session.ask("open", request)[0])
+        if opened.files and cache is not None:
+            self._torch_free.add(config.only(TORCH_FREE_KNOBS))
+            exported = config.only(EXPORT_KNOBS)
+            first = self._exported.get(exported)
+            self._exported[exported] = EngineFiles(
+                files=tuple(Path(cache) / name for name in opened.files),
+                prepare_s=first.prepare_s if first else opened.phases_s["prepare"],
+                again_s=opened.phases_s["prepare"] if first else None,
+            )
+        return session
+
+    def _make_room(self, key: Config) -> None:
+        """Close the sessions that must not be open beside the session of `key`.
+
+        These are the sessions that `keep_open` did not name. If the peaks of `key` and the named
+        sessions exceed MEMORY_SHARE of the host's memory, all sessions are closed.
+        """
         peaks = [self._peak_bytes.get(k, 0) for k in {key, *self._kept}]
         short_of_memory = sum(peaks) > MEMORY_SHARE * self._host.memory_bytes
         for other in list(self._sessions):
             if short_of_memory or other not in self._kept:
                 self._sessions.pop(other).close()
+
+    def _start_workers(self, key: Config, config: Config) -> Session:
+        """A new session with a worker for each instance. Raises TrialFailure and OSError."""
         stack = self._stacks[str(config["stack"])]
         folder = self._workdir / key.id
         folder.mkdir(parents=True, exist_ok=True)
@@ -281,20 +313,6 @@ class ProcessRunner:
                     torch_free=config.only(TORCH_FREE_KNOBS) in self._torch_free,
                 )
             session.workers.append(worker)
-        cache = None
-        if self._inputs.cache is not None:
-            cache = str(Path(self._inputs.cache) / str(config["stack"]))
-        request = open_request(config, replace(self._inputs, cache=cache))
-        opened = parse(Opened, session.ask("open", request)[0])
-        if opened.files and cache is not None:
-            self._torch_free.add(config.only(TORCH_FREE_KNOBS))
-            exported = config.only(EXPORT_KNOBS)
-            first = self._exported.get(exported)
-            self._exported[exported] = EngineFiles(
-                files=tuple(Path(cache) / name for name in opened.files),
-                prepare_s=first.prepare_s if first else opened.phases_s["prepare"],
-                again_s=opened.phases_s["prepare"] if first else None,
-            )
         return session
 
     def exported(self, config: Config) -> EngineFiles | None:

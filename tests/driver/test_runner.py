@@ -108,8 +108,10 @@ class Worker:
 
 @pytest.fixture
 def make_runner(tmp_path, monkeypatch):
-    """Makes a runner on a host of 16 GiB, the list of workers that it starts, and the list of
-    replies for the workers still to start."""
+    """A function that returns a runner, the workers it has started, and a list of replies.
+
+    The host has 16 GiB. Each new worker takes the first of the replies.
+    """
     started, replies = [], []
 
     def start(command, *, workdir, meeting_folder):
@@ -136,7 +138,7 @@ def make_runner(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sessions(make_runner):
-    """`make_runner` without a limit of memory."""
+    """`make_runner` without a memory limit."""
     return make_runner()
 
 
@@ -212,6 +214,7 @@ def test_points_share_a_session_and_another_engine_ends_it(sessions):
     for config in (session_config(), session_config(batch_size=2), session_config("jit")):
         runner.run(config, StoppingRule())
     assert [worker.closed for worker in started] == [1, 0]
+    assert [session.workers for session in runner.open_sessions] == [[started[1]]]
     assert not started[0].workdir.exists()
 
 
