@@ -15,7 +15,7 @@ def searched(autotune, mode, *options):
     done = autotune(
         *("search", "--model", "demo", "--max-samples", "4", "--set", f"mode={mode}"),
         *("--set", "precision=fp32", "--set", "padding=length_sorted"),  # surely a gain
-        *("--trials", "3", "--time-budget", "30s", "--save-engine", "--output", "run", "--json"),
+        *("--trials", "3", "--time-budget", "120s", "--save-engine", "--output", "run", "--json"),
         *options,
     )
     assert done.returncode == 0, done.stderr
