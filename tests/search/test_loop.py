@@ -217,6 +217,20 @@ def test_a_preparation_that_cannot_work_is_not_tried_again(bench):
     assert len(tried) == len(set(tried))
 
 
+def test_a_resumed_search_remembers_preparations_that_cannot_work(bench):
+    one_session = ["mode=jit", "precision=fp32", "threads=1", "attention=sdpa"]
+
+    def fail(config):
+        if config["mode"] == "jit":
+            return Failure(kind="unsupported", detail="no tracer")
+        return None
+
+    bench.search(FakeRunner(fail=fail), trials=2, overrides=one_session)
+    resumed = FakeRunner(fail=fail)
+    bench.search(resumed, trials=20, overrides=one_session)
+    assert not [config for config in resumed.ran if config["mode"] == "jit"]
+
+
 def test_a_baseline_that_fails_ends_the_search(bench):
     runner = FakeRunner(fail=lambda c: Failure(kind="crash", detail="no memory"))
     with pytest.raises(SearchError, match=r"baseline .* failed, crash: no memory"):

@@ -1,0 +1,92 @@
+"""The worker's operations with a made-up engine: no torch, but real files, passes and replies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from autotune.shared.records import Measurement, Screen, StoppingRule
+from autotune.worker import engines
+from autotune.worker.batches import FEATURES_FILE, META_FILE
+from autotune.worker.engines.base import Engine, Prepared
+from autotune.worker.operations import Operations
+
+ROWS, TOKENS, TOKEN_S = 24, 8, 1e-4
+PASS_S = ROWS * TOKENS * TOKEN_S
+
+
+class SleepingEngine(Engine):
+    """Takes TOKEN_S for each token, and answers with the tokens."""
+
+    precisions = ("fp32",)
+    own_threads = True
+
+    @classmethod
+    def unsupported(cls, precision, environment):
+        return None
+
+    def prepare(self, material):
+        def call(batch):
+            time.sleep(TOKEN_S * batch["input_ids"].size)
+            return [batch["input_ids"].astype(np.float32)]
+
+        return Prepared(call=call)
+
+
+@pytest.fixture
+def operations(tmp_path, monkeypatch):
+    """A session of SleepingEngine over ROWS rows of TOKENS tokens."""
+    monkeypatch.setattr(engines, "ENGINES", {"sleeping": f"{__name__}:SleepingEngine"})
+    features = tmp_path / "features"
+    features.mkdir()
+    np.savez(
+        features / FEATURES_FILE,
+        input_ids=np.arange(ROWS * TOKENS, dtype=np.int32),
+        lengths=np.full(ROWS, TOKENS, np.int32),
+        example=np.arange(ROWS, dtype=np.int32),
+    )
+    meta = {
+        "inputs": ["input_ids"],
+        "pad": {"input_ids": 0},
+        "padding_side": "right",
+        "max_seq_length": TOKENS,
+        "examples": ROWS,
+    }
+    (features / META_FILE).write_text(json.dumps(meta))
+    opened = Operations(workdir=str(tmp_path))
+    opened.open(
+        source={"path": "m", "head": "AutoModel", "outputs": {"logits": "token"}},
+        engine={"mode": "sleeping", "precision": "fp32"},
+        process={"threads": 1, "interop_threads": 1, "flush_denormals": False},
+        features=str(features),
+        calibration=None,
+        reference=None,
+        instruction_sets=[],
+        cache=None,
+        keep=False,
+    )
+    return opened
+
+
+def measure(operations, leader_s):
+    rule = StoppingRule(min_passes=2, max_passes=2, leader_s=leader_s)
+    point = {"batch_size": 1, "padding": "longest"}
+    return operations.measure(point=point, rule=dataclasses.asdict(rule))
+
+
+@pytest.mark.parametrize("leader_s", [None, 3 * PASS_S])
+def test_a_point_that_keeps_up_with_the_leader_is_measured(operations, leader_s):
+    found = measure(operations, leader_s)
+    assert isinstance(found, Measurement)
+    assert found.whole
+    assert len(found.passes) >= 2
+
+
+def test_a_point_far_behind_the_leader_is_screened_out(operations):
+    found = measure(operations, PASS_S / 10)
+    assert isinstance(found, Screen)
+    assert found.pass_s > PASS_S / 2
