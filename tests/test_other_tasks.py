@@ -135,7 +135,7 @@ def test_a_search_reads_what_an_independent_computation_does(
             "--trials",
             "3",
             "--time-budget",
-            "30s",
+            "120s",
         ),
         *("--set", "mode=jit", "--set", "precision=fp32", "--set", "padding=length_sorted"),
         *("--output", tmp_path / "run", "--json"),
@@ -166,7 +166,7 @@ def test_embeddings_are_compared_with_those_of_eager(autotune, tmp_path):
             "--trials",
             "3",
             "--time-budget",
-            "30s",
+            "120s",
             "--json",
         ),
     )
