@@ -65,7 +65,7 @@ def test_model_that_is_missing(autotune):
 @pytest.mark.model
 def test_hub_that_cannot_be_reached(refused, tmp_path):
     line = refused("--dataset", str(demo.DATASET), model="nobody/no-such-model")
-    assert "download it where the hub is reachable" in line
+    assert "hf download nobody/no-such-model --local-dir DIR" in line
     assert "--model DIR" in line
 
 
