@@ -327,7 +327,7 @@ def test_an_engine_meets_shapes_in_a_first_pass_and_goes_on_warm(runner):
     assert both.outputs_repeatable
     other = runner.run(config(mode="openvino", batch_size=4), missing)
     assert other.failure.kind == "protocol"
-    assert "not measured last" in other.failure.detail
+    assert "needs the point that was measured last" in other.failure.detail
 
 
 def test_long_contexts_are_cut_into_overlapping_windows(tmp_path):
