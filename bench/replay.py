@@ -39,7 +39,8 @@ import optuna
 from curve import draw
 from recorded import NoReferences, ReplayGate, ReplayRunner, Table
 
-from autotune.search.loop import Limits, Search, SearchPlan
+from autotune.search.limits import Limits
+from autotune.search.loop import Search, SearchPlan
 from autotune.search.objective import Objective, objective_named
 from autotune.search.study import Study, open_storage
 from autotune.shared.records import Config, StoppingRule

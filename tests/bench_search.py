@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from fakes import Recorder, surroundings
 
-from autotune.search.loop import Limits, Search, SearchPlan
+from autotune.search.limits import Limits
+from autotune.search.loop import Search, SearchPlan
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
 from autotune.space import baseline, compile_space, load_space, parse_overrides

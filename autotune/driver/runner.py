@@ -124,9 +124,7 @@ class EngineFiles:
 
     files: tuple[Path, ...]
     prepare_s: float  # seconds of the first preparation, which exported the files
-    again_s: (
-        float | None
-    )  # seconds of the latest preparation, from the files; None: only prepared once
+    again_s: float | None  # of the latest one, from the files; None: prepared once only
 
 
 class ProcessRunner:

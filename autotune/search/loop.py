@@ -18,7 +18,8 @@ from typing import Protocol
 from autotune.driver.runner import SESSION_KNOBS, Outcome, Runner
 from autotune.search.again import select_retries
 from autotune.search.bounds import PEAK_MARGIN, Bounds
-from autotune.search.finals import FINALS_LIMITS, MIN_FINALISTS, Finals, FinalsLimits
+from autotune.search.finals import MIN_FINALISTS, Finals
+from autotune.search.limits import Limits
 from autotune.search.objective import Objective
 from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
@@ -58,18 +59,6 @@ DETERMINISTIC = ("unsupported", "fallback")
 """Failures of the preparation: they hold for every point of the session."""
 RANDOM_DRAWS = 10_000
 """Random draws from the space before its configurations are enumerated in order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When to stop: after `trials` configurations, or `time_budget_s` seconds in all.
-
-    Visits of the finals and second tries of a configuration do not count as trials.
-    """
-
-    trials: int | None
-    time_budget_s: float | None
-    finals: FinalsLimits = FINALS_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,29 +15,28 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent
-PACKAGE = HERE.parents[1] / "autotune"
+WORKER = HERE.parents[1] / "autotune" / "worker" / "__main__.py"
 POSITIONS = 512
 WORD = re.compile(r"\S+")
 
 
-def package() -> None:
-    """Import `autotune` from this tree, as the real worker does."""
-    spec = importlib.util.spec_from_file_location(
-        "autotune", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)]
-    )
+def load_worker() -> ModuleType:
+    """The real worker's program, which makes `autotune` importable from this tree."""
+    spec = importlib.util.spec_from_file_location("worker_program", WORKER)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["autotune"] = module
     spec.loader.exec_module(module)
+    module._make_package_importable()
+    return module
 
 
-package()
+program = load_worker()
 sys.path[:0] = [str(HERE), str(HERE.parent / "faults")]
 
 import numpy as np  # noqa: E402
 
-import autotune.worker.__main__ as program  # noqa: E402
 from autotune.shared.errors import TrialFailure  # noqa: E402
 from autotune.shared.records import ModelFacts, StackFacts  # noqa: E402
 from autotune.worker import engines  # noqa: E402

@@ -15,7 +15,7 @@ from autotune.search.bounds import Bounds
 from autotune.search.finals import FINALS_LIMITS, FinalsLimits
 from autotune.search.objective import Objective
 from autotune.shared.records import Config, StackFacts, StoppingRule
-from autotune.space import Space, Surroundings, baseline
+from autotune.space import Space
 from autotune.store.folder import RunFolder
 from autotune.tasks.workload import Workload, inputs_of
 
@@ -46,16 +46,12 @@ class Run:
     workload: Workload
     bounds: Bounds | None
     """The host's limit for this model; None where the limit could not be measured."""
-    surroundings: Surroundings
+    baseline: Config
     space: Space
     manifest: Mapping[str, Any]
     pace: Pace
     announce: Callable[[str], None]
     """Tells the user one line of progress."""
-
-    @property
-    def baseline(self) -> Config:
-        return baseline(self.surroundings)
 
     @property
     def inputs(self) -> Inputs:

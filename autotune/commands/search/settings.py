@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune import demo
-from autotune.search.loop import Limits
+from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
 from autotune.tasks.base import Columns, Row, Task
 from autotune.tasks.workload import split

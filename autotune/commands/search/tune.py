@@ -317,7 +317,7 @@ class Tuning:
         surroundings = stacks.surroundings(
             host, found, attentions=workload.facts.attentions, objective=self._objective.kind
         )
-        seeds = self._seeds(opened, workload)
+        seeds, base = self._seeds(opened, workload), baseline(surroundings)
         space = compile_space(
             self._space_file,
             surroundings,
@@ -331,7 +331,7 @@ class Tuning:
             command_line=self._command_line,
             workload=workload,
             objective=self._objective.name,
-            baseline=baseline(surroundings),
+            baseline=base,
             space_name=self._space_path.name,
             space=space,
             space_digest=space_digest(self._space_file, space),
@@ -347,7 +347,7 @@ class Tuning:
             stacks=found,
             workload=workload,
             bounds=bounds,
-            surroundings=surroundings,
+            baseline=base,
             space=space,
             manifest=manifest,
             pace=self._pace,
@@ -443,31 +443,28 @@ class Tuning:
         self, run: Run, journal: Journal, storage: Any, runner: ProcessRunner
     ) -> tuple[Result, float]:
         """The search's result, and the seconds that it took."""
-        folder, workload, host = run.folder, run.workload, run.host
-        space, surroundings, bounds = run.space, run.surroundings, run.bounds
-        settings = self._settings
+        folder, workload, settings = run.folder, run.workload, run.settings
         gate = Gate(
             task=workload.task,
             rows=workload.rows,
             features=workload.features,
             max_drop=settings.max_accuracy_drop,
         )
-
         search = Search(
             SearchPlan(
                 run_name=str(folder.path.resolve()),
-                space=space,
-                baseline=baseline(surroundings),
+                space=run.space,
+                baseline=run.baseline,
                 limits=replace(settings.limits, finals=run.pace.finals),
                 max_drop=settings.max_accuracy_drop,
                 seed=settings.seed,
-                bounds=bounds,
+                bounds=run.bounds,
                 spent_s=time.monotonic() - self._began,
             ),
             study=Study(
-                space,
+                run.space,
                 storage=storage,
-                name=self._study_name(workload, host),
+                name=self._study_name(workload, run.host),
                 seed=settings.seed + len(journal.trials),
                 maximize=self._objective.maximize,
             ),
