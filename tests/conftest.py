@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import command
+from commands import STUB, command
 from hypothesis import settings
 from small_model import make_small_model
 
@@ -99,6 +99,24 @@ def finished(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return Finished(model, folder / "run", done.stdout)
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished):
+    """The folder of `finished`."""
+    return finished.run
+
+
+@pytest.fixture(scope="session")
+def stub_run(tmp_path_factory):
+    """The folder of a finished search on the stub worker; whoever uses it leaves it as it was."""
+    folder = tmp_path_factory.mktemp("stub_run")
+    done = command_line(folder, stub=True)(
+        *("search", "--model", "demo", "--dataset", STUB / "questions.json", "--max-samples", "4"),
+        *("--set", "mode=jit", "--set", "threads=1", "--trials", "2", "--output", "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

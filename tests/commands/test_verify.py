@@ -136,12 +136,25 @@ def test_a_real_run_verifies(autotune, finished):
     assert json.loads(ran.stdout)["same_metrics"], ran.stderr
     assert ran.stderr == ""
 
+
+@pytest.mark.parametrize(
+    ("command", "run", "limit_ms"),
+    [
+        ("stubbed", "stub_run", 0.01),
+        pytest.param(
+            "autotune", "finished_run", 1, id="real", marks=(pytest.mark.model, pytest.mark.full)
+        ),
+    ],
+)
+def test_a_run_is_served_and_a_promise_too_large_is_refused(request, command, run, limit_ms):
+    autotune, folder = request.getfixturevalue(command), request.getfixturevalue(run)
     served = autotune("serve-test", folder, "--rate", "3", "--seconds", "2", "--json")
     found = json.loads(served.stdout)
     assert found["best"]["requests"] == 6, served.stderr
     assert 0 < found["best"]["p50_s"] <= found["best"]["p99_s"]
     impossible = autotune(
-        "serve-test", folder, "--rate", "3", "--max-latency-ms", "1", "--seconds", "1"
+        *("serve-test", folder, "--rate", "3", "--seconds", "1"),
+        *("--max-latency-ms", str(limit_ms)),
     )
     assert impossible.returncode == 3
 

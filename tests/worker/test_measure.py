@@ -44,6 +44,18 @@ class Machine:
         self.calls += 1
         return self.answer(batch)
 
+    def warm_up(self, batches, **options):
+        """What `worker.measure.warm_up` returns of this machine. Every shape is new to it."""
+        return warm_up(
+            WarmUp(
+                call=self,
+                batches=batches,
+                seen_shapes=None,
+                clock=lambda: self.now,
+                **options,
+            )
+        )
+
     def run(self, waits=(), settled=True, warm_s=None, **rule):
         """`waits`: the seconds that each pass has waited for a CPU, none after the last."""
         waits, waited, looks = iter(waits), 0.0, 0
@@ -131,14 +143,14 @@ def test_outputs_of_another_shape_are_a_typed_failure():
 def test_warm_up_ends_when_two_rounds_agree(seconds, rounds):
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda: machine.now))
+    machine.warm_up(batches)
     assert machine.calls == rounds * len(batches)
 
 
 def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     machine = Machine([90.0, 9.0, 1.0])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    warm_up(WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda: machine.now))
+    machine.warm_up(batches)
     assert machine.calls == len(batches)
 
 
@@ -173,15 +185,7 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
     """Over 0.6 s a pass is hopeless, 2.4 s before it has settled, 4.8 s in the first round."""
     machine = Machine(seconds)
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, found = warm_up(
-        WarmUp(
-            call=machine,
-            batches=batches,
-            seen_shapes=None,
-            clock=lambda: machine.now,
-            screen_above_s=0.6,
-        )
-    )
+    screen, found = machine.warm_up(batches, screen_above_s=0.6)
     assert found is hopeless
     assert screen.settled is (rounds > 1)
     assert machine.calls == rounds * len(batches)
@@ -193,15 +197,7 @@ def test_a_hopeless_configuration_is_seen_once_it_is_warm(seconds, rounds, hopel
 def test_a_round_more_than_there_is_time_for_is_the_last():
     machine = Machine([4.0, 1.5])
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, found = warm_up(
-        WarmUp(
-            call=machine,
-            batches=batches,
-            seen_shapes=None,
-            clock=lambda: machine.now,
-            screen_above_s=0.6,
-        )
-    )
+    screen, found = machine.warm_up(batches, screen_above_s=0.6)
     assert machine.calls == 2 * len(batches)
     assert (found, screen.settled) == (False, False)
 
@@ -209,15 +205,8 @@ def test_a_round_more_than_there_is_time_for_is_the_last():
 def test_a_screen_says_what_others_took_during_its_last_round():
     machine = Machine([0.8, 0.78])
     taken = iter([0.0, 0.5, 0.5, 0.6])
-    screen, _ = warm_up(
-        WarmUp(
-            call=machine,
-            batches=[FEATURES.batch(p.rows, p.width) for p in PLANNED],
-            seen_shapes=None,
-            clock=lambda: machine.now,
-            taken_s=lambda: next(taken),
-        )
-    )
+    batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
+    screen, _ = machine.warm_up(batches, taken_s=lambda: next(taken))
     assert screen.taken_s == pytest.approx(0.1)
     assert screen.disturbed
 
@@ -336,9 +325,7 @@ def test_of_a_slow_point_two_batches_are_looked_at():
     for batch_s, calls in ((0.5, 1 + 2), (0.01, 1 + 2 * 6)):
         machine = Machine([batch_s * len(PLANNED)])
         batches = [FEATURES.batch([0], 3)] * 40
-        screen, _ = warm_up(
-            WarmUp(call=machine, batches=batches, seen_shapes=None, clock=lambda m=machine: m.now)
-        )
+        screen, _ = machine.warm_up(batches)
         assert machine.calls == calls
         assert screen.pass_s == pytest.approx(40 * batch_s)
 
