@@ -33,7 +33,7 @@ from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.tasks.gate import Gate
+from autotune.tasks.gate import Gate, GateRule
 from autotune.tasks.workload import encode, inputs_of, sample
 
 RULE = StoppingRule(min_passes=2, budget_s=4.0, patience_s=15.0)
@@ -102,8 +102,8 @@ def run(options: argparse.Namespace, parent: Path) -> None:
             worker,
             task=task,
             source=task.source(path),
-            rows=sample(task.load(options.dataset, None), options.samples),
-            calibration=sample(task.load(options.calibration, None), 60),
+            rows=sample(task.load(options.dataset, None).rows, options.samples),
+            calibration=sample(task.load(options.calibration, None).rows, 60),
             max_seq_length=384,
             doc_stride=128,
             folder=folder,
@@ -116,7 +116,9 @@ def run(options: argparse.Namespace, parent: Path) -> None:
         workdir=folder.work / "trial",
         timeout_s=900,
     )
-    gate = Gate(task=task, rows=workload.rows, features=workload.features, max_drop=0.01)
+    gate = Gate(
+        task=task, rows=workload.rows, features=workload.features, rule=GateRule(max_drop=0.01)
+    )
     where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
     first = runner.run(baseline(where), RULE)
     assert first.failure is None, first.failure

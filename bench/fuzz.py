@@ -103,8 +103,9 @@ def dataset_reader(task: str, suffix: str) -> Callable[[bytes, Path], None]:
     def read(data: bytes, folder: Path) -> None:
         path = folder / f"data{suffix}"
         path.write_bytes(data)
-        known = task_named(task).with_labels(("LABEL_0", "LABEL_1", "O", "B-ORG"))
-        rows = known.with_model_labels(known.load(str(path), None))
+        loaded = task_named(task).load(str(path), None)
+        known = loaded.task.for_model(("LABEL_0", "LABEL_1", "O", "B-ORG"))
+        rows = known.with_model_labels(loaded.rows)
         known.texts(rows)
         known.write(rows, folder / "written.json")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from autotune import demo
 from autotune.tasks import task_named
-from autotune.tasks.base import ANY_COLUMNS, Columns, Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, SINGLE_LABEL, Columns, Dataset, Row, Task, Texts
 
 OUTPUTS = {
     "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},
@@ -26,18 +26,19 @@ class Agreement(Task):
     """A task for models that have none in autotune: judged by the place of the largest logit."""
 
     name: ClassVar[str] = "agreement"
-    metrics: ClassVar[tuple[str, ...]] = ("agreement",)
+    metrics = ("agreement",)
 
     def __init__(self, head: str) -> None:
         super().__init__()
         self.head = head  # type: ignore[misc]
         self.outputs = OUTPUTS[head]  # type: ignore[misc]
 
-    def with_labels(self, labels: Sequence[str]) -> Self:
+    def for_model(self, labels: Sequence[str], problem: str = SINGLE_LABEL) -> Self:
         return self
 
-    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        return [json.loads(line) for line in Path(dataset).read_text().splitlines()]
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
+        lines = Path(dataset).read_text().split("\n")
+        return Dataset(task=self, rows=[json.loads(line) for line in lines if line], columns={})
 
     def texts(self, rows: Sequence[Row]) -> Texts:
         text = [row.get("sentence") or " ".join(row["tokens"]) for row in rows]

@@ -34,7 +34,7 @@ from autotune.store.folder import RunFolder
 from autotune.store.journal import Journal
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.gate import Gate, GateRule, Reference
 from autotune.tasks.workload import encode, inputs_of, sample
 
 RULE = StoppingRule(min_passes=1, max_passes=6, half_width=0.02, budget_s=0.8, patience_s=20.0)
@@ -71,8 +71,8 @@ def main() -> None:
                 worker,
                 task=task,
                 source=task.source(model),
-                rows=sample(task.load(str(demo.DATASET), None), options.samples),
-                calibration=sample(task.load(str(demo.CALIBRATION), None), 60),
+                rows=sample(task.load(str(demo.DATASET), None).rows, options.samples),
+                calibration=sample(task.load(str(demo.CALIBRATION), None).rows, 60),
                 max_seq_length=options.max_seq_length,
                 doc_stride=min(128, options.max_seq_length // 3),
                 folder=folder,
@@ -91,7 +91,9 @@ def main() -> None:
             timeout_s=900,
             fork_servers=fork_servers,
         )
-        gate = Gate(task=task, rows=workload.rows, features=workload.features, max_drop=0.01)
+        gate = Gate(
+            task=task, rows=workload.rows, features=workload.features, rule=GateRule(max_drop=0.01)
+        )
         record(baseline(where), space, runner, gate, journal)
         runner.close()
     wanted = [baseline(where), *in_order(space)]

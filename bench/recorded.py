@@ -171,6 +171,9 @@ class ReplayGate:
             return None
         return Failure(kind="inaccurate", detail=f"a loss of {accuracy.relative_drop:.1%}")
 
+    def unproven(self, accuracy: Accuracy) -> Failure | None:
+        return None
+
 
 class NoReferences:
     """Keeps no outputs: a replay is never resumed."""

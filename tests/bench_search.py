@@ -16,13 +16,14 @@ from autotune.search.study import Study, open_storage
 from autotune.space import baseline, compile_space, load_space, parse_overrides
 from autotune.store.journal import Journal
 from autotune.tasks.base import Task
-from autotune.tasks.gate import Gate
+from autotune.tasks.gate import Gate, GateRule
 
 SMALL = Path(__file__).parent / "spaces" / "small.yaml"
 
 
 class Ones:
     agreement = Task.agreement
+    same = Task.same
     metrics: ClassVar = ("f1",)
 
     def decode(self, rows, features, outputs):
@@ -31,7 +32,10 @@ class Ones:
     def score(self, rows, predictions, reference=None):
         return {"f1": 100 * float(np.mean([p == 0 for p in predictions]))}
 
-    def metric_counts(self, rows, predictions):
+    def resampled(self, rows, predictions, weights, reference=None):
+        return None
+
+    def scores(self, outputs):
         return None
 
 
@@ -73,7 +77,9 @@ class Bench:
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
         objective = objective_named(where.objective)
         ticks = itertools.count()
-        gate = gate or Gate(task=Ones(), rows=[None] * 10, features=None, max_drop=0.01)
+        gate = gate or Gate(
+            task=Ones(), rows=[None] * 10, features=None, rule=GateRule(max_drop=0.01)
+        )
         self.journal = Journal(self.folder / "trials.jsonl")
 
         search = Search(

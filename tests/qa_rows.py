@@ -1,10 +1,10 @@
-"""Ten questions whose answer is their whole context."""
+"""Ten questions whose answer is the first word of their context."""
 
 ROWS = [
     {
         "id": str(number),
         "title": "t",
-        "context": "Ada",
+        "context": "Ada met Bob in Rome",
         "question": "Who?",
         "answers": {"text": ["Ada"], "answer_start": [0]},
     }

@@ -38,6 +38,7 @@ def leave_run(path, **promise):
             "workload": {"task": "qa"},
             "model": {"labels": [], "digest": "d", "model_type": "bert"},
             "max_accuracy_drop": 0.01,
+            "settings": {},
             "baseline": to_jsonable(baseline(surroundings())),
             "stacks": {
                 "default": {"python": "python", "versions": {"torch": "2.8.0"}, "modes": MODES}

@@ -65,6 +65,18 @@ from autotune.shared.errors import InputError
     show_default=True,
     help="Largest relative loss of the main metric against eager float32.",
 )
+@click.option(
+    "--gate",
+    type=click.Choice(["point", "proven"]),
+    default="point",
+    show_default=True,
+    help="What must be within that limit: the measured loss, or its whole 95% interval.",
+)
+@click.option(
+    "--accept-degenerate",
+    is_flag=True,
+    help="Search although the baseline scores no better than chance; judge by agreement with it.",
+)
 @click.option("--trials", type=click.IntRange(min=1), help="Stop after this many configurations.")
 @click.option(
     "--time-budget",

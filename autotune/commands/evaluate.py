@@ -120,10 +120,12 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
     chosen = read_config(asked.config, task)
     flagged = asked.flags.given()
     check_agreement(flagged, chosen.values, asked.config)
-    rows, calibration = split(
-        task.load(asked.dataset, None),
+    dataset = task.load(asked.dataset, None)
+    task = dataset.task
+    rows = split(
+        dataset.rows,
         asked.max_eval_samples or 0,
-        None if asked.calibration is None else task.load(asked.calibration, None),
+        None if asked.calibration is None else task.load(asked.calibration, None).rows,
     )
     model, host = resolve_model(asked.model), detect()
     with tempfile.TemporaryDirectory(prefix="autotune-evaluate-") as temporary:
@@ -132,7 +134,7 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
         found = stacks.examine({name: python}, host, folder.work)
         length = asked.max_seq_length or chosen.max_seq_length or task.default_max_seq_length
         stride = asked.doc_stride if asked.doc_stride is not None else chosen.doc_stride
-        announce(f"encoding {len(rows)} examples")
+        announce(f"encoding {len(rows.scored)} examples")
         with start_worker(host, python, folder.work / "encode") as worker:
             workload = encode(
                 worker,
@@ -143,8 +145,8 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
                     trust_remote_code=asked.trust_remote_code,
                     allow_pickle=asked.allow_pickle,
                 ),
-                rows=rows,
-                calibration=calibration,
+                rows=rows.scored,
+                calibration=rows.calibration,
                 max_seq_length=length,
                 doc_stride=(task.default_doc_stride or 0) if stride is None else stride,
                 folder=folder,
@@ -274,8 +276,10 @@ def metrics_of(workload: Workload, config: Config, outcome: Outcome) -> dict[str
     assert measurement is not None
     predictions = task.decode(workload.rows, workload.features, outcome.outputs)
     scale = 1.0 if task.script is not None and task.script.metrics_in_percent else 100.0
-    scores = task.score(workload.rows, predictions)
-    metrics: dict[str, Any] = {f"eval_{name}": score / scale for name, score in scores.items()}
+    scores = task.script_metrics(workload.rows, predictions)
+    if scores is None:
+        scores = {n: s / scale for n, s in task.score(workload.rows, predictions).items()}
+    metrics: dict[str, Any] = {f"eval_{name}": score for name, score in scores.items()}
     batch_size = int(config.get("batch_size", 0) or 8)
     loss = task.loss(workload.rows, outcome.outputs, workload.features, batch_size)
     if loss is not None:

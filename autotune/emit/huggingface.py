@@ -10,7 +10,7 @@ version honours the flag, according to trainer.py and training_args.py of the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
@@ -63,10 +63,12 @@ def script_line(
     max_seq_length: int,
     doc_stride: int,
     variables: Mapping[str, str],
+    data_flags: Sequence[str] = (),
 ) -> ScriptLine:
     """Return the command line of `script` that comes nearest to `config`.
 
-    `transformers` is a version, such as "4.52.4". `variables` are the environment variables from
+    `transformers` is a version, such as "4.52.4". `data_flags` are those that the dataset asks for,
+    see `Task.script_flags`. `variables` are the environment variables from
     `driver.command.process_variables`.
     """
     series = Version(transformers).release[:2]
@@ -115,6 +117,7 @@ def script_line(
             *("--max_seq_length", str(max_seq_length)),
             *(("--doc_stride", str(doc_stride)) if script.takes_doc_stride else ()),
             *("--per_device_eval_batch_size", str(config.get("batch_size", SCRIPT_BATCH_SIZE))),
+            *data_flags,
             *flags,
             *("--output_dir", script.name.removesuffix(".py") + "_output"),
         ),

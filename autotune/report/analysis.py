@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autotune.search.objective import Objective
-from autotune.search.ranking import FINAL, leaders, measured
+from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.shared.records import Config, Measurement, Trial
 from autotune.space import knobs
 
@@ -19,7 +19,7 @@ QUANTILES = 101
 
 def points(trials: Sequence[Trial], objective: Objective, metric: str) -> list[dict[str, Any]]:
     """The latest measurement of each configuration of the search, the baseline first."""
-    latest = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
+    latest = {t.config: t for t in trials if t.measurement is not None and t.origin in SEARCHED}
     found = []
     for trial in latest.values():
         own = objective.interval(measured(trial))
@@ -55,7 +55,7 @@ def front(found: Sequence[Mapping[str, Any]], maximize: bool) -> list[int]:
 
 def progress(trials: Sequence[Trial], objective: Objective) -> list[dict[str, Any]]:
     """After each trial: seconds since the first trial began, and the best value so far."""
-    searched = [t for t in trials if t.origin != FINAL]
+    searched = [t for t in trials if t.origin in SEARCHED]
     found: list[dict[str, Any]] = []
     first = datetime.fromisoformat(trials[0].started)
     best: float | None = None
@@ -75,7 +75,7 @@ def by_value(trials: Sequence[Trial], objective: Objective) -> list[dict[str, An
 
     Knobs that were measured with one value are left out; the widest spread comes first.
     """
-    allowed = leaders(trials, objective, sorted({t.origin for t in trials} - {FINAL}))
+    allowed = leaders(trials, objective, SEARCHED)
     found = []
     for name in knobs.KNOBS:
         best: dict[Any, Trial] = {}
@@ -106,7 +106,7 @@ def one_at_a_time(
 
     Knobs that the change makes active or inactive may differ too.
     """
-    searched = {t.config: t for t in trials if t.measurement is not None and t.origin != FINAL}
+    searched = {t.config: t for t in trials if t.measurement is not None and t.origin in SEARCHED}
     if best not in searched:
         return []
     own = best.as_dict()

@@ -78,7 +78,7 @@ def entry(
 def build(result: Result, context: Context) -> dict[str, Any]:
     """The report of a finished search."""
     objective, trials = context.objective, result.trials
-    searched = [t for t in trials if t.origin != FINAL]
+    searched = [t for t in trials if t.origin in SEARCHED]
     # A finalist is shown with its measurement from the finals, before the other configurations
     # of its mode and precision: their single measurements may be partly luck.
     latest = {t.config.id: t for t in trials if t.measurement is not None}
@@ -128,7 +128,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
             "measured": len(searched),
             "succeeded": sum(t.succeeded for t in searched),
             "failed": sum(not t.succeeded for t in searched),
-            "finals": len(trials) - len(searched),  # visits, of all finalists
+            "finals": sum(t.origin == FINAL for t in trials),  # visits, of all finalists
         },
         "baseline": shown(result.baseline),
         "best": shown(result.best),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
-from autotune.search.ranking import FINAL, SEARCHED, complexity, leaders, measured
+from autotune.search.ranking import FINAL, JUDGED, SEARCHED, complexity, leaders, measured
 from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
 from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
 
@@ -239,8 +239,10 @@ def processes(rounds: float) -> int:
 
 
 def _failures(trials: Sequence[Trial], config: Config) -> int:
-    """How often `config` failed in the finals."""
-    return sum(t.origin == FINAL and t.config == config and not t.succeeded for t in trials)
+    """How often `config` failed in the finals, or in the accuracy test on more rows."""
+    return sum(
+        t.origin in (FINAL, JUDGED) and t.config == config and not t.succeeded for t in trials
+    )
 
 
 def _opening_s(measurement: Measurement) -> float:

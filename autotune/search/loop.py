@@ -26,6 +26,7 @@ from autotune.search.ranking import (
     AGAIN,
     BASELINE,
     FINAL,
+    JUDGED,
     PRIOR,
     SEARCH,
     SEARCHED,
@@ -112,6 +113,18 @@ class References(Protocol):
         """What was kept, None where nothing was."""
 
 
+class MoreRows(Protocol):
+    """Judges the winner on more rows than every configuration runs."""
+
+    def expected_s(self, baseline: Trial, winner: Trial) -> float:
+        """About how many seconds that takes, 0 where it is not worth its time."""
+
+    def judge(
+        self, baseline: Trial, winner: Trial
+    ) -> tuple[Outcome, Accuracy | None, Failure | None]:
+        """Run the configuration of `winner` on these rows and compare it with eager float32."""
+
+
 class Search:
     """One run over one workload. `run` may be called once."""
 
@@ -125,6 +138,7 @@ class Search:
         journal: Journal,
         objective: Objective,
         references: References,
+        more_rows: MoreRows | None = None,
         listener: Listener,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -135,6 +149,7 @@ class Search:
         self._journal = journal
         self._objective = objective
         self._references = references
+        self._more_rows = more_rows
         self._listener = listener
         self._clock = clock
         self._finals = Finals(objective, plan.limits.time_budget_s, plan.limits.finals)
@@ -156,6 +171,7 @@ class Search:
             self._restore_study()
             self._explore()
             self._hold_finals()
+            self._judge_winner()
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -164,7 +180,7 @@ class Search:
 
     @property
     def _searched(self) -> list[Trial]:
-        return [trial for trial in self._journal.trials if trial.origin != FINAL]
+        return [trial for trial in self._journal.trials if trial.origin in SEARCHED]
 
     @property
     def _configs_tried(self) -> int:
@@ -316,7 +332,7 @@ class Search:
         budget = self._plan.limits.time_budget_s
         if budget is None:
             return None
-        return budget - self.elapsed_s - self._finals.expected_s(self._journal.trials)
+        return budget - self.elapsed_s - self._ending_s()
 
     def _observations(self) -> list[Observation]:
         """The trials of others who share the study, then the own ones, as the tuner sees them."""
@@ -395,7 +411,13 @@ class Search:
     def _left_s(self) -> float:
         """Seconds that the finals will take, and half a typical trial that may run before them."""
         typical = statistics.median(t.duration_s for t in self._searched)
-        return self._finals.expected_s(self._journal.trials) + typical / 2
+        return self._ending_s() + typical / 2
+
+    def _ending_s(self) -> float:
+        """Seconds that the finals, and judging the winner on more rows, will take."""
+        finals_s = self._finals.expected_s(self._journal.trials)
+        best = leaders(self._searched, self._objective, SEARCHED)
+        return finals_s + (self._judging_s(best[0]) if best else 0.0)
 
     def _hold_finals(self) -> None:
         """Visit the finalists round by round; their processes stay open side by side for some
@@ -409,6 +431,35 @@ class Search:
                 if not self._try(config, FINAL).succeeded:
                     break  # another leader takes its place
         self._runner.close()
+
+    def _judge_winner(self) -> None:
+        """Judge the accuracy of the winner on all rows for which there is time.
+
+        If it loses too much there, or is not proven to be within the limit where the gate demands
+        that, the next best configuration takes its place in the finals.
+        """
+        while True:
+            result = conclude(self._journal.trials, self._finals)
+            winner = result.best.config
+            judged = any(
+                t.config == winner and t.origin == JUDGED and t.succeeded
+                for t in self._journal.trials
+            )
+            if not result.significant or judged or not self._needs_judging(result.best):
+                return
+            if not self._try(winner, JUDGED).succeeded:
+                self._hold_finals()
+
+    def _needs_judging(self, winner: Trial) -> bool:
+        """Whether more rows are to be run, or a proof is missing."""
+        assert winner.accuracy is not None
+        return self._judging_s(winner) > 0 or self._gate.unproven(winner.accuracy) is not None
+
+    def _judging_s(self, winner: Trial) -> float:
+        """About how many seconds it will take to judge the winner on more rows."""
+        if self._more_rows is None:
+            return 0.0
+        return self._more_rows.expected_s(self._baseline, winner)
 
     def _try(self, config: Config, origin: str) -> Trial:
         """Measure and judge `config`, and write the trial to the journal."""
@@ -437,6 +488,8 @@ class Search:
     def _run(self, config: Config, origin: str) -> tuple[Outcome, Accuracy | None, Failure | None]:
         """Run by the rule of `origin`. Before the finals the gate judges the first pass, and only
         what it allows is measured further."""
+        if origin == JUDGED:
+            return self._judge_on_more_rows(config)
         if origin == FINAL:
             outcome = self._runner.run(config, self._finals.limits.visit)
             return outcome, *self._judge(config, outcome, origin)
@@ -454,6 +507,19 @@ class Search:
             return more, None, more.failure
         both = continued(outcome.measurement, more.measurement)
         return replace(outcome, measurement=both), accuracy, failure
+
+    def _judge_on_more_rows(
+        self, config: Config
+    ) -> tuple[Outcome, Accuracy | None, Failure | None]:
+        winner = next(
+            t for t in reversed(self._journal.trials) if t.config == config and t.accuracy
+        )
+        outcome, accuracy, failure = Outcome(), winner.accuracy, None
+        if self._more_rows is not None and self._judging_s(winner) > 0:
+            outcome, accuracy, failure = self._more_rows.judge(self._baseline, winner)
+        if failure is None and accuracy is not None:
+            failure = self._gate.unproven(accuracy)
+        return outcome, accuracy, failure
 
     def _judge(
         self, config: Config, outcome: Outcome, origin: str
@@ -491,7 +557,7 @@ class Search:
         elapsed_s, limits = self.elapsed_s, self._plan.limits
         budget, trials = limits.time_budget_s, limits.trials
         estimates = []
-        final = trial.origin == FINAL
+        final = trial.origin in (FINAL, JUDGED)
         if trials is not None and not final:
             typical = statistics.median(t.duration_s for t in searched)
             estimates.append((trials - self._configs_tried) * typical + self._left_s())

@@ -8,7 +8,9 @@ from autotune.search.objective import Objective
 from autotune.shared.records import Config, Measurement, Trial
 
 BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
-"""The origins of a trial. `again` is a second try of a configuration that was disturbed."""
+JUDGED = "judged"
+"""The origins of a trial. `again` is a second try of a configuration that was disturbed, `judged`
+the accuracy test of the winner of the finals on more rows."""
 SEARCHED = (BASELINE, PRIOR, SEARCH, AGAIN)
 """The origins of the trials before the finals."""
 

@@ -3,6 +3,7 @@
 AutotuneError            its message is one line: the rule, the value and the next step
 ├── InputError           the user passed something unusable (exit code 2)
 │   ├── DatasetError
+│   │   └── DegenerateBaselineError
 │   ├── ModelError
 │   ├── OutputError
 │   ├── ResumeError
@@ -26,6 +27,10 @@ class InputError(AutotuneError):
 
 class DatasetError(InputError):
     """The dataset is missing, is empty, or lacks a field that its task needs."""
+
+
+class DegenerateBaselineError(DatasetError):
+    """The model scores no better than chance on the dataset, so nothing can be judged by it."""
 
 
 class ModelError(InputError):

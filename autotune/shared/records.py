@@ -125,6 +125,7 @@ class ModelFacts:
     max_positions: int | None
     digest: str  # SHA-256 over config, tokenizer and weights
     labels: tuple[str, ...] = ()
+    problem: str = "single_label"  # what the labels are: single_label, multi_label or regression
     # (c, a, b): a row padded to w tokens costs c + a w + b w^2 floating-point operations
     work: tuple[float, float, float] | None = None
 
@@ -323,6 +324,21 @@ class ServedRequests:
     unmet: int = 0  # batches that had a shape new to the engine
 
 
+PROVEN, UNPROVEN, OUTSIDE = "proven", "not proven", "outside"
+"""How sure the gate is: the whole interval of the loss is within the limit; the loss is, but not
+its whole interval; the loss is over the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreDrift:
+    """How far the scores (0 to 1) of rows or tokens are from the reference's."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    largest: float
+    p99: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
     """The gate's verdict on one configuration."""
@@ -336,6 +352,10 @@ class Accuracy:
     allowed: bool
     # 95% interval of the gain in the main metric over the reference, in percentage points
     difference: tuple[float, float] | None = None
+    rows: int = 0  # rows of the dataset that were judged
+    certainty: str = UNPROVEN  # PROVEN, UNPROVEN or OUTSIDE
+    rows_to_prove: int | None = None  # about how many would prove it; None if proven, or if none
+    score_drift: ScoreDrift | None = None  # None for tasks without scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,7 +387,7 @@ class Trial:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     number: int
-    origin: str  # baseline, prior, search, again or final
+    origin: str  # baseline, prior, search, again, final or judged
     config: Config
     started: str  # ISO 8601, UTC
     duration_s: float

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,20 +15,27 @@ import numpy.typing as npt
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.records import ModelSource
 
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label", "multi_label", "regression"
+PROBLEMS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+"""What a model's labels are: one of them is right, any number of them is right, or each is a
+number to predict."""
+
 Row = Mapping[str, Any]
 """One example of the dataset. `Task.load` decides which fields a row has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The tokenizer's input: one entry for each row, either a text or a list of words.
+    """The tokenizer's input: texts or lists of words, one for each row, or several.
 
+    `counts`: the number of texts of each row. None: one text a row.
     `windowed`: a long `text_pair` is cut into overlapping windows.
     `words`: the encoder records which word each token belongs to.
     """
 
     text: Sequence[str] | Sequence[Sequence[str]]
     text_pair: Sequence[str] | None = None
+    counts: Sequence[int] | None = None
     windowed: bool = False
     words: bool = False
 
@@ -68,29 +76,58 @@ class Columns:
 ANY_COLUMNS = Columns()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """The rows of a dataset, and what was read from them."""
+
+    task: Task  # the task as these rows ask for it
+    rows: list[Row]
+    columns: Mapping[str, str]  # what the task needs, such as "text" -> the column it was read from
+    unused: tuple[str, ...] = ()  # the dataset's other columns
+
+    @property
+    def reading(self) -> str:
+        """Which columns were read, in one line for people."""
+        used = ", ".join(f"{field} from {column}" for field, column in self.columns.items())
+        rest = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        return used + rest
+
+
 class Task(ABC):
     """Everything that differs between tasks.
 
     `metrics`: the names of the scores, which are in percent. The gate judges the first one.
     `labels`: the model's class names. They stay empty until a worker has read the model.
+    `problem`: what the labels are, one of PROBLEMS.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]  # the transformers class that loads the model
     outputs: ClassVar[Mapping[str, str]]  # output name -> one vector for each "token" or "feature"
-    metrics: ClassVar[tuple[str, ...]]
     default_dataset: ClassVar[str]
     default_split: ClassVar[str]
     default_max_seq_length: ClassVar[int]  # the example script's default
     default_doc_stride: ClassVar[int | None] = None  # None: long texts are truncated
     script: ClassVar[Script | None] = None  # None: the task has no example script
+    metrics: tuple[str, ...]
 
-    def __init__(self, labels: Sequence[str] = ()) -> None:
+    def __init__(self, labels: Sequence[str] = (), problem: str = SINGLE_LABEL) -> None:
         self.labels = tuple(labels)
+        self.problem = problem
 
-    def with_labels(self, labels: Sequence[str]) -> Self:
-        """Return the same task for a model with these labels."""
-        return type(self)(labels)
+    def for_model(self, labels: Sequence[str], problem: str = SINGLE_LABEL) -> Self:
+        """Return the same task for a model with these labels.
+
+        Raises DatasetError if the task cannot judge such a model.
+        """
+        task = copy.copy(self)
+        task.labels, task.problem = tuple(labels), problem
+        return task
+
+    @property
+    def script_flags(self) -> tuple[str, ...]:
+        """Flags that the example script needs for these rows, besides those of every run."""
+        return ()
 
     def source(
         self,
@@ -111,7 +148,7 @@ class Task(ABC):
         )
 
     @abstractmethod
-    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
         """Return the rows of a local file, or of a dataset id on the hub.
 
         Raises DatasetError if the dataset is missing, is empty, or has a layout that the task
@@ -151,10 +188,34 @@ class Task(ABC):
         it. For None, such a task compares `predictions` with themselves.
         """
 
+    def uninformed(
+        self, rows: Sequence[Row], predictions: Sequence[Any], rng: np.random.Generator
+    ) -> Iterator[tuple[str, list[Any]]]:
+        """Yield predictions that anyone could make without reading the input, each with its name.
+
+        A model whose main metric is not above theirs cannot serve as a reference. The default is
+        the model's own predictions, dealt to other rows.
+        """
+        order = rng.permutation(len(rows))
+        yield "its own predictions given to other rows", [predictions[i] for i in order]
+
+    def scores(
+        self, outputs: Mapping[str, npt.NDArray[np.float32]]
+    ) -> npt.NDArray[np.float64] | None:
+        """Return the scores, from 0 to 1, on which a user may set a threshold.
+
+        They are the probabilities of the labels, shape (rows or tokens, labels). None for a task
+        without labels.
+        """
+        return None
+
     def agreement(self, predictions: Sequence[Any], reference: Sequence[Any]) -> float:
-        """Return the share of rows (0 to 1) with the same prediction as in `reference`."""
-        same = [a == b for a, b in zip(predictions, reference, strict=True)]
-        return float(np.mean(same))
+        """Return the share of predictions (0 to 1) that are the same as in `reference`."""
+        return float(np.mean(self.same(predictions, reference)))
+
+    def same(self, predictions: Sequence[Any], reference: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """Return the share of each row's predictions that are the same: shape (rows,)."""
+        return np.array([a == b for a, b in zip(predictions, reference, strict=True)], float)
 
     def metric_counts(
         self, rows: Sequence[Row], predictions: Sequence[Any]
@@ -174,6 +235,21 @@ class Task(ABC):
         """
         return np.asarray(100 * totals[..., 0] / totals[..., 1])
 
+    def resampled(
+        self,
+        rows: Sequence[Row],
+        predictions: Sequence[Any],
+        weights: npt.NDArray[np.int64],
+        reference: Sequence[Any] | None = None,
+    ) -> npt.NDArray[np.float64] | None:
+        """Return the main metric of resamples in percent: shape (resamples,).
+
+        `weights` says how often each row is in each resample: shape (resamples, rows). None if the
+        metric is not computed row by row.
+        """
+        counts = self.metric_counts(rows, predictions)
+        return None if counts is None else self.main_metric(weights @ counts)
+
     def loss(
         self,
         rows: Sequence[Row],
@@ -185,6 +261,12 @@ class Task(ABC):
 
         None if the example script reports no loss.
         """
+        return None
+
+    def script_metrics(
+        self, rows: Sequence[Row], predictions: Sequence[Any]
+    ) -> dict[str, float] | None:
+        """Return the example script's metrics, if they are others than `score` returns."""
         return None
 
     def script_files(

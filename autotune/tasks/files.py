@@ -1,4 +1,4 @@
-"""Read datasets: local JSON and CSV files, and dataset ids on the hub."""
+"""Read datasets: local JSON, CSV and TSV files, and dataset ids on the hub."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotune.shared.errors import DatasetError
 
-SUFFIXES = (".json", ".jsonl", ".csv")
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Matches a JSON escape for half of a surrogate pair, such as \\ud83d.
 
@@ -22,13 +23,21 @@ MAX_CELL_CHARACTERS = 1 << 26
 """Most characters in one CSV cell. The csv module's default, 131,072, is too few for long texts."""
 
 
+def suffix_of(dataset: str) -> str:
+    """Return the file's suffix in lower case, such as `.csv` for `A.CSV`."""
+    return Path(dataset).suffix.lower()
+
+
 def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
     """Return the rows of a local file or of a dataset id.
 
-    A file is JSON lines, a JSON list, {"data": [...]}, or CSV with a header. Raises DatasetError.
+    A file is JSON lines, a JSON list, {"data": [...]}, or CSV or TSV with a header. Raises
+    DatasetError.
     """
-    if Path(dataset).suffix == ".csv":
+    if suffix_of(dataset) == ".csv":
         rows: Any = read_csv(dataset)
+    elif suffix_of(dataset) == ".tsv":
+        rows = read_tsv(dataset)
     else:
         rows = read_json(dataset)
         if rows is None:
@@ -38,7 +47,7 @@ def read_rows(dataset: str, split: str) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise DatasetError(
             f"{dataset}: expected rows of named columns: JSON lines, a JSON list of objects, or "
-            "CSV with a header"
+            "CSV or TSV with a header"
         )
     if not rows:
         raise DatasetError(f"{dataset} holds no rows; pass a file with at least one")
@@ -49,18 +58,55 @@ def read_csv(dataset: str) -> list[dict[str, str]]:
     """Return the rows of a local CSV file with a header. Raises DatasetError."""
     before = csv.field_size_limit(MAX_CELL_CHARACTERS)
     try:
-        reader = csv.DictReader(io.StringIO(read_text(dataset), newline=""), strict=True)
-        rows = list(reader)
+        reader = csv.reader(io.StringIO(read_text(dataset), newline=""), strict=True)
+        return _rows_below_header(dataset, [row for row in reader if row])
     except csv.Error as error:
         raise DatasetError(f"dataset {dataset} is not CSV: {error}") from error
     finally:
         csv.field_size_limit(before)
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
+
+
+def read_tsv(dataset: str) -> list[dict[str, str]]:
+    """Return the rows of a local TSV file with a header. Raises DatasetError.
+
+    A cell ends at a tab and a row at a line's end. A quotation mark is a character like any other,
+    as in the files of GLUE. Only a cell that begins and ends with one, and holds others in pairs
+    alone, is a quoted cell.
+    """
+    lines = [line for line in lines_of(read_text(dataset)) if line]
+    return _rows_below_header(dataset, [[*map(_unquoted, line.split("\t"))] for line in lines])
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1]
+    if len(cell) < 2 or cell[0] != '"' or cell[-1] != '"' or '"' in inner.replace('""', ""):
+        return cell
+    return inner.replace('""', '"')
+
+
+def _rows_below_header(dataset: str, cells: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Return one object a row. Raises DatasetError for a header or a row that is ambiguous."""
+    if not cells:
+        return []
+    header = [name.strip() for name in cells[0]]
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DatasetError(f"dataset {dataset}: two columns are named {twice[0]!r}; rename one")
+    for number, row in enumerate(cells[1:], start=1):
+        if len(row) != len(header):
             raise DatasetError(
-                f"dataset {dataset}, row {number}: the number of cells differs from the header"
+                f"dataset {dataset}, row {number}: {len(row)} cells, but the header has "
+                f"{len(header)}"
             )
-    return rows
+    return [dict(zip(header, row, strict=True)) for row in cells[1:]]
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of `text` without their ends. A line ends at \\n or \\r\\n only.
+
+    `str.splitlines` also splits at U+2028, U+0085 and others, which are characters of a text.
+    """
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def read_json(dataset: str) -> Any | None:
@@ -68,9 +114,8 @@ def read_json(dataset: str) -> Any | None:
 
     Raises DatasetError for a file that is missing, is not JSON, or is not UTF-8.
     """
-    path = Path(dataset).expanduser()
-    looks_local = path.suffix in SUFFIXES or dataset.startswith((".", "/", "~"))
-    if not path.exists() and not looks_local:
+    looks_local = suffix_of(dataset) in SUFFIXES or dataset.startswith((".", "/", "~"))
+    if not looks_local and not _exists(dataset):
         return None
     text = read_text(dataset)
     if not text.strip():
@@ -90,29 +135,57 @@ def read_json(dataset: str) -> Any | None:
 
 
 def _parse_json_or_lines(text: str) -> Any:
-    """Parse JSON or JSON lines.
+    """Parse JSON or JSON lines. Raises ValueError, which names the line of the file.
 
-    If neither fits, raises the ValueError from parsing the text as JSON.
+    A file whose first line is a JSON value of its own is JSON lines.
     """
     try:
         return json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        whole = error
+    found = []
+    for number, line in enumerate(lines_of(text), start=1):
+        if not line.strip():
+            continue
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            pass
-        raise
+            found.append(json.loads(line))
+        except ValueError as error:
+            if not found:
+                raise whole from None
+            words = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise ValueError(f"line {number}{column}: {words}") from None
+    return found
+
+
+def _exists(dataset: str) -> bool:
+    try:
+        return Path(dataset).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, or an unknown ~user
+        return False
 
 
 def read_text(dataset: str) -> str:
-    """Return a local file's text. Raises DatasetError if the file is missing or is not UTF-8."""
+    """Return a local file's text, its line ends unchanged.
+
+    Raises DatasetError if the file is missing, is a folder, or is not UTF-8.
+    """
     try:
-        return Path(dataset).expanduser().read_text(encoding="utf-8-sig")
+        return Path(dataset).expanduser().read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DatasetError(f"dataset {dataset}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"dataset {dataset} cannot be read: {error}") from error
+    except IsADirectoryError:
+        raise DatasetError(
+            f"dataset {dataset} is a folder; pass one file: {', '.join(SUFFIXES)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"dataset {dataset} is not UTF-8 (byte {error.start}: {error.reason}); convert it, "
+            "for example with iconv -t UTF-8"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(f"dataset {dataset[:200]} cannot be read: {reason}") from None
 
 
 def hub_rows(dataset: str, split: str) -> list[Any]:

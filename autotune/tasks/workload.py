@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,39 +84,18 @@ def encode(
     positions. Raises DatasetError if there is nothing to encode.
     """
 
-    def to_encode(name: str, some: Sequence[Row], where: Path) -> dict[str, str]:
-        texts = task.texts(some)
-        rows_file = worker.workdir / f"{name}.json"
-        rows_file.write_text(
-            json.dumps({"text": texts.text, "text_pair": texts.text_pair}), encoding="utf-8"
-        )
-        where.mkdir(parents=True, exist_ok=True)
-        return {"rows_file": str(rows_file.resolve()), "folder": str(where.resolve())}
-
-    kind = task.texts(rows[:1])
-    sets = [to_encode("rows", rows, folder.workload)]
-    if calibration:
-        sets.append(to_encode("calibration", calibration, folder.calibration))
-    try:
-        reply = worker.request(
-            "encode",
-            {
-                "source": to_jsonable(source),
-                "sets": sets,
-                "max_seq_length": max_seq_length,
-                "doc_stride": doc_stride if kind.windowed else None,
-                "words": kind.words,
-            },
-            timeout_s=ENCODE_TIMEOUT_S,
-        )
-        facts, features = parse(ModelFacts, reply), EncodedFeatures.load(folder.workload)
-    except WorkerFailed as failed:
-        raise ModelError(failed.failure.detail) from failed
-    except WireError as error:
-        raise ModelError(f"the worker's reply is malformed: {error}") from error
+    sets = {folder.workload: rows, **({folder.calibration: calibration} if calibration else {})}
+    facts, features = encode_sets(
+        worker,
+        task=task,
+        source=source,
+        sets=sets,
+        max_seq_length=max_seq_length,
+        doc_stride=doc_stride,
+    )
     if not len(features.lengths):
         raise DatasetError("the dataset has nothing to encode")
-    task = task.with_labels(facts.labels)
+    task = task.for_model(facts.labels, facts.problem)
     rows = task.with_model_labels(rows)
     task.write(rows, folder.data)
     return Workload(
@@ -136,6 +115,49 @@ def encode(
     )
 
 
+def encode_sets(
+    worker: WorkerProcess,
+    *,
+    task: Task,
+    source: ModelSource,
+    sets: Mapping[Path, Sequence[Row]],
+    max_seq_length: int,
+    doc_stride: int,
+) -> tuple[ModelFacts, EncodedFeatures]:
+    """Encode each set of rows into its folder. Returns the facts and the first set's features.
+
+    Raises ModelError as `encode` does.
+    """
+
+    def written(number: int, where: Path, rows: Sequence[Row]) -> dict[str, str]:
+        texts = task.texts(rows)
+        rows_file = worker.workdir / f"rows-{number}.json"
+        content = {"text": texts.text, "text_pair": texts.text_pair, "counts": texts.counts}
+        rows_file.write_text(json.dumps(content), encoding="utf-8")
+        where.mkdir(parents=True, exist_ok=True)
+        return {"rows_file": str(rows_file.resolve()), "folder": str(where.resolve())}
+
+    first = next(iter(sets))
+    kind = task.texts(sets[first][:1])
+    try:
+        reply = worker.request(
+            "encode",
+            {
+                "source": to_jsonable(source),
+                "sets": [written(n, where, rows) for n, (where, rows) in enumerate(sets.items())],
+                "max_seq_length": max_seq_length,
+                "doc_stride": doc_stride if kind.windowed else None,
+                "words": kind.words,
+            },
+            timeout_s=ENCODE_TIMEOUT_S,
+        )
+        return parse(ModelFacts, reply), EncodedFeatures.load(first)
+    except WorkerFailed as failed:
+        raise ModelError(failed.failure.detail) from failed
+    except WireError as error:
+        raise ModelError(f"the worker's reply is malformed: {error}") from error
+
+
 def inputs_of(
     folder: RunFolder, source: ModelSource, host: Host, cache: Path | None = None
 ) -> Inputs:
@@ -153,17 +175,29 @@ def inputs_of(
     )
 
 
-def split(
-    rows: Sequence[Row], most: int, calibration: Sequence[Row] | None
-) -> tuple[list[Row], list[Row]]:
-    """Return the rows to score, at most `most` (0: all), and at most CALIBRATION_ROWS others.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSets:
+    """The rows of a dataset by what they serve for. No row serves for two things."""
 
-    The others serve for calibration. They come from `calibration`, or from the rest of `rows` if
-    `calibration` is None. A scored row is never used for calibration.
+    scored: list[Row]
+    """The rows that every configuration runs."""
+    calibration: list[Row]
+    further: list[Row]
+    """All others. The winner is judged on them too."""
+
+
+def split(rows: Sequence[Row], most: int, calibration: Sequence[Row] | None) -> RowSets:
+    """Return at most `most` rows to score (0: all), and at most CALIBRATION_ROWS to calibrate on.
+
+    Rows for calibration come from `calibration`, or from the rest of `rows` if that is None.
     """
     scored = sample(rows, most)
     known = {rows_digest([row]) for row in scored}
-    others = [
-        r for r in (rows if calibration is None else calibration) if rows_digest([r]) not in known
-    ]
-    return scored, sample(others, CALIBRATION_ROWS)
+    others = [r for r in rows if rows_digest([r]) not in known]
+    source = (
+        others if calibration is None else [r for r in calibration if rows_digest([r]) not in known]
+    )
+    calibrating = sample(source, CALIBRATION_ROWS)
+    known |= {rows_digest([row]) for row in calibrating}
+    further = [r for r in others if rows_digest([r]) not in known]
+    return RowSets(scored=scored, calibration=calibrating, further=further)

@@ -129,7 +129,26 @@ def inspect_model(source: ModelSource) -> tuple[Any, ModelFacts]:
         max_positions=min(limits) if limits else None,
         digest=model_digest(source),
         labels=tuple(str(config.id2label[i]) for i in sorted(config.id2label or {})),
+        problem=_problem(config),
     )
+
+
+def _problem(config: Any) -> str:
+    """What the labels of a classifier are, as transformers decides it for its loss.
+
+    Raises TrialFailure `unsupported` for a model that predicts several numbers.
+    """
+    if config.problem_type == "multi_label_classification":
+        return "multi_label"
+    if config.num_labels == 1:
+        return "regression"
+    if config.problem_type == "regression":
+        raise TrialFailure(
+            "unsupported",
+            f"the model predicts {config.num_labels} numbers for a row; pass one that predicts "
+            "labels, or one number",
+        )
+    return "single_label"
 
 
 def encode(
@@ -142,7 +161,8 @@ def encode(
 ) -> ModelFacts:
     """Write the features of each set's `rows_file` into its `folder`. Returns the model's facts.
 
-    A rows file is JSON: `{"text": [...], "text_pair": [...] or null}`.
+    A rows file is JSON: `{"text": [...], "text_pair": [...] or null, "counts": [...] or null}`.
+    `counts` says how many texts each row has, if not one.
 
     - With `doc_stride`, `text_pair` is cut into windows that overlap by that many tokens. The
       features then have the character offsets of the window's tokens, shape (tokens, 2), and
@@ -184,7 +204,8 @@ def _encode_rows(
     """Write the features of one set and their metadata into `folder`, see `encode`."""
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
-    text, pair = rows["text"], rows["text_pair"]
+    text, pair, counts = rows["text"], rows["text_pair"], rows.get("counts")
+    examples = len(text) if counts is None else len(counts)
     windowed = doc_stride is not None
     # As in run_qa.py: if padding is on the left, the long text comes first.
     swap = windowed and tokenizer.padding_side == "left"
@@ -210,7 +231,7 @@ def _encode_rows(
             [_context_offsets(encoded, i, 0 if swap else 1) for i in range(count)]
         )
     else:
-        arrays["example"] = np.arange(count, dtype=np.int32)
+        arrays["example"] = np.repeat(np.arange(examples, dtype=np.int32), counts or 1)
     if words:
         arrays["words"] = np.asarray(
             [-1 if w is None else w for i in range(count) for w in encoded.word_ids(i)], np.int32
@@ -222,7 +243,7 @@ def _encode_rows(
         "pad": {name: pad.get(name, 0) or 0 for name in names},
         "padding_side": tokenizer.padding_side,
         "max_seq_length": max_seq_length,
-        "examples": len(text),
+        "examples": examples,
     }
     with open(os.path.join(folder, META_FILE), "w", encoding="utf-8") as file:
         json.dump(meta, file)

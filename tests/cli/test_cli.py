@@ -26,7 +26,7 @@ def refused(autotune, stubbed, tmp_path):
     def run(*arguments, model="demo", stub=False, **options):
         before = sorted(tmp_path.iterdir())
         done = search(stubbed if stub else autotune, *arguments, model=model, **options)
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("encoding ")]
+        lines = [line for line in done.stderr.splitlines() if not line.startswith(("encoding ", "reading "))]
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
         assert "Traceback" not in done.stderr

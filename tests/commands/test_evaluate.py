@@ -182,7 +182,7 @@ def test_run_qa_on_the_demo(autotune, tmp_path, flags):
     assert {name: one[0]["text"] for name, one in ranked.items()} == best
     assert len(best) == 6
     task = task_named("qa")
-    rows = [row for row in task.load(str(demo.DATASET), None) if row["id"] in best]
+    rows = [row for row in task.load(str(demo.DATASET), None).rows if row["id"] in best]
     scores = task.score(rows, [best[row["id"]] for row in rows])
     assert metrics["eval_f1"] == pytest.approx(scores["f1"])
     assert metrics["eval_samples"] >= 6

@@ -13,7 +13,7 @@ from autotune.commands.search.settings import (
 )
 from autotune.shared.errors import InputError, ModelError, ResumeError
 from autotune.tasks import task_named
-from autotune.tasks.workload import CALIBRATION_ROWS, sample, split
+from autotune.tasks.workload import CALIBRATION_ROWS, RowSets, sample, split
 
 
 def test_passwords_of_a_storage_are_not_written_down():
@@ -23,12 +23,15 @@ def test_passwords_of_a_storage_are_not_written_down():
 
 def test_a_row_that_is_scored_never_calibrates():
     rows = [{"n": n} for n in range(1000)]
-    scored, calibration = split(rows, 100, None)
-    assert len(scored) == 100
-    assert len(calibration) == CALIBRATION_ROWS
-    assert not {r["n"] for r in scored} & {r["n"] for r in calibration}
-    assert split(rows, 0, None) == (rows, [])
-    assert split(rows[:5], 0, [*rows[3:5], {"n": -1}]) == (rows[:5], [{"n": -1}])
+    sets = split(rows, 100, None)
+    assert len(sets.scored) == 100
+    assert len(sets.calibration) == CALIBRATION_ROWS
+    together = [*sets.scored, *sets.calibration, *sets.further]
+    assert sorted(row["n"] for row in together) == list(range(1000))  # each row once
+    assert split(rows, 0, None) == RowSets(scored=rows, calibration=[], further=[])
+    given = split(rows[:5], 0, [*rows[3:5], {"n": -1}])
+    assert given == RowSets(scored=rows[:5], calibration=[{"n": -1}], further=[])
+    assert split(rows[:5], 2, [{"n": -1}]).further == [rows[1], rows[3], rows[4]]
 
 
 @pytest.mark.parametrize("name", ["owner/name", "bert-base-uncased"])
@@ -44,9 +47,8 @@ def test_what_is_neither_folder_nor_id_is_refused(name):
 
 def test_demo_is_the_embedded_model_and_data():
     assert resolve_model("demo") == str(demo.MODEL)
-    rows, calibration = load_rows(Settings(model="demo"), task_named("qa"))
-    assert len(rows) == 194
-    assert len(calibration) == 62
+    _, sets = load_rows(Settings(model="demo"), task_named("qa"))
+    assert (len(sets.scored), len(sets.calibration), len(sets.further)) == (194, 62, 0)
 
 
 def test_rows_are_sampled_evenly_and_in_order():

@@ -15,7 +15,7 @@ TASK = task_named("feature-extraction")
 FEATURES = EncodedFeatures(
     lengths=np.array([2, 1, 3], np.int32), example=np.arange(3, dtype=np.int32), offsets=None
 )
-ROWS = [{"text": "a"}, {"text": "b"}, {"text": "c"}]
+ROWS = [{"texts": ["a"]}, {"texts": ["b"]}, {"texts": ["c"]}]
 HIDDEN = np.array([[1, 0], [1, 2], [3, 4], [1, 0], [0, 1], [0, 0]], np.float32)
 
 
@@ -23,7 +23,7 @@ def test_a_vector_is_the_mean_over_tokens_scaled_to_length_one():
     found = TASK.decode(ROWS, FEATURES, {"last_hidden_state": HIDDEN})
     wanted = [[1, 1], [3, 4], [1 / 3, 1 / 3]]
     for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(np.array(other) / np.linalg.norm(other))
+        assert one[0] == pytest.approx(np.array(other) / np.linalg.norm(other))
 
 
 def test_a_reference_agrees_with_itself():
@@ -35,11 +35,12 @@ def test_a_reference_agrees_with_itself():
 
 def test_rotated_vectors_lose_cosine_and_neighbours():
     angles = np.radians([0, 10, 90, 100])
-    reference = list(np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    assert neighbours(reference).tolist() == [1, 0, 3, 2]
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert neighbours(circle).tolist() == [1, 0, 3, 2]
+    reference = list(circle[:, None])
     rotated = np.radians([0, 60, 90, 100])
-    found = list(np.stack([np.cos(rotated), np.sin(rotated)], axis=1))
-    scores = TASK.score([{"text": ""}] * 4, found, reference)
+    found = list(np.stack([np.cos(rotated), np.sin(rotated)], axis=1)[:, None])
+    scores = TASK.score([{"texts": [""]}] * 4, found, reference)
     assert scores["cosine"] == pytest.approx(100 * (3 + np.cos(np.radians(50))) / 4)
     assert scores["neighbours"] == pytest.approx(
         75.0
@@ -49,11 +50,81 @@ def test_rotated_vectors_lose_cosine_and_neighbours():
 def test_rows_are_loaded_and_written(tmp_path):
     file = tmp_path / "d.jsonl"
     file.write_text(json.dumps({"sentence": "one", "label": 1}) + "\n")
-    assert TASK.load(str(file), None) == [{"text": "one"}]
-    assert TASK.load(str(file), None, Columns(text="sentence")) == [{"text": "one"}]
-    TASK.write([{"text": "one"}], tmp_path / "out.json")
-    assert TASK.load(str(tmp_path / "out.json"), None) == [{"text": "one"}]
-    with pytest.raises(DatasetError, match="--label-column does not apply"):
+    found = TASK.load(str(file), None)
+    assert found.rows == [{"texts": ["one"]}]
+    assert found.reading == "text from sentence; not used: label"
+    assert TASK.load(str(file), None, Columns(text="sentence")).rows == [{"texts": ["one"]}]
+    with pytest.raises(DatasetError, match="--label-column needs --text-pair-column"):
         TASK.load(str(file), None, Columns(label="label"))
     with pytest.raises(DatasetError, match="must be text"):
         TASK.load(str(file), None, Columns(text="label"))
+
+
+LAYOUTS = {
+    "texts": ({"text": "a"}, {"texts": ["a"]}),
+    "pairs": (
+        {"sentence1": "a", "sentence2": "b", "score": 4.5},
+        {"texts": ["a", "b"], "score": 4.5},
+    ),
+    "queries": (
+        {"query": "a", "positive": "b", "negatives": ["c", "d"]},
+        {"texts": ["a", "b", "c", "d"], "grades": [1.0, 0.0, 0.0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_columns_decide_the_layout_which_is_written_and_read_back(tmp_path, layout):
+    raw, row = LAYOUTS[layout]
+    (tmp_path / "d.json").write_text(json.dumps([raw]))
+    found = TASK.load(str(tmp_path / "d.json"), None)
+    assert (found.task.layout, found.rows) == (layout, [row])
+    found.task.write(found.rows, tmp_path / "out.json")
+    again = TASK.load(str(tmp_path / "out.json"), None)
+    assert (again.task.layout, again.rows) == (layout, [row])
+
+
+def test_a_folder_of_queries_passages_and_judgements_is_read(tmp_path):
+    (tmp_path / "queries.jsonl").write_text(
+        '{"_id": "q1", "text": "who"}\n{"_id": "q2", "text": "not judged"}\n'
+    )
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"_id": "d1", "title": "T", "text": "x"}\n{"_id": "d2", "text": "y"}\n'
+    )
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n"
+    )
+    found = TASK.load(str(tmp_path), None)
+    assert found.task.metrics[0] == "ndcg_at_10"
+    assert found.rows == [{"texts": ["who", "T x", "y"], "grades": [2.0, 0.0]}]
+    with pytest.raises(DatasetError, match=r"dev.tsv: no such file"):
+        TASK.load(str(tmp_path), "dev")
+
+
+def unit(angle):
+    return np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+
+
+def test_pairs_are_scored_by_the_correlation_of_ranks():
+    task = TASK.with_layout("pairs")
+    rows = [{"texts": ["a", "b"], "score": score} for score in (1, 2, 3, 4)]
+    found = [np.stack([unit(0), unit(angle)]) for angle in (80, 60, 10, 30)]
+    scores = task.score(rows, found)
+    # ranks 1 2 3 4 against 1 2 4 3: 1 - 6 * 2 / (4 * 15)
+    assert scores["spearman"] == pytest.approx(80.0)
+    assert scores["cosine"] == pytest.approx(100.0)
+
+
+def test_queries_are_scored_among_the_passages_of_all_rows():
+    task = TASK.with_layout("queries")
+    rows = [
+        {"texts": ["q", "near", "far"], "grades": [1.0, 0.0]},
+        {"texts": ["r", "far"], "grades": [1.0]},
+    ]
+    found = [np.stack([unit(0), unit(10), unit(90)]), np.stack([unit(20), unit(90)])]
+    scores = task.score(rows, found)
+    # the second query is nearer to `near`, so its own passage comes second
+    assert scores["ndcg_at_10"] == pytest.approx(100 * (1 + 1 / np.log2(3)) / 2)
+    assert scores["mrr_at_10"] == pytest.approx(75.0)
+    assert scores["recall_at_10"] == pytest.approx(100.0)

@@ -1,44 +1,34 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 
-from autotune.tasks.base import Task
-from autotune.tasks.gate import Gate
+from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.errors import DegenerateBaselineError
+from autotune.shared.records import OUTSIDE, PROVEN, UNPROVEN
+from autotune.tasks import task_named
+from autotune.tasks.gate import Gate, GateRule
+
+TASK = task_named("text-classification").for_model(("no", "yes"))
+LABELS = [n % 2 for n in range(100)]
 
 
-class Parity:
-    """A minimal task: it predicts the sign of each logit."""
-
-    agreement = Task.agreement
-    metrics: ClassVar = ("accuracy",)
-
-    def decode(self, rows, features, outputs):
-        return [bool(x > 0) for x in outputs["logits"]]
-
-    def score(self, rows, predictions, reference=None):
-        return {
-            "accuracy": 100
-            * float(np.mean([a == b for a, b in zip(rows, predictions, strict=True)]))
-        }
-
-    def metric_counts(self, rows, predictions):
-        return np.array([[a == b, 1.0] for a, b in zip(rows, predictions, strict=True)])
-
-    def main_metric(self, totals):
-        return 100 * totals[..., 0] / totals[..., 1]
+def gate_of(labels=LABELS, task=TASK, **rule):
+    return Gate(
+        task=task,
+        rows=[{"label": label} for label in labels],
+        features=None,
+        rule=GateRule(**{"max_drop": 0.01, **rule}),
+    )
 
 
-LABELS = [True] * 90 + [False] * 10
-GATE = Gate(task=Parity(), rows=LABELS, features=None, max_drop=0.01)
+def outputs(right, labels=LABELS):
+    """Logits that predict the label of the first `right` rows, and the other of the rest."""
+    chosen = [label if n < right else 1 - label for n, label in enumerate(labels)]
+    return {"logits": np.eye(2, dtype=np.float32)[chosen]}
 
 
-def outputs(right):
-    values = np.array([1.0 if label else -1.0 for label in LABELS], np.float32)
-    values[right:] *= -1
-    return {"logits": values}
+GATE = gate_of()
 
 
 @pytest.mark.parametrize(("right", "allowed"), [(100, True), (99, True), (98, False), (0, False)])
@@ -67,16 +57,116 @@ def test_the_largest_logit_difference_is_kept():
     assert accuracy.max_abs_logit_difference == pytest.approx(0.25)
 
 
-def test_a_reference_of_zero_allows_everything():
-    assert GATE.judge(outputs(0), GATE.reference(outputs(0))).relative_drop == 0.0
+def test_scores_that_drift_are_reported():
+    """The softmax of (0, 1) gives 0.2689 and 0.7311, that of (1, 0) the reverse."""
+    accuracy = GATE.judge(outputs(99), GATE.reference(outputs(100)))
+    assert accuracy.score_drift.largest == pytest.approx(0.4621, abs=1e-4)
+    assert accuracy.score_drift.p99 == pytest.approx(0.0046, abs=1e-4)  # 1% of the way to it
+    assert GATE.judge(outputs(100), GATE.reference(outputs(100))).score_drift.largest == 0.0
+
+
+RNG = np.random.default_rng(0)
+RANDOM = {"logits": RNG.normal(size=(100, 2)).astype(np.float32)}
+CONSTANT = {"logits": np.tile(np.array([[0, 1]], np.float32), (100, 1))}
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "words"),
+    [
+        (outputs(0), LABELS, "the baseline's accuracy is 0.00"),
+        (RANDOM, LABELS, "is not surely better than"),
+        (CONSTANT, LABELS, "50.00, which always answering no gets"),
+        (outputs(90), [1] * 90 + [0] * 10, "which always answering yes gets"),
+        (outputs(100, [1] * 100), [1] * 100, "which always answering yes gets"),
+    ],
+)
+def test_a_baseline_at_chance_is_refused(given, labels, words):
+    with pytest.raises(DegenerateBaselineError, match=words):
+        gate_of(labels).reference(given)
+
+
+@pytest.mark.parametrize("given", [outputs(0), RANDOM, CONSTANT])
+def test_a_baseline_at_chance_may_be_accepted_and_the_gate_judges_by_agreement(given):
+    gate = gate_of(accept_degenerate=True)
+    reference = gate.reference(given)
+    assert reference.by_agreement
+    assert gate.judge(given, reference).allowed
+    one_off = {"logits": given["logits"].copy()}
+    one_off["logits"][0] = one_off["logits"][0][::-1]
+    assert gate.judge(one_off, reference).relative_drop == pytest.approx(0.01)
+    other = gate.judge({"logits": -given["logits"]}, reference)
+    assert other.relative_drop == pytest.approx(1.0)
+    assert "0.00% of the predictions are eager's" in gate.failure(other, reference).detail
+
+
+def test_random_answers_are_never_a_baseline():
+    """Of 100 models that guess, chance may let about one through."""
+    rng = np.random.default_rng(1)
+    passed = 0
+    for _ in range(100):
+        try:
+            gate_of().reference({"logits": rng.normal(size=(100, 2)).astype(np.float32)})
+            passed += 1
+        except DegenerateBaselineError:
+            pass
+    assert passed <= 4  # P(more than 4 of 100 at 1% each) = 0.3%
+
+
+TAGS = ("O", "B-per", "I-per")
+WORDS = EncodedFeatures(
+    lengths=np.full(20, 4, np.int32),
+    example=np.arange(20, dtype=np.int32),
+    offsets=None,
+    words=np.tile(np.arange(4, dtype=np.int32), 20),
+)
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels"),
+    [
+        (["O"] * 4, TAGS),  # nothing to find
+        (["NOUN", "VERB", "NOUN", "ADP"], ("NOUN", "VERB", "ADP")),
+        (["B-per", "I-per", "O", "O"], TAGS),
+    ],
+)
+def test_random_tags_are_never_a_baseline(tags, labels):
+    task = task_named("token-classification").for_model(labels)
+    rows = [{"tokens": ["a"] * 4, "tags": tags}] * 20
+    logits = np.random.default_rng(2).normal(size=(80, len(labels))).astype(np.float32)
+    gate = Gate(task=task, rows=rows, features=WORDS, rule=GateRule(max_drop=0.01))
+    with pytest.raises(DegenerateBaselineError):
+        gate.reference({"logits": logits})
 
 
 def test_the_difference_has_an_interval_over_rows():
     reference = GATE.reference(outputs(100))
-    same = GATE.judge(outputs(100), reference)
-    assert same.difference == (0.0, 0.0)
     low, high = GATE.judge(outputs(90), reference).difference
-    assert (
-        -18 < low < -14
-    )  # 100 rows with 10% errors: the binomial's standard deviation is 3 points
+    # 100 rows with 10% errors: the binomial's standard deviation is 3 points
+    assert -18 < low < -14
     assert -6 < high < -2
+
+
+@pytest.mark.parametrize("rows", [100, 400, 1000])
+def test_rows_that_all_agree_leave_room_for_rows_that_were_not_seen(rows):
+    """The exact upper end of a binomial's 95% interval at 0 of n is about 3.7 / n."""
+    labels = [n % 2 for n in range(rows)]
+    gate = gate_of(labels)
+    same = outputs(rows, labels)
+    accuracy = gate.judge(same, gate.reference(same))
+    low, high = accuracy.difference
+    assert 2.5 / rows <= -low / 100 <= 4.5 / rows
+    assert high == pytest.approx(-low, rel=0.5)
+    assert accuracy.certainty == (PROVEN if rows >= 400 else UNPROVEN)
+
+
+def test_the_verdict_says_how_sure_it_is_and_how_many_rows_would_prove_it():
+    gate = gate_of(proven=True)
+    reference = gate.reference(outputs(100))
+    same = gate.judge(outputs(100), reference)
+    assert (same.certainty, same.rows) == (UNPROVEN, 100)
+    # the interval's end at 100 rows is 3% to 4.5%; it must shrink to 1%
+    assert 900 <= same.rows_to_prove <= 2025
+    assert f"about {same.rows_to_prove} rows would prove it" in gate.unproven(same).detail
+    outside = gate.judge(outputs(98), reference)
+    assert (outside.certainty, outside.rows_to_prove) == (OUTSIDE, None)
+    assert gate_of().unproven(same) is None

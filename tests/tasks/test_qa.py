@@ -58,12 +58,12 @@ def test_every_layout_gives_the_same_rows(dataset):
         ([ROW], "c.json"),
         (json.dumps(ROW) + "\n\n", "d.jsonl"),
     ):
-        assert TASK.load(dataset(content, name), None) == [ROW]
+        assert TASK.load(dataset(content, name), None).rows == [ROW]
 
 
 def test_written_rows_are_read_back(tmp_path):
     TASK.write([ROW], tmp_path / "out.json")
-    assert TASK.load(str(tmp_path / "out.json"), None) == [ROW]
+    assert TASK.load(str(tmp_path / "out.json"), None).rows == [ROW]
 
 
 def dataset_without(field):
@@ -82,8 +82,14 @@ def dataset_without(field):
         (dataset_without("answers"), "row 1 lacks answers"),
         ({"data": [{"sentence": "a", "label": 1}]}, "the row has label, sentence"),
         ({"data": ["text"]}, "expected an object, got str"),
-        ({"data": [{**ROW, "answers": {"text": [], "answer_start": []}}]}, "has no answer"),
-        ({"data": [{**ROW, "answers": "Ada"}]}, "question and context must be text"),
+        ({"data": [{**ROW, "answers": "Ada"}]}, "row 1: answers must be"),
+        ({"data": [{**ROW, "answers": {"text": "Ada"}}]}, "row 1: answers must be"),
+        ({"data": [{**ROW, "answers": ["Ada"]}]}, "row 1: answers must be"),
+        (
+            {"data": [{**ROW, "answers": {"text": ["Ada"], "answer_start": 0}}]},
+            "row 1: answers must be",
+        ),
+        ({"data": [ROW, {**ROW, "question": "q"}]}, "rows 1 and 2 both have the id '1'"),
         ({"data": [{**ROW, "question": 5}]}, "question and context must be text"),
         ({"data": [{"title": "t", "paragraphs": ["x"]}]}, "expected an object, got str"),
     ],
@@ -97,7 +103,7 @@ def test_missing_and_undecodable_files(tmp_path):
     with pytest.raises(DatasetError, match="no such file"):
         TASK.load(str(tmp_path / "none.json"), None)
     (tmp_path / "latin.json").write_bytes(b'{"data": "\xff\xfe"}')
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="is not UTF-8"):
         TASK.load(str(tmp_path / "latin.json"), None)
 
 
@@ -183,3 +189,59 @@ def test_a_feature_without_context_gives_an_empty_answer():
     )
     zeros = np.zeros(2, np.float32)
     assert TASK.decode([ROW], features, {"start_logits": zeros, "end_logits": zeros}) == [""]
+
+
+V2 = TASK.with_unanswerable()
+NO_ANSWER = {**ROW, "id": "2", "answers": {"text": [], "answer_start": []}}
+UNANSWERABLE = {
+    "no texts": {"text": [], "answer_start": []},
+    "an empty text": {"text": [""], "answer_start": [-1]},
+    "no answers": [],
+}
+
+
+@pytest.mark.parametrize("answers", UNANSWERABLE.values(), ids=UNANSWERABLE)
+def test_a_question_without_an_answer_makes_it_squad_v2(dataset, tmp_path, answers):
+    found = TASK.load(dataset({"data": [ROW, {**NO_ANSWER, "answers": answers}]}), None)
+    assert not found.task.answerable
+    assert found.rows == [ROW, NO_ANSWER]
+    found.task.write([ROW], tmp_path / "out.json")  # the file keeps what the whole dataset was
+    assert not TASK.load(str(tmp_path / "out.json"), None).task.answerable
+    assert found.task.script_flags == ("--version_2_with_negative",)
+
+
+def test_an_impossible_question_has_no_answer(dataset):
+    nested = json.loads(json.dumps(NESTED))
+    nested["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = True
+    found = TASK.load(dataset(nested), None)
+    assert found.rows[0]["answers"] == {"text": [], "answer_start": []}
+
+
+def window(start_logits, end_logits, offsets):
+    tokens = len(offsets)
+    features = EncodedFeatures(
+        lengths=np.array([tokens], np.int32),
+        example=np.array([0], np.int32),
+        offsets=np.array(offsets, np.int32),
+    )
+    outputs = {"start_logits": start_logits, "end_logits": end_logits}
+    return features, {name: np.array(logits, np.float32) for name, logits in outputs.items()}
+
+
+def test_no_answer_is_predicted_where_it_scores_above_the_best_span():
+    offsets = [[-1, -1], [0, 3], [4, 12]]
+    for null, answer in ((1.0, "Ada Lovelace"), (2.5, "Ada Lovelace"), (2.6, "")):
+        features, outputs = window([null, 2, 0], [null, 0, 3], offsets)
+        assert V2.decode([ROW], features, outputs) == [answer]
+        assert TASK.decode([ROW], features, outputs) == ["Ada Lovelace"]
+        files = V2.script_files([ROW], features, outputs)
+        assert files["eval_predictions.json"] == {"1": answer}
+        assert files["eval_null_odds.json"] == pytest.approx({"1": 2 * null - 5}, abs=1e-6)
+        assert {"", "Ada Lovelace"} <= {
+            a["text"] for a in files["eval_nbest_predictions.json"]["1"]
+        }
+
+
+def test_an_empty_prediction_is_right_where_there_is_no_answer():
+    assert V2.score([ROW, NO_ANSWER], ["", ""]) == {"f1": 50.0, "exact_match": 50.0}
+    assert V2.score([ROW, NO_ANSWER], ["Ada Lovelace", "Ada"]) == {"f1": 50.0, "exact_match": 50.0}

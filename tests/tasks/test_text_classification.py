@@ -10,7 +10,7 @@ from autotune.tasks import task_named
 from autotune.tasks.base import Columns
 from autotune.tasks.text_classification import f1
 
-TASK = task_named("text-classification").with_labels(("negative", "positive"))
+TASK = task_named("text-classification").for_model(("negative", "positive"))
 
 
 def write_lines(path, rows):
@@ -24,6 +24,9 @@ def write_lines(path, rows):
         ({"sentence": "fine", "label": 1}, {}, ("fine", None, 1)),
         ({"text": "fine", "labels": "positive"}, {}, ("fine", None, "positive")),
         ({"sentence1": "a", "sentence2": "b", "label": 0}, {}, ("a", "b", 0)),
+        ({"question": "a", "sentence": "b", "label": 0}, {}, ("a", "b", 0)),
+        ({"sentence": "a", "question": "b", "label": 0}, {}, ("b", "a", 0)),
+        ({"sentence": "a", "sentence2": "b", "label": 0}, {}, ("a", None, 0)),
         ({"premise": "a", "hypothesis": "b", "label": 0}, {}, ("a", "b", 0)),
         ({"x": "a", "y": "b", "z": 0}, {"text": "x", "label": "z"}, ("a", None, 0)),
         (
@@ -34,13 +37,13 @@ def write_lines(path, rows):
     ],
 )
 def test_layouts(tmp_path, row, columns, expected):
-    (found,) = TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None, Columns(**columns))
+    (found,) = TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None, Columns(**columns)).rows
     assert (found["text"], found["text_pair"], found["label"]) == expected
 
 
 def test_csv_with_a_header_and_quotes(tmp_path):
-    (tmp_path / "d.csv").write_text('text,label\n"a, ""b""\nc",1\nplain,negative\n')
-    rows = TASK.with_model_labels(TASK.load(str(tmp_path / "d.csv"), None))
+    (tmp_path / "d.csv").write_text('text,label\n"a, ""b""\nc",positive\nplain,negative\n')
+    rows = TASK.with_model_labels(TASK.load(str(tmp_path / "d.csv"), None).rows)
     assert [(row["text"], row["label"]) for row in rows] == [('a, "b"\nc', 1), ("plain", 0)]
 
 
@@ -48,7 +51,7 @@ def test_csv_with_a_header_and_quotes(tmp_path):
     ("text", "words"),
     [
         ('{"sentence": 3, "label": 1}', "row 1: sentence must be text"),
-        ('{"sentence": "a", "label": 1.5}', "row 1: label must be a name or a whole number"),
+        ('{"sentence": "a", "label": {"a": 1}}', "row 1: label must be a name, a number or a list"),
         ('{"sentence": "a", "label": null}', "row 1: label must be"),
         ('{"words": "a", "label": 1}', "none of the columns sentence, text"),
         ("[1, 2]", "expected rows of named columns"),
@@ -63,12 +66,12 @@ def test_an_unusable_dataset_is_refused(tmp_path, text, words):
 
 def test_written_rows_are_read_back(tmp_path):
     raw = [
-        {"sentence1": 'quo"te', "sentence2": "ünï", "label": 0},
+        {"sentence1": 'quo"te', "sentence2": "ünï", "label": "negative"},
         {"sentence1": "b", "sentence2": "c", "label": "positive"},
     ]
-    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", raw), None))
+    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", raw), None).rows)
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None).rows) == rows
     first = json.loads((tmp_path / "validation.json").read_text().splitlines()[0])
     assert first == {"sentence1": 'quo"te', "sentence2": "ünï", "label": "negative"}
 
@@ -89,7 +92,55 @@ def test_accuracy_and_f1_by_hand():
     assert scores == pytest.approx({"accuracy": 60.0, "f1": 100 * 2 * 2 / (3 + 3)})
 
 
-def test_f1_of_more_than_two_labels_is_the_mean_over_labels():
-    assert f1([0, 1, 2, 2], [0, 1, 2, 1]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-    assert f1([1, 1], [1, 1]) == 1.0
-    assert f1([0, 0], [0, 0]) == 1.0
+def test_f1_follows_the_models_labels_not_those_that_occur():
+    assert f1([0, 1, 2, 2], [0, 1, 2, 1], 3) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert f1([0, 1], [0, 1], 3) == pytest.approx(2 / 3)
+    assert f1([1, 1], [1, 1], 2) == 1.0
+    assert f1([0, 0], [0, 0], 2) == 0.0  # no positive row
+
+
+def test_the_columns_that_are_read_are_said(tmp_path):
+    row = {"idx": 1, "sentence": "b", "question": "a", "label": 0}
+    found = TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None)
+    assert found.reading == (
+        "text from question, text_pair from sentence, label from label; not used: idx"
+    )
+
+
+MULTI = task_named("text-classification").for_model(("a", "b", "c"), "multi_label")
+NUMBER = task_named("text-classification").for_model(("LABEL_0",), "regression")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([["a", "c"], []], [[0, 2], []]),
+        ([[2, 0], [1]], [[0, 2], [1]]),
+        ([[1, 0, 1], [0.0, 0.0, 0.0]], [[0, 2], []]),
+        (["b", "a"], [[1], [0]]),
+    ],
+)
+def test_rows_may_have_any_number_of_labels(tmp_path, labels, expected):
+    raw = [{"text": "t", "label": label} for label in labels]
+    rows = MULTI.with_model_labels(MULTI.load(write_lines(tmp_path / "d.jsonl", raw), None).rows)
+    assert [row["label"] for row in rows] == expected
+    MULTI.write(rows, tmp_path / "out.json")
+    assert MULTI.with_model_labels(MULTI.load(str(tmp_path / "out.json"), None).rows) == rows
+
+
+def test_several_labels_are_predicted_above_one_half():
+    logits = np.array([[0.1, -0.1, 3], [-1, -1, -1]], np.float32)
+    found = MULTI.decode([{}, {}], None, {"logits": logits})
+    assert found == [[0, 2], []]
+    rows = [{"label": [0]}, {"label": [1]}]
+    # one right label of two predicted and two expected: 2 * 1 / (2 + 2)
+    assert MULTI.score(rows, found) == {"f1": pytest.approx(50.0), "exact_match": 0.0}
+
+
+def test_a_number_is_scored_by_correlation():
+    rows = [{"label": float(label)} for label in (1, 2, 3, 4)]
+    found = NUMBER.decode(rows, None, {"logits": np.array([[1], [2], [4], [3]], np.float32)})
+    assert NUMBER.score(rows, found) == pytest.approx({"pearson": 80.0, "spearman": 80.0})
+    assert NUMBER.with_model_labels([{"label": "2.5"}]) == [{"label": 2.5}]
+    with pytest.raises(DatasetError, match="predicts a number, but the dataset has the label"):
+        NUMBER.with_model_labels([{"label": "good"}])

@@ -4,16 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from seqeval.metrics.sequence_labeling import get_entities
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.base import Columns
-from autotune.tasks.token_classification import spans
+from autotune.tasks.token_classification import Scheme, scheme_of, spans
 
 LABELS = ("B-loc", "B-per", "I-loc", "I-per", "O")
-TASK = task_named("token-classification").with_labels(LABELS)
+TASK = task_named("token-classification").for_model(LABELS)
 
 
 def write_lines(path, rows):
@@ -37,14 +36,6 @@ def test_spans_follow_the_conll_rules(tags, expected):
     assert set(spans(tags.split())) == expected
 
 
-def test_spans_equal_those_of_seqeval():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        tags = [LABELS[i] for i in rng.integers(0, len(LABELS), rng.integers(1, 12))]
-        ours = {(kind, start, end - 1) for kind, start, end in spans(tags)}
-        assert ours == set(get_entities(tags)), tags
-
-
 @pytest.mark.parametrize(
     "row",
     [
@@ -54,7 +45,7 @@ def test_spans_equal_those_of_seqeval():
     ],
 )
 def test_layouts(tmp_path, row):
-    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None))
+    rows = TASK.with_model_labels(TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None).rows)
     assert rows == [{"tokens": ["a", "b"], "tags": ["O", "B-per"]}]
 
 
@@ -64,6 +55,8 @@ def test_layouts(tmp_path, row):
         ({"tokens": "a b", "ner_tags": ["O"]}, "row 1: tokens and ner_tags must be lists"),
         ({"tokens": ["a", 2], "ner_tags": ["O", "O"]}, "row 1: tokens must be texts"),
         ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "row 1: 2 tokens and 1 ner_tags"),
+        ({"tokens": ["a"], "ner_tags": [["O"]]}, "row 1: ner_tags must be one list of names"),
+        ({"tokens": ["a"], "ner_tags": [1.5]}, "row 1: ner_tags must be one list of names"),
         ({"tokens": [], "ner_tags": []}, "holds no words"),
         ({"text": ["a"], "ner_tags": ["O"]}, "none of the columns tokens, words"),
     ],
@@ -82,10 +75,10 @@ def test_columns_that_do_not_apply_are_refused(tmp_path):
 def test_written_rows_are_read_back(tmp_path):
     rows = [{"tokens": ["ünï", '"'], "tags": ["B-loc", "O"]}]
     TASK.write(rows, tmp_path / "validation.json")
-    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None)) == rows
+    assert TASK.with_model_labels(TASK.load(str(tmp_path / "validation.json"), None).rows) == rows
 
 
-def test_a_word_has_the_tag_of_its_first_token_and_a_truncated_word_has_o():
+def test_a_word_has_the_tag_of_its_first_token_and_a_truncated_word_is_not_scored():
     """Three words a, c and d. The five tokens are [CLS], two of a, one of c, and [SEP]."""
     features = EncodedFeatures(
         lengths=np.array([5], np.int32),
@@ -96,9 +89,9 @@ def test_a_word_has_the_tag_of_its_first_token_and_a_truncated_word_has_o():
     logits = np.zeros((5, len(LABELS)), np.float32)
     for token, label in enumerate(("O", "B-per", "I-per", "I-per", "B-loc")):
         logits[token, LABELS.index(label)] = 1.0
-    rows = [{"tokens": ["a", "c", "d"], "tags": ["B-per", "I-per", "O"]}]
+    rows = [{"tokens": ["a", "c", "d"], "tags": ["B-per", "I-per", "B-loc"]}]
     found = TASK.decode(rows, features, {"logits": logits})
-    assert found == [["B-per", "I-per", "O"]]
+    assert found == [["B-per", "I-per", None]]
     assert TASK.score(rows, found) == {
         "f1": 100.0,
         "precision": 100.0,
@@ -120,3 +113,33 @@ def test_scores_by_hand():
     assert {type(value) for value in scores.values()} == {float}
     nothing = TASK.score([rows[1]], [["O", "O"]])
     assert nothing == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "scheme"),
+    [
+        (("O", "B-per", "I-per"), Scheme.CONLL),
+        (("O", "S-per", "B-per", "E-per", "I-per"), Scheme.CONLL),
+        (("O", "U-per", "B-per", "L-per", "I-per"), Scheme.BILOU),
+        (("NOUN", "VERB", "I", "IN"), Scheme.WORDS),
+        (("O", "PER", "LOC"), Scheme.WORDS),
+        ((), Scheme.WORDS),
+    ],
+)
+def test_the_labels_decide_the_scheme(labels, scheme):
+    assert scheme_of(labels) is scheme
+
+
+def test_tags_without_a_prefix_are_scored_by_words():
+    task = task_named("token-classification").for_model(("NOUN", "VERB", "ADP"))
+    rows = [{"tokens": ["a"] * 4, "tags": ["NOUN", "VERB", "VERB", "NOUN"]}]
+    scores = task.score(rows, [["NOUN", "VERB", "NOUN", None]])
+    # NOUN: 2 * 1 / (2 + 1), VERB: 2 * 1 / (1 + 2), ADP: 0; the last word is not scored
+    assert list(scores) == ["accuracy", "macro_f1"]
+    assert scores == pytest.approx({"accuracy": 200 / 3, "macro_f1": 100 * (4 / 3) / 3})
+    outside = task_named("token-classification").for_model(("O", "PER"))
+    assert outside.metrics[0] == "macro_f1"  # the accuracy of many O says little
+    assert outside.score([{"tokens": ["a"] * 2, "tags": ["O", "PER"]}], [["O", "O"]]) == {
+        "macro_f1": 0.0,
+        "accuracy": 50.0,
+    }

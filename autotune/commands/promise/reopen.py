@@ -32,8 +32,8 @@ from autotune.space import knobs
 from autotune.store.folder import RunFolder
 from autotune.store.wire import WireError, parse
 from autotune.tasks import task_named
-from autotune.tasks.base import Row, Task
-from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.base import SINGLE_LABEL, Row, Task
+from autotune.tasks.gate import Gate, GateRule, Reference
 from autotune.tasks.workload import inputs_of
 
 TIMEOUT_S = 900.0
@@ -75,7 +75,10 @@ class FinishedRun:
             task=self.task,
             rows=self.rows,
             features=self.features,
-            max_drop=self.manifest["max_accuracy_drop"],
+            rule=GateRule(
+                max_drop=self.manifest["max_accuracy_drop"],
+                accept_degenerate=self.manifest["settings"].get("accept_degenerate", True),
+            ),
         )
 
     def reference(self) -> Reference:
@@ -113,7 +116,9 @@ def reopen(folder: RunFolder) -> FinishedRun:
     manifest = folder.read_manifest()
     try:
         best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
-        task = task_named(manifest["workload"]["task"]).with_labels(manifest["model"]["labels"])
+        model = manifest["model"]
+        data = task_named(manifest["workload"]["task"]).load(str(folder.data.resolve()), None)
+        task = data.task.for_model(model["labels"], model.get("problem", SINGLE_LABEL))
         promise = best["promise"]
         return FinishedRun(
             folder=folder,
@@ -123,7 +128,7 @@ def reopen(folder: RunFolder) -> FinishedRun:
             promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
             task=task,
             source=parse(ModelSource, best["model"]),
-            rows=task.with_model_labels(task.load(str(folder.data.resolve()), None)),
+            rows=task.with_model_labels(data.rows),
             features=EncodedFeatures.load(folder.workload),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:

@@ -80,6 +80,7 @@ def _script_line(run: Run, result: Result) -> ScriptLine | None:
         max_seq_length=run.settings.max_seq_length,
         doc_stride=run.settings.doc_stride,
         variables=process_variables(best, run.host, stack.libiomp5),
+        data_flags=run.workload.task.script_flags,
     )
 
 

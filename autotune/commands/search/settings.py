@@ -10,8 +10,9 @@ from pathlib import Path
 from autotune import demo
 from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
-from autotune.tasks.base import Columns, Row, Task
-from autotune.tasks.workload import split
+from autotune.tasks.base import Columns, Dataset, Task
+from autotune.tasks.gate import GateRule
+from autotune.tasks.workload import RowSets, split
 
 DEFAULT_TIME_BUDGET_S = 600.0
 LAUNCH_CHECK_MAX_S = 40.0
@@ -53,6 +54,17 @@ class Settings:
     max_memory_bytes: int | None = None
     learned: bool = True
     save_engine: bool = False
+    gate: str = "point"
+    accept_degenerate: bool = False
+
+    @property
+    def gate_rule(self) -> GateRule:
+        """What the gate demands."""
+        return GateRule(
+            max_drop=self.max_accuracy_drop,
+            proven=self.gate == "proven",
+            accept_degenerate=self.accept_degenerate,
+        )
 
     @property
     def limits_unset(self) -> bool:
@@ -128,8 +140,8 @@ def find_space(name: str) -> Path:
     return known[name]
 
 
-def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:
-    """Return at most `max_samples` rows to score, and the rows for calibration.
+def load_rows(settings: Settings, task: Task) -> tuple[Dataset, RowSets]:
+    """Return the dataset, and its rows by what they serve for.
 
     There may be no rows for calibration. Raises DatasetError.
     """
@@ -143,6 +155,6 @@ def load_rows(settings: Settings, task: Task) -> tuple[list[Row], list[Row]]:
         text_pair=settings.text_pair_column,
         label=settings.label_column,
     )
-    rows = task.load(dataset, settings.dataset_split, columns)
-    others = None if calibration is None else task.load(calibration, None, columns)
-    return split(rows, settings.max_samples, others)
+    found = task.load(dataset, settings.dataset_split, columns)
+    others = None if calibration is None else task.load(calibration, None, columns).rows
+    return found, split(found.rows, settings.max_samples, others)

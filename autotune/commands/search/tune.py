@@ -18,6 +18,7 @@ import numpy as np
 from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, space_digest
+from autotune.commands.search.more_rows import MoreRowsJudge
 from autotune.commands.search.settings import (
     CREDENTIALS_MASK,
     DEFAULT_TIME_BUDGET_S,
@@ -60,9 +61,8 @@ from autotune.store.folder import RunFolder, create, default_path
 from autotune.store.journal import Journal
 from autotune.store.wire import WireError
 from autotune.tasks import task_named
-from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference
-from autotune.tasks.workload import Workload, encode
+from autotune.tasks.workload import RowSets, Workload, encode
 
 UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
@@ -161,7 +161,9 @@ class Tuning:
     def run(self) -> Finished:
         """Raises InputError (nothing is left half-written) or SearchError."""
         self._began = time.monotonic()
-        rows, calibration = load_rows(self._settings, self._task)
+        dataset, rows = load_rows(self._settings, self._task)
+        self._announce(f"reading {len(dataset.rows)} rows: {dataset.reading}")
+        self._task = dataset.task
         host = detect()
         fresh = not (self._resume and self._has_run())
         existed = self._output.exists()
@@ -182,7 +184,7 @@ class Tuning:
                     host=host,
                     fork_servers=fork_servers,
                 )
-                return self._run(opened, rows, calibration)
+                return self._run(opened, rows)
         except OSError as error:
             raise OutputError(
                 f"{folder.path} cannot be written: {error}; free some space, then continue "
@@ -215,9 +217,9 @@ class Tuning:
         self._announce(f"{self._output} holds no run yet; starting it")
         return False
 
-    def _run(self, opened: Opened, rows: list[Row], calibration: list[Row]) -> Finished:
+    def _run(self, opened: Opened, rows: RowSets) -> Finished:
         opened.folder.clean()
-        workload, found, bounds = self._encode_and_probe(opened, rows, calibration)
+        workload, found, bounds = self._encode_and_probe(opened, rows)
         opened.fork_servers.preload(modeling_modules(workload.facts.model_type))
         run = self._describe(opened, workload, found, bounds)
         storage = open_storage(self._settings.storage, run.folder.study)
@@ -230,7 +232,7 @@ class Tuning:
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
         runner = self._runner(run, opened.fork_servers)
         try:
-            result, elapsed_s = self._search(run, opened.journal, storage, runner)
+            result, elapsed_s = self._search(run, opened, rows, storage, runner)
         except SearchError as error:
             write_failure(run.folder, run.manifest, opened.journal.trials, str(error))
             raise SearchError(f"{error} ({run.folder.report_html})") from error
@@ -249,14 +251,16 @@ class Tuning:
         return Finished(folder=run.folder, report=report)
 
     def _encode_and_probe(
-        self, opened: Opened, rows: list[Row], calibration: list[Row]
+        self, opened: Opened, rows: RowSets
     ) -> tuple[Workload, dict[str, StackFacts], Bounds | None]:
         """The encoded workload, what each stack can run, and the host's limit for the model.
 
         The stacks are examined while the workload is encoded.
         """
         settings, task, host, folder = self._settings, self._task, opened.host, opened.folder
-        self._announce(f"encoding {len(rows)} examples and probing {', '.join(self._pythons)}")
+        self._announce(
+            f"encoding {len(rows.scored)} examples and probing {', '.join(self._pythons)}"
+        )
         with (
             stacks.Examination(self._pythons, host, folder.work) as examination,
             start_worker(
@@ -273,13 +277,13 @@ class Tuning:
                     trust_remote_code=settings.trust_remote_code,
                     allow_pickle=settings.allow_pickle,
                 ),
-                rows=rows,
-                calibration=calibration,
+                rows=rows.scored,
+                calibration=rows.calibration,
                 max_seq_length=settings.max_seq_length,
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
-            workload, found = self._await_both(encode_rows, examination, bool(calibration))
+            workload, found = self._await_both(encode_rows, examination, bool(rows.calibration))
             return workload, found, self._bounds(worker, host, found, workload)
 
     def _await_both(
@@ -440,15 +444,21 @@ class Tuning:
         )
 
     def _search(
-        self, run: Run, journal: Journal, storage: Any, runner: ProcessRunner
+        self,
+        run: Run,
+        opened: Opened,
+        rows: RowSets,
+        storage: Any,
+        runner: ProcessRunner,
     ) -> tuple[Result, float]:
         """The search's result, and the seconds that it took."""
         folder, workload, settings = run.folder, run.workload, run.settings
+        journal, fork_servers = opened.journal, opened.fork_servers
         gate = Gate(
             task=workload.task,
             rows=workload.rows,
             features=workload.features,
-            max_drop=settings.max_accuracy_drop,
+            rule=settings.gate_rule,
         )
         search = Search(
             SearchPlan(
@@ -473,6 +483,7 @@ class Tuning:
             journal=journal,
             objective=self._objective,
             references=StoredReferences(folder.reference, workload, gate),
+            more_rows=MoreRowsJudge(run, rows.further, fork_servers) if rows.further else None,
             listener=self._listener,
         )
         return search.run(), search.elapsed_s

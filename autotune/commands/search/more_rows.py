@@ -1,0 +1,143 @@
+"""Judge the accuracy of the winner on more rows than every configuration runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autotune.commands.search.context import Run
+from autotune.driver.forkserver import ForkServers
+from autotune.driver.replies import Expected
+from autotune.driver.runner import Outcome, ProcessRunner
+from autotune.driver.start import start_worker
+from autotune.search.objective import workload_s
+from autotune.search.ranking import measured
+from autotune.shared.errors import InputError
+from autotune.shared.records import ONE_PASS, Accuracy, Config, Failure, Measurement, Trial
+from autotune.tasks.base import Row
+from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.workload import encode_sets, inputs_of, sample
+
+TIME_SHARE = 0.1
+"""Most of the time budget that may be spent on it."""
+TIME_WITHOUT_BUDGET_S = 60.0
+MIN_MORE_ROWS = 1.25
+"""It must be worth its time: at least this many times the rows that were run before."""
+ENCODING_S = 5.0
+"""About how many seconds it takes to start a process that encodes the rows."""
+MARGIN = 1.3
+"""Rows are assumed to take this many times as long as on average: a pass also warms up."""
+
+
+class MoreRowsJudge:
+    """Runs eager float32 and the winner once over the rows of the search and `further` ones."""
+
+    def __init__(self, run: Run, further: Sequence[Row], fork_servers: ForkServers) -> None:
+        self._run = run
+        self._further = further
+        self._fork_servers = fork_servers
+        self._reference: tuple[ProcessRunner, Gate, Reference] | None = None
+
+    def expected_s(self, baseline: Trial, winner: Trial) -> float:
+        """About how many seconds `judge` takes, 0 where there is no time for enough rows."""
+        rows = self._rows_in_time(baseline, winner)
+        if not rows:
+            return 0.0
+        return _opening_s(baseline, winner) + rows * _row_s(baseline, winner)
+
+    def judge(
+        self, baseline: Trial, winner: Trial
+    ) -> tuple[Outcome, Accuracy | None, Failure | None]:
+        """Run the winner on as many rows as there is time for, and compare it with eager float32.
+
+        A failure of eager float32 is returned as one of the winner's.
+        """
+        if self._reference is None:
+            count = self._rows_in_time(baseline, winner)
+            self._run.announce(f"judging the winner on {count} rows")
+            try:
+                prepared = self._prepare(count)
+            except InputError as error:
+                return Outcome(), None, Failure(kind="unsupported", detail=str(error))
+            if isinstance(prepared, Outcome):
+                return prepared, None, prepared.failure
+            self._reference = prepared
+        runner, gate, reference = self._reference
+        try:
+            outcome = runner.run(winner.config, ONE_PASS)
+        finally:
+            runner.close()
+        if outcome.measurement is None:
+            return outcome, None, outcome.failure
+        accuracy = gate.judge(outcome.outputs, reference)
+        return outcome, accuracy, gate.failure(accuracy, reference)
+
+    def _rows_in_time(self, baseline: Trial, winner: Trial) -> int:
+        """The number of rows to run, those of the search included; 0 where it is not worth it."""
+        known = self._run.workload.expected.examples
+        every = known + len(self._further)
+        budget = self._run.settings.limits.time_budget_s
+        time_s = TIME_WITHOUT_BUDGET_S if budget is None else TIME_SHARE * budget
+        time_s -= _opening_s(baseline, winner)
+        rows = min(every, int(time_s / _row_s(baseline, winner)))
+        return rows if rows >= min(every, MIN_MORE_ROWS * known) and rows > known else 0
+
+    def _prepare(self, count: int) -> tuple[ProcessRunner, Gate, Reference] | Outcome:
+        """Encode the rows and run eager float32 on them. Returns its outcome if that fails."""
+        run, workload = self._run, self._run.workload
+        chosen = sample(self._further, count - len(workload.rows))
+        rows = [*workload.rows, *workload.task.with_model_labels(chosen)]
+        settings, folder = run.settings, run.folder
+        with start_worker(
+            run.host, sys.executable, folder.work / "encode-judged", self._fork_servers
+        ) as worker:
+            _, features = encode_sets(
+                worker,
+                task=workload.task,
+                source=workload.source,
+                sets={folder.judged: rows},
+                max_seq_length=settings.max_seq_length,
+                doc_stride=settings.doc_stride,
+            )
+        inputs = inputs_of(folder, workload.source, run.host)
+        runner = ProcessRunner(
+            host=run.host,
+            stacks=run.stacks,
+            inputs=replace(inputs, features=str(folder.judged.resolve())),
+            expected=Expected.of(rows, features),
+            workdir=folder.work / "judged",
+            timeout_s=settings.trial_timeout_s,
+            fork_servers=self._fork_servers,
+            max_memory_bytes=settings.max_memory_bytes,
+        )
+        gate = Gate(task=workload.task, rows=rows, features=features, rule=settings.gate_rule)
+        outcome = runner.run(_by_length(run.baseline), ONE_PASS)
+        runner.close()
+        if outcome.measurement is None:
+            return outcome
+        return runner, gate, gate.reference(outcome.outputs)
+
+
+def _by_length(baseline: Config) -> Config:
+    """The baseline with rows of like length together: the same outputs in less time."""
+    return Config.of({**baseline.as_dict(), "padding": "length_sorted"})
+
+
+def _row_s(baseline: Trial, winner: Trial) -> float:
+    """About how many seconds a row takes, in the reference and in the winner together."""
+    base = measured(baseline)
+    unpadded_share = base.tokens / base.padded_tokens
+    return MARGIN * (unpadded_share * _seconds_a_row(base) + _seconds_a_row(measured(winner)))
+
+
+def _seconds_a_row(measurement: Measurement) -> float:
+    return workload_s(measurement) / measurement.examples
+
+
+def _opening_s(baseline: Trial, winner: Trial) -> float:
+    """About how many seconds it takes to encode rows and to open both sessions."""
+    return ENCODING_S + sum(
+        measured(trial).preparing_s + measured(trial).phases_s.get("warm_up", 0.0)
+        for trial in (baseline, winner)
+    )
