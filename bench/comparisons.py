@@ -59,6 +59,7 @@ def main() -> None:
 
 
 def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
+    order = random.Random()
     with tempfile.TemporaryDirectory(prefix="autotune-comparisons-") as work:
         sides = [open_run(folder, Path(work) / str(number)) for number in range(count)]
         config = sides[0].chosen
@@ -66,7 +67,7 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
         for side in sides:
             side.runner.keep_open([config])
         for _ in range(visits):
-            for index in shuffled(range(count)):
+            for index in shuffled(range(count), order):
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])

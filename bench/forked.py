@@ -12,6 +12,7 @@ out.
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def compare(
     assert one.outputs_digest == two.outputs_digest, "the two sides gave different answers"
     pairs = []
     for _ in range(visits):  # a visit runs only a part of a long pass
-        found = {runner: measure(runner, config, VISIT_RULE) for runner in shuffled((fresh, other))}
+        found = {
+            runner: measure(runner, config, VISIT_RULE)
+            for runner in shuffled((fresh, other), random.Random())
+        }
         pairs.append(throughput(found[other]).median / throughput(found[fresh]).median)
     ratio = ratio_interval(pairs)
     agree = ratio.low <= 1.01 and ratio.high >= 0.99

@@ -20,6 +20,7 @@ import collections
 import json
 import os
 import queue
+import random
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
 from autotune.search.serving import requests_at
 from autotune.shared.padding import batch_width, fits_one_batch, plan
-from autotune.shared.stats import ratio_interval, shuffled
+from autotune.shared.stats import percentile, ratio_interval, shuffled
 from autotune.store.folder import RunFolder
 
 
@@ -69,7 +70,7 @@ def main() -> None:
                 options.rate, options.seconds, run.expected.features, number
             )
             found = {}
-            for side in shuffled(tuple(all_latencies)):
+            for side in shuffled(tuple(all_latencies), random.Random()):
                 if side == "served":
                     found[side] = list(runner.serve(run.chosen, rows, arrivals_s).latency_s)
                 else:
@@ -94,7 +95,7 @@ def main() -> None:
 
 
 def p99(latencies: list[float]) -> float:
-    return float(np.percentile(latencies, 99))
+    return percentile(latencies, 99)
 
 
 def window_requests(

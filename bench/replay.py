@@ -104,7 +104,7 @@ def autotune_search(problem: Problem, runner: ReplayRunner, seed: int, max_confi
         gate: Any = ReplayGate(problem.table)
         Search(
             SearchPlan(
-                run_name="replay",
+                run_group="replay",
                 space=problem.space,
                 baseline=baseline(problem.where),
                 limits=Limits(trials=max_configs, time_budget_s=None),
@@ -114,7 +114,7 @@ def autotune_search(problem: Problem, runner: ReplayRunner, seed: int, max_confi
             study=Study(
                 problem.space,
                 storage=open_storage(None, Path(folder) / "study.journal"),
-                name="replay",
+                group="replay",
                 seed=seed,
                 maximize=problem.objective.maximize,
             ),

@@ -95,7 +95,7 @@ class Bench:
             study=Study(
                 space,
                 storage=open_storage(None, self.folder / "study.journal"),
-                name="test",
+                group="test",
                 seed=seed + len(self.journal.trials),
                 maximize=objective.maximize,
             ),

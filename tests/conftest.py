@@ -95,6 +95,7 @@ def finished(tmp_path_factory):
         *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
         *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
         *("--trials", "3", "--time-budget", "30s", "--max-accuracy-drop", "50%"),
+        "--accept-degenerate",
         *("--save-engine", "--output", "run"),
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,10 @@ def search(
         from autotune.commands.search.tune import Tuning
         from autotune.search.objective import objective_named
 
+        given = {name for name in options if _is_given(context, name)}
         if resume and output is not None:
-            options = _resumed(context, options, output)
-        settings = _settings(options)
+            options = _resumed(options, given, output)
+        settings = _settings(options, given)
         objective = objective_named(settings.objective)
         with chosen(objective, as_json=as_json, quiet=quiet) as display:
             finished = Tuning(
@@ -175,7 +177,15 @@ def search(
             display.result(finished.report, finished.folder.path)
 
 
-def _settings(options: dict[str, Any]) -> Any:
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _settings(options: dict[str, Any], given: Collection[str]) -> Any:
+    """The settings of `options`, of which the command line names those in `given`.
+
+    The others are defaults, or those of the run to resume. Raises InputError.
+    """
     from autotune.commands.search.settings import Settings
     from autotune.search.objective import ServerObjective
     from autotune.tasks import task_named
@@ -187,7 +197,7 @@ def _settings(options: dict[str, Any]) -> Any:
         options["max_seq_length"] = task.default_max_seq_length
     if options["doc_stride"] is None:
         options["doc_stride"] = task.default_doc_stride or 0
-    elif task.default_doc_stride is None:
+    elif "doc_stride" in given and task.default_doc_stride is None:
         raise InputError(f"--doc-stride: {task.name} cuts long texts off, drop the option")
     if options["doc_stride"] >= options["max_seq_length"]:
         raise InputError(
@@ -207,21 +217,22 @@ def _settings(options: dict[str, Any]) -> Any:
     )
 
 
-def _resumed(context: click.Context, options: dict[str, Any], output: Path) -> dict[str, Any]:
-    """The options of the run to resume, unless this command line names them."""
+def _resumed(options: dict[str, Any], given: Collection[str], output: Path) -> dict[str, Any]:
+    """The options of the run to resume, except those in `given`. Raises ResumeError."""
+    from autotune.shared.errors import ResumeError
     from autotune.store.folder import RunFolder
 
     folder = RunFolder(output)
     if not folder.manifest.exists():
         return options
-    stored = folder.read_manifest()["settings"]
+    stored = folder.read_manifest().get("settings")
+    if not isinstance(stored, dict):
+        raise ResumeError(f"{folder.manifest} has no settings; start a new run")
     stored["time_budget"] = stored.pop("time_budget_s", None)
     stored["trial_timeout"] = stored.pop("trial_timeout_s", None)
     stored["max_memory"] = stored.pop("max_memory_bytes", None)
-    explicit = click.core.ParameterSource.COMMANDLINE
     kept = {
-        name: value if context.get_parameter_source(name) is explicit else stored.get(name, value)
-        for name, value in options.items()
+        name: value if name in given else stored.get(name, value) for name, value in options.items()
     }
     if options["trials"] is not None and options["time_budget"] is None:
         kept["time_budget"] = None  # a new limit replaces the old limit, trials or time

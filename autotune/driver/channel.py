@@ -6,10 +6,11 @@ The orchestrator blocks while it waits, so that it takes no CPU time from the me
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autotune.shared.records import FAILURE_KINDS, Failure, dumps
@@ -17,7 +18,7 @@ from autotune.store.wire import WireError, loads
 
 MAX_REPLY_BYTES = 64 * 2**20
 WATCH_INTERVAL_S = 0.25
-"""Seconds between two calls of `watch` while `Channel.receive` waits."""
+"""Seconds between two calls of `watch` while `receive_all` waits."""
 
 
 class WorkerFailed(Exception):
@@ -74,13 +75,38 @@ class Channel:
 
         `watch` is called every WATCH_INTERVAL_S seconds; an exception from `watch` ends the wait.
         """
+        (reply,) = receive_all([self], timeout_s=timeout_s, watch=watch)
+        return reply
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor from which replies are read."""
+        return self._replies
+
+    @property
+    def has_reply(self) -> bool:
+        """Whether a whole reply was read and not yet taken."""
+        return b"\n" in self._buffer
+
+    def read(self) -> None:
+        """Read what has arrived. Raises WorkerFailed if the worker has closed its end."""
+        chunk = os.read(self._replies, 1 << 20)
+        if not chunk:
+            raise WorkerFailed(self._explain_exit())
+        self._buffer += chunk
+        if len(self._buffer) > MAX_REPLY_BYTES:
+            raise self.end_as("protocol", f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+
+    def take(self) -> Any:
+        """The `ok` of the reply that was read. Raises WorkerFailed."""
+        line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            reply = loads(self._read_line(timeout_s, watch))
+            reply = loads(line)
         except WireError as error:
-            raise self._end_as("protocol", str(error)[:500]) from error
+            raise self.end_as("protocol", str(error)[:500]) from error
         if not isinstance(reply, dict) or reply.get("id") != self._request_id:
             got = reply.get("id") if isinstance(reply, dict) else type(reply).__name__
-            raise self._end_as("protocol", f"expected the reply to {self._request_id}, got {got!r}")
+            raise self.end_as("protocol", f"expected the reply to {self._request_id}, got {got!r}")
         if set(reply) == {"id", "ok"}:
             return reply["ok"]
         failure = reply.get("failure")
@@ -91,29 +117,9 @@ class Channel:
             and isinstance(failure.get("detail"), str)
         ):
             raise WorkerFailed(Failure(kind=failure["kind"], detail=failure["detail"]))
-        raise self._end_as("protocol", f"reply has keys {sorted(map(str, reply))}")
+        raise self.end_as("protocol", f"reply has keys {sorted(map(str, reply))}")
 
-    def _read_line(self, timeout_s: float, watch: Callable[[], None] | None) -> bytes:
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
-            left = max(0.0, deadline - time.monotonic())
-            wait = left if watch is None else min(left, WATCH_INTERVAL_S)
-            ready, _, _ = select.select([self._replies], [], [], wait)
-            if not ready and wait < left and watch is not None:
-                watch()
-                continue
-            if not ready:
-                raise self._end_as("timeout", f"no answer in {timeout_s:g} s")
-            chunk = os.read(self._replies, 1 << 20)
-            if not chunk:
-                raise WorkerFailed(self._explain_exit())
-            self._buffer += chunk
-            if len(self._buffer) > MAX_REPLY_BYTES:
-                raise self._end_as("protocol", f"the reply is longer than {MAX_REPLY_BYTES} bytes")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
-
-    def _end_as(self, kind: str, detail: str) -> WorkerFailed:
+    def end_as(self, kind: str, detail: str) -> WorkerFailed:
         """End the worker, and return the exception to raise for it."""
         self._end_worker()
         return WorkerFailed(Failure(kind=kind, detail=detail))
@@ -124,3 +130,44 @@ class Channel:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._requests = self._replies = -1
+
+
+def receive_all(
+    channels: Sequence[Channel], *, timeout_s: float, watch: Callable[[], None] | None = None
+) -> list[Any]:
+    """Wait for the reply of every worker to its latest `send`, and return their `ok`s in order.
+
+    The first worker that fails or closes its pipe ends the wait with its own failure, because the
+    others may be waiting for it. Raises WorkerFailed. `watch` is as in `Channel.receive`.
+    """
+    replies: dict[Channel, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        for channel in channels:
+            if channel not in replies and channel.has_reply:
+                replies[channel] = channel.take()
+        waiting = [channel for channel in channels if channel not in replies]
+        if not waiting:
+            return [replies[channel] for channel in channels]
+        left = max(0.0, deadline - time.monotonic())
+        wait = left if watch is None else min(left, WATCH_INTERVAL_S)
+        ready = _readable(waiting, wait)
+        for channel in ready:
+            channel.read()
+        if ready:
+            continue
+        if watch is None or wait == left:
+            raise waiting[0].end_as("timeout", f"no answer in {timeout_s:g} s")
+        watch()
+
+
+def _readable(channels: Sequence[Channel], wait_s: float) -> list[Channel]:
+    """The channels with data or a closed pipe, after at most `wait_s` seconds.
+
+    Not `select`, which refuses descriptors from 1024 on: many instances have many pipes.
+    """
+    poll = select.poll()
+    by_descriptor = {channel.descriptor: channel for channel in channels}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    return [by_descriptor[found] for found, _ in poll.poll(math.ceil(1000 * wait_s))]

@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 from autotune.driver.channel import Channel
 from autotune.driver.command import Command, environment
+from autotune.shared.processes import kill_group
 from autotune.shared.records import Failure
 
 LOG_TAIL_BYTES = 4000
@@ -57,6 +58,21 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def proportional_bytes(pid: int) -> int:
+    """Bytes that a process holds in RAM now; of a page that n processes share, one n-th (PSS).
+
+    The kernel walks the whole page table for this. As `resident_bytes` if it keeps no such count.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resident_bytes(pid)
+
+
 def _remove_openmp_entry(pid: int) -> None:
     """Remove the file in shared memory that Intel's OpenMP leaves when its process is killed."""
     with contextlib.suppress(OSError):
@@ -82,16 +98,15 @@ class FreshProcess:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self.pid = process.pid
+        self._code: int | None = None
 
     def end(self, grace_s: float) -> int | None:
-        code: int | None = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(grace_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        _remove_openmp_entry(self.pid)
-        return code
+        if self._process.returncode is None:  # its id is still its own: it was not reaped
+            exited = kill_group(self.pid, grace_s)
+            code = self._process.wait()
+            self._code = code if exited else None
+            _remove_openmp_entry(self.pid)
+        return self._code
 
 
 class ForkServer:
@@ -285,6 +300,11 @@ class WorkerProcess:
         """`Channel.receive`."""
         return self._channel.receive(timeout_s=timeout_s, watch=watch)
 
+    @property
+    def channel(self) -> Channel:
+        """The pipes to the worker."""
+        return self._channel
+
     def _explain_exit(self) -> Failure:
         """End a worker that closed its pipes, and say why it did so."""
         code = self._process.end(EXIT_GRACE_S)
@@ -299,8 +319,13 @@ class WorkerProcess:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes that the worker holds in RAM now."""
+        """Bytes that the worker holds in RAM now, with pages that it shares with others."""
         return resident_bytes(self._process.pid)
+
+    @property
+    def proportional_bytes(self) -> int:
+        """Bytes that the worker holds in RAM now, and its part of pages that it shares."""
+        return proportional_bytes(self._process.pid)
 
     @property
     def log(self) -> str:

@@ -199,7 +199,7 @@ class ProcessRunner:
         except OSError as error:
             detail = f"no worker could start: {error}"
             return self._close_failed(key, Failure(kind="crash", detail=detail))
-        self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.peak_rss_bytes)
+        self._peak_bytes[key] = max(self._peak_bytes.get(key, 0), measurement.own_peak_bytes)
         return Outcome(measurement=measurement, outputs=outputs)
 
     def serve(
@@ -253,7 +253,7 @@ class ProcessRunner:
             measurement = Measurement.merge(measurements)
         except ValueError as error:
             raise WireError(str(error)) from error
-        check_memory(measurement.peak_rss_bytes, self._max_memory_bytes)
+        check_memory(measurement.own_peak_bytes, self._max_memory_bytes)
         return measurement
 
     def _open_session(self, key: Config, config: Config) -> Session:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.driver.channel import WorkerFailed
+from autotune.driver.channel import WorkerFailed, receive_all
 from autotune.driver.command import Command
 from autotune.driver.process import WorkerProcess
 from autotune.shared.records import Failure
@@ -38,8 +38,8 @@ class Session:
     def ask(self, op: str, arguments: Mapping[str, object]) -> list[object]:
         """Send one request to every worker, and return their replies.
 
-        Raises WorkerFailed for the first worker that fails, or if the workers together use more
-        than `max_memory_bytes`.
+        Raises WorkerFailed for the first worker that fails, while the others still wait, or if
+        the workers together use more than `max_memory_bytes`.
         """
         return self.ask_each(op, [arguments] * len(self.workers))
 
@@ -51,10 +51,17 @@ class Session:
             worker.send(op, own)
         watch = None if self.max_memory_bytes is None else self._check_memory
         timeout_s = self.timeout_s + extra_timeout_s
-        return [worker.receive(timeout_s=timeout_s, watch=watch) for worker in self.workers]
+        channels = [worker.channel for worker in self.workers]
+        return receive_all(channels, timeout_s=timeout_s, watch=watch)
 
     def _check_memory(self) -> None:
-        check_memory(sum(worker.resident_bytes for worker in self.workers), self.max_memory_bytes)
+        """Raise WorkerFailed if the workers use too much. A page that they share counts once.
+
+        The quick sum counts such a page for each worker, so it is never the smaller one.
+        """
+        most = self.max_memory_bytes
+        if most is not None and sum(worker.resident_bytes for worker in self.workers) > most:
+            check_memory(sum(worker.proportional_bytes for worker in self.workers), most)
 
     def close(self) -> None:
         """End the workers and remove their folder."""

@@ -71,22 +71,21 @@ class Host:
         """The CPU numbers of each instance.
 
         With `none`, every instance may use every allowed CPU. Otherwise each thread has its own
-        physical core. `compact` fills one NUMA node after another, so that the threads of an
-        instance are neighbours. `spread` takes cores from all nodes in turn, to use the memory
+        physical core. `compact` fills one NUMA node after another, and no instance is on two
+        nodes if it fits in one. `spread` takes cores from all nodes in turn, to use the memory
         bandwidth of each node.
         """
         if pinning == "none":
             return [self.allowed] * instances
-        nodes: dict[int, dict[tuple[int, int], int]] = {}
+        nodes: dict[tuple[int, int], dict[int, int]] = {}  # sockets too: some kernels hide nodes
         for cpu in sorted(self.usable, key=lambda c: (c.node, c.socket, c.core, c.number)):
-            nodes.setdefault(cpu.node, {}).setdefault((cpu.socket, cpu.core), cpu.number)
+            nodes.setdefault((cpu.node, cpu.socket), {}).setdefault(cpu.core, cpu.number)
         per_node = [list(cores.values()) for cores in nodes.values()]
         if pinning == "compact":
-            order = list(itertools.chain(*per_node))
-        else:
-            # The first core of every node, then the second of every node, and so on.
-            interleaved = itertools.chain(*itertools.zip_longest(*per_node))
-            order = [cpu for cpu in interleaved if cpu is not None]
+            return [_take_neighbours(per_node, threads) for _ in range(instances)]
+        # The first core of every node, then the second of every node, and so on.
+        interleaved = itertools.chain(*itertools.zip_longest(*per_node))
+        order = [cpu for cpu in interleaved if cpu is not None]
         return [tuple(order[i * threads : (i + 1) * threads]) for i in range(instances)]
 
     def fingerprint(self) -> dict[str, str | int | float | None]:
@@ -106,6 +105,23 @@ class Host:
         """First 12 hexadecimal digits of the SHA-256 of the fingerprint."""
         canonical = json.dumps(self.fingerprint(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _take_neighbours(free: list[list[int]], threads: int) -> tuple[int, ...]:
+    """Remove so many CPU numbers from `free`, a list for each node, and return them.
+
+    They are of the first node that has enough. If none has, of one node after another.
+    """
+    for node in free:
+        if len(node) >= threads:
+            taken, node[:] = node[:threads], node[threads:]
+            return tuple(taken)
+    taken = []
+    for node in free:
+        missing = threads - len(taken)
+        taken += node[:missing]
+        del node[:missing]
+    return tuple(taken)
 
 
 def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Host:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from autotune.search.objective import Objective
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.shared.records import Config, Measurement, Trial
+from autotune.shared.stats import percentile
 from autotune.space import knobs
 
 QUANTILES = 101
@@ -45,7 +45,7 @@ def front(found: Sequence[Mapping[str, Any]], maximize: bool) -> list[int]:
     judged = [p for p in found if p["metric"] is not None]
     judged.sort(key=lambda p: (p["value"] if maximize else -p["value"], p["metric"]), reverse=True)
     chosen: list[int] = []
-    best = -np.inf
+    best = -math.inf
     for point in judged:
         if point["metric"] > best:
             best = point["metric"]
@@ -136,7 +136,7 @@ def one_at_a_time(
 def batch_quantiles(measurement: Measurement) -> list[float]:
     """QUANTILES quantiles of the seconds of a batch, over all counted passes."""
     samples = [s for p in measurement.counted for s in p.batch_s]
-    return [float(q) for q in np.quantile(samples, np.linspace(0, 1, QUANTILES))]
+    return [percentile(samples, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
 
 
 def analysis(

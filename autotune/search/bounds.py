@@ -58,10 +58,11 @@ class Bounds:
 
     def batch_s(self, config: Config) -> tuple[float, ...] | None:
         """The least seconds that each batch of a pass can take; None if no peak rate is known."""
-        precision = PEAK_PRECISION.get(str(config["precision"]), "")
-        peak = self.peaks.get((precision, int(config["threads"])))
-        if peak is None:
+        precision, threads = PEAK_PRECISION.get(str(config["precision"]), ""), config["threads"]
+        counts = [n for known, n in self.peaks if known == precision and n >= int(threads)]
+        if not counts:
             return None
+        peak = self.peaks[precision, min(counts)]  # more threads are no slower: a bound for fewer
         return tuple(work / peak for work in self.work(config))
 
     def work(self, config: Config) -> Sequence[float]:

@@ -10,13 +10,21 @@ search that was killed in its finals goes on there.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import FINAL, JUDGED, SEARCHED, complexity, leaders, measured
 from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
-from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
+from autotune.shared.stats import (
+    CONFIDENCE,
+    Interval,
+    ProcessSpread,
+    gain_interval,
+    process_spread,
+    shuffled,
+)
 
 MIN_FINALISTS, MAX_FINALISTS = 2, 3
 """How many leaders go to the finals, besides the baseline."""
@@ -25,15 +33,18 @@ NEAR_LEADER_SHARE = 0.05
 ALIKE_SHARE = 0.02
 """Finalists are alike if they differ by at most this much, and not significantly. The simplest of
 them wins."""
-VISITS_PER_PROCESS = 4
+VISITS_PER_PROCESS = 3
 """After this many visits a finalist continues in a fresh process. Processes that run the same
-configuration differ: a process may be a few percent slower than most for as long as it lives."""
+configuration differ: a process may be a few percent slower than most for as long as it lives. The
+fourth round is thus the first that tells how far the processes of this host differ."""
 VISIT_RULE = StoppingRule(
     min_passes=1, max_passes=40, half_width=0.0, budget_s=1.5, patience_s=1.5, part_s=2.0
 )
 """One visit: at least one pass, for a second or two; of a longer pass only a part. Visits are
 short because the rounds make the interval. Six rounds are the fewest that can give 95%."""
-MIN_ROUNDS = 3
+MIN_ROUNDS, WANTED_ROUNDS = 3, 6
+"""The fewest rounds, and the fewest whose ranks give an interval of 95%. Visits are shortened if
+that many would not fit into the time for rounds."""
 MAX_REOPENING_S = 4.0
 """Preparing an engine takes at most this many seconds if its exported or compiled form is kept."""
 
@@ -92,6 +103,15 @@ def visits(trials: Sequence[Trial]) -> dict[Config, list[Trial]]:
     return found
 
 
+def common_rounds(visited: Sequence[Sequence[Trial]]) -> list[Sequence[Trial]]:
+    """The visits of each of these configurations in the rounds that all of them were in, the last.
+
+    A leader that took the place of a failed one was not in the first rounds.
+    """
+    rounds = min(map(len, visited))
+    return [visits[len(visits) - rounds :] for visits in visited]
+
+
 def merged(trials: Sequence[Trial]) -> Trial:
     """The visits of one configuration as one trial: the last one, with the passes of all."""
     last = trials[-1]
@@ -112,6 +132,7 @@ class Finals:
     objective: Objective
     time_budget_s: float | None
     limits: FinalsLimits = FINALS_LIMITS
+    seed: int = 0
 
     def finalists(self, trials: Sequence[Trial]) -> list[Config]:
         """The baseline, then the leaders, best first. A leader that fails in the finals is out."""
@@ -129,19 +150,22 @@ class Finals:
         return list(dict.fromkeys([trials[0].config, *best]))
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
-        """The finalists to visit next, in a random order; None when the finals are over.
+        """The finalists to visit next; None when the finals are over.
 
-        A finalist that took the place of a failed one catches up before the next round.
+        Their order is random, and the same for the same seed and trials. A round that was broken
+        off is finished first. If a leader took the place of a failed one, all are visited again:
+        only visits of the same rounds can be compared.
         """
         if _failures(trials, trials[0].config) >= MIN_ROUNDS:
             return None
         finalists, visited = self.finalists(trials), visits(trials)
         counts = {config: len(visited.get(config, [])) for config in finalists}
         fewest = min(counts.values())
-        behind = [config for config in finalists if counts[config] == fewest]
-        must_go_on = fewest < MIN_ROUNDS or len(behind) < len(finalists)
+        broken_off = max(counts.values()) - fewest == 1
+        behind = [c for c in finalists if counts[c] == fewest or not broken_off]
+        must_go_on = fewest < MIN_ROUNDS or broken_off
         if must_go_on or not self._is_over(self._standing(trials, finalists, visited), elapsed_s):
-            return shuffled(behind)
+            return shuffled(behind, random.Random(f"{self.seed} {len(trials)}"))
         return None
 
     def _standing(
@@ -150,7 +174,7 @@ class Finals:
         finalists: Sequence[Config],
         visited: Mapping[Config, Sequence[Trial]],
     ) -> Standing:
-        rounds = len(visited[finalists[0]])
+        rounds = min(len(visited[config]) for config in finalists)
         spent_s = sum(t.duration_s for config in finalists for t in visited[config])
         opening_s = sum(_opening_s(measured(visited[config][0])) for config in finalists)
         return Standing(
@@ -172,6 +196,18 @@ class Finals:
             for gain in standing.gains
         )
         return past_budget or enough_rounds or enough_seconds or gains_known
+
+    @property
+    def visit(self) -> StoppingRule:
+        """The rule of a visit: that of `limits`, or shorter so that WANTED_ROUNDS fit."""
+        rule, turns = self.limits.visit, WANTED_ROUNDS * (1 + MAX_FINALISTS)
+        shorter = min(1.0, self._rounds_s / turns / rule.budget_s)
+        return replace(
+            rule,
+            budget_s=shorter * rule.budget_s,
+            patience_s=shorter * rule.patience_s,
+            part_s=None if rule.part_s is None else shorter * rule.part_s,
+        )
 
     def fresh(self, trials: Sequence[Trial], round_: Sequence[Config]) -> bool:
         """Whether the finalists of `round_` are to be visited in fresh processes."""
@@ -217,13 +253,23 @@ class Finals:
     def _gain(self, trials: Sequence[Trial], config: Config, other: Config) -> Interval:
         """How many times better `config` is than `other`, round by round."""
         visited = visits(trials)
-        pairs = zip(visited[config], visited[other], strict=False)
+        pairs = zip(*common_rounds([visited[config], visited[other]]), strict=True)
         ratios = [self.objective.ratio(measured(one), measured(two)) for one, two in pairs]
-        return gain_interval(ratios, processes(len(ratios)))
+        return gain_interval(ratios, processes(len(ratios)), self.spread(trials))
+
+    def spread(self, trials: Sequence[Trial]) -> ProcessSpread:
+        """How much processes of the same configuration differ on this host, by all finalists."""
+        visited = visits(trials)
+        known = [visited[config] for config in self.finalists(trials) if config in visited]
+        values = [
+            [self.objective.value(measured(visit)) for visit in found]
+            for found in (common_rounds(known) if known else ())
+        ]
+        return process_spread(values, VISITS_PER_PROCESS)
 
     def _visit_s(self, measurement: Measurement) -> float:
         """About how long one visit takes in a session that is open."""
-        rule = self.limits.visit
+        rule = self.visit
         instances = len({p.instance for p in measurement.passes})
         pass_s = workload_s(measurement)
         if sum({p.instance: p.share for p in measurement.passes}.values()) > 1 + SHARE_TOLERANCE:

@@ -152,7 +152,8 @@ class Search:
         self._more_rows = more_rows
         self._listener = listener
         self._clock = clock
-        self._finals = Finals(objective, plan.limits.time_budget_s, plan.limits.finals)
+        limits = plan.limits
+        self._finals = Finals(objective, limits.time_budget_s, limits.finals, plan.seed)
         self._tuner = Tuner(plan.space, seed=plan.seed)
         self._rng = random.Random(plan.seed)
         self._start = clock() - plan.spent_s - sum(trial.duration_s for trial in journal.trials)
@@ -491,7 +492,7 @@ class Search:
         if origin == JUDGED:
             return self._judge_on_more_rows(config)
         if origin == FINAL:
-            outcome = self._runner.run(config, self._finals.limits.visit)
+            outcome = self._runner.run(config, self._finals.visit)
             return outcome, *self._judge(config, outcome, origin)
         rule = replace(SEARCH_RULE, leader_s=self._leader_s())
         by_rungs = self._objective.limit_s is None  # `server` measures one pass, then requests

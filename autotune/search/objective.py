@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from autotune.shared.errors import InputError
-from autotune.shared.records import Measurement, Pass, Trial
+from autotune.shared.records import LoadResult, Measurement, Pass, Trial
 from autotune.shared.stats import Interval, median_interval, percentile
 
 PERCENTILES = (50, 90, 99)
@@ -168,9 +168,21 @@ class ServerObjective(Objective):
         return f"{self.kind}-{_milliseconds(self.limit_s).replace(' ', '')}"
 
     def interval(self, measurement: Measurement) -> Interval:
-        return median_interval(
-            [one.per_s * min(1.0, self.limit_s / one.p99_s) for one in measurement.answered]
+        """Over the load tests; of a single one by the interval of its p99."""
+        tests = measurement.answered
+        values = [self._rate(one, one.p99_s) for one in tests]
+        if len(tests) > 1 or not tests[0].p99_coverage:
+            return median_interval(values)
+        return Interval(
+            median=values[0],
+            low=self._rate(tests[0], tests[0].p99_high_s),
+            high=self._rate(tests[0], tests[0].p99_low_s),
+            coverage=tests[0].p99_coverage,
+            samples=1,
         )
+
+    def _rate(self, served: LoadResult, p99_s: float) -> float:
+        return served.per_s * min(1.0, self.limit_s / p99_s)
 
     def best_case(self, batch_s: Sequence[float], like: Measurement, instances: int) -> float:
         return instances * like.features / sum(batch_s)

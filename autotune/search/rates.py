@@ -16,7 +16,7 @@ from autotune.driver.channel import WorkerFailed
 from autotune.driver.runner import Outcome, ProcessRunner, Runner
 from autotune.search.objective import Objective, features_per_s
 from autotune.search.serving import LoadTest
-from autotune.shared.records import Config, LoadResult, StoppingRule
+from autotune.shared.records import Config, LoadResult, StoppingRule, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +55,10 @@ OBJECTIVE_SEARCH = RateSearch(
     confirm_min_step=0.5,
 )
 """For the objective `server`, which ranks many configurations: few rates, coarsely."""
-MIN_RATE_S, MAX_RATE_S, MIN_REQUESTS = 4.0, 8.0, 60
+MIN_RATE_S, MAX_RATE_S, MIN_REQUESTS = 4.0, 12.0, 101
 """Seconds for which a rate is tried: the first number, or as long as MIN_REQUESTS take, but never
-longer than the second number."""
+longer than the second number. Of 101 requests the p99 is the second largest latency; of 100 or
+fewer a single late answer can decide."""
 CONFIRMING_S = 12.0
 """Seconds for which a rate is tried that was found before. A few seconds hold few bursts, so a
 rate that keeps p99 in them looks higher than it is."""
@@ -135,14 +136,25 @@ class ServingRunner:
     """
 
     def __init__(
-        self, runner: ProcessRunner, *, limit_s: float, features: int, seed: int = 0
+        self,
+        runner: ProcessRunner,
+        *,
+        limit_s: float,
+        features: int,
+        seed: int = 0,
+        trials: Sequence[Trial] = (),
     ) -> None:
+        """`trials` are those of a resumed run, so that it goes on where it was."""
         self._runner = runner
         self._limit_s = limit_s
         self._features = features
         self._seed = seed
         self._known: dict[Config, LoadResult] = {}
         self._runs: collections.Counter[Config] = collections.Counter()
+        for trial in trials:
+            if trial.measurement is not None and trial.measurement.answered:
+                self._known[trial.config] = trial.measurement.answered[-1]
+                self._runs[trial.config] += 1
 
     def run(self, config: Config, rule: StoppingRule) -> Outcome:
         outcome = self._runner.run(config, replace(rule, min_passes=1, max_passes=1))
@@ -182,11 +194,20 @@ class ServingRunner:
         self._runner.close()
 
 
-def for_objective(objective: Objective, runner: ProcessRunner, features: int) -> Runner:
+def for_objective(
+    objective: Objective,
+    runner: ProcessRunner,
+    features: int,
+    *,
+    seed: int = 0,
+    trials: Sequence[Trial] = (),
+) -> Runner:
     """`runner`, which also serves requests where `objective` has a limit of p99.
 
-    `features` is the number of rows of the workload.
+    `features` is the number of rows of the workload. `seed` and `trials` are as in ServingRunner.
     """
     if objective.limit_s is None:
         return runner
-    return ServingRunner(runner, limit_s=objective.limit_s, features=features)
+    return ServingRunner(
+        runner, limit_s=objective.limit_s, features=features, seed=seed, trials=trials
+    )

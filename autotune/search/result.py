@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from autotune.search.finals import Finals
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.shared.records import Trial
-from autotune.shared.stats import Interval, median_interval
+from autotune.shared.stats import (
+    CONFIDENCE,
+    UNKNOWN_HOST,
+    Interval,
+    ProcessSpread,
+    median_interval,
+)
+
+PROVISIONAL_GAIN = 1.25
+"""Without an interval that covers CONFIDENCE the best must be this many times better than the
+baseline. Example: a search that was interrupted before its finals. The best of many single
+measurements is partly the luckiest, and two processes may differ by 12%."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +36,8 @@ class Result:
     significant: bool
     trials: tuple[Trial, ...]
     interrupted: bool = False
+    provisional: bool = False  # no finals were held, or too few rounds for an interval
+    spread: ProcessSpread = UNKNOWN_HOST
 
 
 def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = False) -> Result:
@@ -38,7 +51,10 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
         gain = objective.speedup(
             objective.interval(measured(best)), objective.interval(measured(baseline))
         )
-    significant = best.config != baseline.config and gain.low > 1
+    provisional = gain.coverage < CONFIDENCE
+    significant = best.config != baseline.config and (
+        gain.low > (PROVISIONAL_GAIN if provisional else 1.0)
+    )
     if not significant:
         best, gain = baseline, median_interval([1.0])
     return Result(
@@ -48,4 +64,6 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
         significant=significant,
         trials=tuple(trials),
         interrupted=interrupted,
+        provisional=provisional,
+        spread=finals.spread(trials),
     )

@@ -9,6 +9,7 @@ from autotune.driver.channel import WorkerFailed
 from autotune.driver.runner import ProcessRunner
 from autotune.shared.errors import SearchError
 from autotune.shared.records import Config, LoadResult, ServedRequests
+from autotune.shared.stats import percentile, percentile_interval
 
 Array = npt.NDArray[np.float64]
 
@@ -33,16 +34,23 @@ def requests_at(
 
 
 def answered(rate: float, served: ServedRequests) -> LoadResult:
-    """Percentiles of latency, mean batch and share of unmet shapes of requests at `rate`."""
-    p50, p90, p99 = np.percentile(served.latency_s, [50, 90, 99])
+    """Percentiles of latency, mean batch and share of unmet shapes of requests at `rate`.
+
+    The interval of the p99 takes latencies to be independent. Those of requests that queue
+    together are not, so the true interval is wider.
+    """
+    p99 = percentile_interval(served.latency_s, 99)
     return LoadResult(
         per_s=float(rate),
         requests=len(served.latency_s),
-        p50_s=float(p50),
-        p90_s=float(p90),
-        p99_s=float(p99),
+        p50_s=percentile(served.latency_s, 50),
+        p90_s=percentile(served.latency_s, 90),
+        p99_s=p99.median,
         mean_batch=float(np.mean(served.batches)),
         unmet=served.unmet / len(served.batches),
+        p99_low_s=p99.low,
+        p99_high_s=p99.high,
+        p99_coverage=p99.coverage,
     )
 
 

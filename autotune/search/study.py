@@ -6,6 +6,8 @@ between two writes cannot leave a study that contradicts the journal.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,20 +68,31 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
         ) from error
 
 
+def _choices_digest(space: Space) -> str:
+    """Eight hexadecimal digits that tell spaces with different choices apart."""
+    choices = [(dimension.name, dimension.choices) for dimension in space.dimensions]
+    return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:8]
+
+
 class Study:
     """An Optuna study over a `Space`, with Optuna's ask and tell.
 
     The search enqueues each configuration before it asks for one. Optuna's sampler is needed only
     for configurations that another process enqueued without some of the knobs.
+
+    A study of Optuna's has one set of choices for each knob. Searches of one `group` that differ
+    in their choices have studies of their own in the storage, and see each other's trials.
     """
 
     def __init__(
-        self, space: Space, *, storage: BaseStorage, name: str, seed: int, maximize: bool
+        self, space: Space, *, storage: BaseStorage, group: str, seed: int, maximize: bool
     ) -> None:
         self._space = space
+        self._storage = storage
+        self._group = group
         self._study = optuna.create_study(
             storage=storage,
-            study_name=name,
+            study_name=f"{group}-{_choices_digest(space)}",
             sampler=optuna.samplers.RandomSampler(seed=seed),
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,
@@ -108,8 +121,17 @@ class Study:
                 value=float(trial.value),
                 excess=float(trial.constraints.get(ACCURACY, 0.0)),
             )
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            for study in self._studies()
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if trial.user_attrs.get(RUN) != run and trial.value is not None
+        ]
+
+    def _studies(self) -> list[optuna.Study]:
+        """The studies of the group, this one among them."""
+        return [
+            optuna.load_study(study_name=name, storage=self._storage)
+            for name in optuna.get_all_study_names(self._storage)
+            if name.startswith(f"{self._group}-")
         ]
 
     def fail_stale(self, run: str) -> None:

@@ -47,7 +47,8 @@ SCREEN_RATIO = 1.15
 over this many times the leader's."""
 
 DISTURBED_SHARE = 0.1
-"""A pass is disturbed if other processes took more CPU time than this share of its seconds."""
+"""A pass is disturbed if others held one of its threads, or one of its CPUs, for over this share of
+its seconds."""
 
 SHARE_TOLERANCE = 1e-6
 """The shares of instances may add up to 1 with this error and still be the whole workload."""
@@ -139,7 +140,8 @@ class Pass:
     batch_s: tuple[float, ...]  # one entry for each batch, in the order run
     instance: int = 0  # which of the workers that ran side by side
     waited_s: float = 0.0  # time that threads were ready but had no CPU, summed over threads
-    stolen_s: float = 0.0  # time that the hypervisor kept CPUs for others, summed over CPUs
+    stolen_s: float = 0.0  # time that the hypervisor kept the CPUs it used, summed over them
+    held_up_s: float = 0.0  # longest wait of one thread, and longest theft of one CPU
     reference_s: float = 0.0  # a small fixed computation: mean of before and after the pass
     share: float = 1.0  # part of the workload's padded tokens that ran; no outputs if below 1
     cold: bool = False  # the engine had not settled, or compiled for new shapes
@@ -164,13 +166,14 @@ class Pass:
 
     @property
     def taken_s(self) -> float:
-        """CPU seconds that others took while the worker could have used them."""
+        """CPU seconds that others took while the worker could have used them, summed over threads
+        and CPUs: without others the pass would have been shorter by at most this."""
         return self.waited_s + self.stolen_s
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took over DISTURBED_SHARE of the seconds of this pass."""
-        return self.taken_s > DISTURBED_SHARE * self.total_s
+        """Whether others held this pass up for over DISTURBED_SHARE of its seconds."""
+        return self.held_up_s > DISTURBED_SHARE * self.total_s
 
 
 def counted(passes: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -210,6 +213,9 @@ class LoadResult:
     p99_s: float
     mean_batch: float  # rows
     unmet: float = 0.0  # share of the batches that had a shape new to the engine
+    p99_low_s: float = 0.0  # order-statistic interval of the p99, and the probability that it
+    p99_high_s: float = 0.0  # holds the p99: low where there were few requests
+    p99_coverage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +237,7 @@ class Measurement:
     outputs_digest: str
     outputs_repeatable: bool  # all passes gave the same outputs
     answered: tuple[LoadResult, ...] = ()  # load tests at the highest rates served in time
+    shared_bytes: int = 0  # part of peak_rss_bytes that counts for other processes: RSS less PSS
 
     @property
     def whole(self) -> bool:
@@ -245,6 +252,11 @@ class Measurement:
     def preparing_s(self) -> float:
         """Seconds to import and prepare until the session can measure."""
         return self.phases_s.get("import", 0.0) + self.phases_s.get("prepare", 0.0)
+
+    @property
+    def own_peak_bytes(self) -> int:
+        """Peak memory in which a page that n processes share counts one n-th."""
+        return self.peak_rss_bytes - self.shared_bytes
 
     @property
     def counted(self) -> tuple[Pass, ...]:
@@ -278,6 +290,7 @@ class Measurement:
                 for phase in first.phases_s
             },
             peak_rss_bytes=sum(m.peak_rss_bytes for m in measurements),
+            shared_bytes=sum(m.shared_bytes for m in measurements),
             effective={
                 **first.effective,
                 "cpus": " ".join(str(m.effective["cpus"]) for m in measurements),
@@ -305,12 +318,13 @@ class Screen:
     pass_s: float  # estimated seconds of a pass, in proportion to padded tokens
     phases_s: dict[str, float]  # as in a measurement
     settled: bool = True  # two warm-up rounds agreed; if not, batches were still getting faster
-    taken_s: float = 0.0  # CPU seconds that others took during these batches
+    taken_s: float = 0.0  # CPU seconds that others took, summed over threads and CPUs
+    held_up_s: float = 0.0  # as in a pass
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took over DISTURBED_SHARE of the seconds of these batches."""
-        return self.taken_s > DISTURBED_SHARE * sum(self.batch_s)
+        """Whether others held these batches up for over DISTURBED_SHARE of their seconds."""
+        return self.held_up_s > DISTURBED_SHARE * sum(self.batch_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,8 @@ Item = TypeVar("Item")
 CONFIDENCE = 0.95
 """Probability that an interval should hold the true value."""
 
-NORMAL_QUANTILE = 1.96
-"""Standard deviations either side of the mean that hold CONFIDENCE of a normal distribution."""
-
-PROCESS_LOG_DEVIATION = 0.012
-"""How much processes that run the same configuration differ in speed: the standard deviation of the
-logarithm. The cause is where their memory lies. Measured by `bench/comparisons.py`: most processes
-agree within 0.5%, but one in six was 3% slower throughout its life."""
+MAX_QUANTILE = 1e3
+"""An upper bound on every quantile of Student's t that is asked for; the largest is 12.7."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,16 +121,113 @@ def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> I
     )
 
 
-def gain_interval(ratios: Sequence[float], processes: int = 1) -> Interval:
+def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """Standard errors either side of the mean that hold `confidence` of Student's t distribution.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, MAX_QUANTILE
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
+    return high
+
+
+def _within(distance: float, degrees: int) -> float:
+    """The probability that Student's t is at most `distance` from 0."""
+    angle = math.atan(distance / math.sqrt(degrees))
+    odd, total = degrees % 2, 0.0
+    term = math.cos(angle) if odd else 1.0
+    for factor in range(1 + odd, degrees, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * factor / (factor + 1)
+    share = math.sin(angle) * total
+    return 2 / math.pi * (angle + share) if odd else share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpread:
+    """How much processes that run the same configuration differ in speed on a host.
+
+    `log_deviation` is the standard deviation of the logarithm. `degrees` is the number of
+    independent differences from which it was estimated.
+    """
+
+    log_deviation: float
+    degrees: int
+
+
+UNKNOWN_HOST = ProcessSpread(log_deviation=0.02, degrees=2)
+"""What is assumed of a host before its processes are compared. It weighs as much as two differences
+that were measured. On two hosts the deviation was 0.7% and 1.1% (`bench/comparisons.py`); 2%
+leaves room for hosts whose processes differ by 3%."""
+
+
+def process_spread(
+    values: Sequence[Sequence[float]], per_process: int, known: ProcessSpread = UNKNOWN_HOST
+) -> ProcessSpread:
+    """How much processes differ, from `values[side][round]` of several sides, and from `known`.
+
+    The sides were visited in turn. Each changed to a fresh process after `per_process` rounds. The
+    differences of a side from the mean of its round are free of the host's drift. Their analysis
+    of variance tells the variance between processes from that between visits (Montgomery, Design
+    and Analysis of Experiments, 8th ed., 13). `known` is returned if there were no two processes.
+    """
+    rounds, sides = min(map(len, values), default=0), len(values)
+    blocks = [range(n, min(n + per_process, rounds)) for n in range(0, rounds, per_process)]
+    degrees, degrees_within = (sides - 1) * (len(blocks) - 1), (sides - 1) * (rounds - len(blocks))
+    if degrees <= 0 or degrees_within <= 0:
+        return known
+    logs = [[math.log(value) for value in side[:rounds]] for side in values]
+    centres = [statistics.fmean(side[n] for side in logs) for n in range(rounds)]
+    between = within = 0.0
+    for side in logs:
+        apart = [own - centre for own, centre in zip(side, centres, strict=True)]
+        mean = statistics.fmean(apart)
+        for block in blocks:
+            level = statistics.fmean(apart[n] for n in block)
+            between += len(block) * (level - mean) ** 2
+            within += sum((apart[n] - level) ** 2 for n in block)
+    visits = (rounds - sum(len(block) ** 2 for block in blocks) / rounds) / (len(blocks) - 1)
+    found = max(0.0, between - degrees * within / degrees_within) / visits
+    total = known.degrees + degrees
+    squares = known.degrees * known.log_deviation**2 + found
+    return ProcessSpread(log_deviation=math.sqrt(squares / total), degrees=total)
+
+
+def _rounds_interval(ratios: Sequence[float]) -> Interval:
+    """`ratio_interval`; of two to five ratios as wide as Student's interval, if that is wider.
+
+    The whole range of five ratios covers less than CONFIDENCE. Student's interval covers it if
+    the logarithms are normal. One ratio has no interval, and its coverage is 0.
+    """
+    ranks, count = ratio_interval(ratios), len(ratios)
+    if ranks.coverage >= CONFIDENCE or count < 2:
+        return ranks
+    logs = [math.log(ratio) for ratio in ratios]
+    half_width = student_quantile(count - 1) * statistics.stdev(logs) / math.sqrt(count)
+    mean = statistics.fmean(logs)
+    return replace(
+        ranks,
+        low=min(ranks.low, math.exp(mean - half_width)),
+        high=max(ranks.high, math.exp(mean + half_width)),
+        coverage=CONFIDENCE,
+    )
+
+
+def gain_interval(
+    ratios: Sequence[float], processes: int = 1, spread: ProcessSpread = UNKNOWN_HOST
+) -> Interval:
     """How many times better one configuration is than another, from one ratio a round.
 
-    Each side ran in `processes` processes, one after the other. The interval is that of
-    `ratio_interval`, widened by the difference between processes (PROCESS_LOG_DEVIATION). More
-    rounds in the same two processes cannot show this difference. The two deviations are
-    independent, so their squares are added. Raises ValueError on no samples.
+    Each side ran in `processes` processes, one after the other. The interval of the rounds is
+    widened by the difference between processes (`spread`), which more rounds in the same two
+    processes cannot show. The two deviations are independent, so their squares are added. Raises
+    ValueError on no samples.
     """
-    rounds = ratio_interval(ratios)
-    process_half_width = NORMAL_QUANTILE * math.sqrt(2 / processes) * PROCESS_LOG_DEVIATION
+    rounds = _rounds_interval(ratios)
+    deviation = math.sqrt(2 / processes) * spread.log_deviation
+    process_half_width = student_quantile(spread.degrees) * deviation
 
     def log_distance(end: float) -> float:
         return math.hypot(math.log(end / rounds.median), process_half_width)
@@ -147,8 +239,8 @@ def gain_interval(ratios: Sequence[float], processes: int = 1) -> Interval:
     )
 
 
-def shuffled(items: Sequence[Item]) -> list[Item]:
-    """`items` in a random order: the order in which to visit them in one round.
+def shuffled(items: Sequence[Item], rng: random.Random) -> list[Item]:
+    """`items` in a random order of `rng`: the order in which to visit them in one round.
 
     Two equally fast configurations are then as likely to come in one order as in the other. The
     sign of a round's log ratio is a fair coin, even if the host slows down during the round.
@@ -159,7 +251,7 @@ def shuffled(items: Sequence[Item]) -> list[Item]:
     both. Source: Montgomery, Design and Analysis of Experiments, 8th ed., 4.1 (randomised
     complete blocks).
     """
-    return random.sample(items, len(items))
+    return rng.sample(items, len(items))
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -169,5 +261,47 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     """
     if not samples:
         raise ValueError("percentile needs at least one sample, got none")
-    rank = max(1, math.ceil(percent / 100 * len(samples)))
+    rank = max(1, math.ceil(percent * len(samples) / 100))
     return sorted(samples)[rank - 1]
+
+
+def percentile_interval(
+    samples: Sequence[float], percent: float, confidence: float = CONFIDENCE
+) -> Interval:
+    """The nearest-rank percentile of independent samples and its order-statistic interval.
+
+    The interval from the l-th to the u-th smallest of n samples covers the percentile with
+    probability P(l <= K < u), where K is binomial with n and `percent` / 100. The narrowest ends
+    are used that each leave out half of what `confidence` leaves. If there is no such end, the
+    smallest or the largest sample stands for it. `coverage` then says how little the interval
+    covers: 43% of the p99 of 60 samples. Source: Conover, Practical Nonparametric Statistics, 3rd
+    ed., 3.2. Raises ValueError on no samples.
+    """
+    middle, ordered, count = percentile(samples, percent), sorted(samples), len(samples)
+    at_most = _binomial_at_most(count, percent / 100)
+    tail = (1 - confidence) / 2
+    low = max(1, sum(probability <= tail for probability in at_most))
+    high = next((n for n in range(1, count + 1) if 1 - at_most[n - 1] <= tail), count)
+    return Interval(
+        median=middle,
+        low=ordered[low - 1],
+        high=ordered[high - 1],
+        coverage=max(0.0, at_most[high - 1] - at_most[low - 1]),
+        samples=count,
+    )
+
+
+def _binomial_at_most(count: int, probability: float) -> list[float]:
+    """P(K <= k) for k = 0 to `count`, of a binomial K."""
+    total, found = 0.0, []
+    for k in range(count + 1):
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        rest = (count - k) * math.log1p(-probability)
+        total += math.exp(ways + k * math.log(probability) + rest)
+        found.append(min(1.0, total))
+    return found
+
+
+def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
+    """The fewest samples whose largest is an upper end for the percentile: 368 for the p99."""
+    return math.ceil(math.log((1 - confidence) / 2) / math.log(percent / 100))

@@ -87,11 +87,16 @@ class Knob:
         return choices if self.limit is None else self.limit(choices, surroundings, asked)
 
 
-def _counts_up_to_cores(surroundings: Surroundings) -> list[Value]:
-    """1, 2, 4, ... up to the number of cores, and the number of cores itself."""
+def _counts_that_share_cores(surroundings: Surroundings) -> list[Value]:
+    """1, 2, 4, ..., the number of NUMA nodes, and what each of them leaves of the cores.
+
+    For every number of instances, the threads are among them that use the cores up. Example: 6
+    cores are shared by 1, 2, 3, 4 or 6.
+    """
     cores = surroundings.cores
-    powers = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
-    return [*dict.fromkeys([*powers, cores])]
+    powers = [1 << i for i in range(cores.bit_length())]
+    found = {*powers, *(cores // power for power in powers), min(surroundings.nodes, cores)}
+    return sorted({*found, *(cores // count for count in found)})
 
 
 def _at_most_cores(name: str) -> Limit:
@@ -185,7 +190,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default_here=lambda here: here.cores,
-            auto_here=_counts_up_to_cores,
+            auto_here=_counts_that_share_cores,
             limit=_at_most_cores("threads"),
             about="intra-op threads of each worker (OMP_NUM_THREADS)",
         ),
@@ -194,7 +199,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default=1,
-            auto_here=_counts_up_to_cores,
+            auto_here=_counts_that_share_cores,
             limit=_at_most_cores("instances"),
             about="workers side by side. They share the batches of a pass; throughputs are added",
         ),

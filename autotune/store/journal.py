@@ -17,24 +17,35 @@ class Journal:
     Opening removes a last line without a newline, because a killed process left it unfinished.
 
     Raises ResumeError if another line is damaged, and OutputError if another process has locked
-    the file.
+    the file, or if it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise OutputError(
-                f"another search is writing to {path.parent}; wait for it or pass another --output"
-            ) from None
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
         try:
+            self._lock()
             self.trials = self._read()
-        except ResumeError:
+        except BaseException:
             self._file.close()
             raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = os.fstat(self._file.fileno()).st_nlink == 0  # its search has just removed it
+        except BlockingIOError:
+            taken = True
+        except OSError as error:  # a file system without locks
+            raise OutputError(f"{self._path} cannot be locked: {error.strerror}") from error
+        if taken:
+            raise OutputError(
+                f"another search is writing to {self._path.parent}; wait for it or pass another "
+                "--output"
+            )
 
     def _read(self) -> list[Trial]:
         """The trials in the file, after removing an unfinished last line."""

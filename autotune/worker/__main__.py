@@ -167,10 +167,10 @@ def main(argv: list[str]) -> int:
     group = Group(folder=options.together, index=options.instance, count=options.instances)
     handlers = Operations(workdir=options.workdir, group=group, forked=forked).handlers()
     any_failed = _answer_requests(handlers, pin_refusal, *streams)
-    if options.then:
+    if options.then and not any_failed:  # a failed instance exits: its siblings wait for it
         requests, replies = (os.path.join(options.then, name) for name in ("requests", "replies"))
         streams = _open_stream(requests, "r"), _open_stream(replies, "w")
-        any_failed = _answer_requests(handlers, pin_refusal, *streams) or any_failed
+        any_failed = _answer_requests(handlers, pin_refusal, *streams)
     return 1 if any_failed else 0
 
 

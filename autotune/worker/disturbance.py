@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,36 +26,91 @@ _REFERENCE_INPUT = np.linspace(0.5, 1.5, REFERENCE_ELEMENTS, dtype=np.float32)
 _REFERENCE_OUTPUT = np.empty_like(_REFERENCE_INPUT)
 
 
-def read_waited_s(tasks: Path = PROC_TASKS) -> float:
-    """Seconds that threads of this process were ready to run and had no CPU, summed over threads.
+def read_waited_s(tasks: Path = PROC_TASKS) -> dict[int, float]:
+    """Seconds that each thread of this process was ready to run and had no CPU.
 
-    Source: the second field of schedstat (Documentation/scheduler/sched-stats.rst). 0 if the
+    Source: the second field of schedstat (Documentation/scheduler/sched-stats.rst). Empty if the
     kernel does not keep it.
     """
-    waited = 0
+    waited_s = {}
     for task in tasks.iterdir():
         try:
-            waited += int((task / "schedstat").read_text().split()[1])
+            nanoseconds = int((task / "schedstat").read_text().split()[1])
         except (OSError, IndexError):  # the thread has just ended, or the kernel keeps no schedstat
             continue
-    return waited / 1e9
+        waited_s[int(task.name)] = nanoseconds / 1e9
+    return waited_s
 
 
-def read_stolen_s(stat: Path = PROC_STAT) -> float:
-    """Seconds that the hypervisor kept from the machine's CPUs, summed over CPUs.
+def read_used_cpus(tasks: Path = PROC_TASKS) -> frozenset[int]:
+    """The CPUs on which the threads of this process ran last (field 39 of stat, proc(5))."""
+    cpus = set()
+    for task in tasks.iterdir():
+        try:
+            after_name = (task / "stat").read_text().rpartition(")")[2].split()
+            cpus.add(int(after_name[36]))
+        except (OSError, IndexError):
+            continue
+    return frozenset(cpus)
 
-    The resolution is one tick. 0 if the kernel does not keep it.
+
+def read_stolen_s(stat: Path = PROC_STAT) -> dict[int, float]:
+    """Seconds that the hypervisor kept from each CPU of the machine.
+
+    The resolution is one tick. Empty if the kernel does not keep it.
     """
     try:
-        fields = stat.read_text().split("\n", 1)[0].split()
+        lines = [line.split() for line in stat.read_text().splitlines()]
     except OSError:
-        return 0.0
-    return int(fields[8]) * TICK_S if len(fields) > 8 else 0.0
+        return {}
+    return {
+        int(fields[0][3:]): int(fields[8]) * TICK_S
+        for fields in lines
+        if len(fields) > 8 and fields[0].startswith("cpu") and fields[0] != "cpu"
+    }
 
 
-def read_taken_s() -> float:
-    """CPU seconds that other processes and machines have taken from this process so far."""
-    return read_waited_s() + read_stolen_s()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What others took from this process between two moments, in seconds.
+
+    `waited_s` is summed over its threads, `stolen_s` over the CPUs that it used. The process was
+    held up by about `held_up_s` at least: by its longest waiting thread and its CPU with the most
+    stolen time.
+    """
+
+    waited_s: float
+    stolen_s: float
+    held_up_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What others have taken from this process so far, in seconds.
+
+    `waited_s` is by thread, `stolen_s` by CPU of the machine. `cpus` are those that it uses now.
+    """
+
+    waited_s: Mapping[int, float]
+    stolen_s: Mapping[int, float]
+    cpus: frozenset[int]
+
+    @classmethod
+    def now(cls) -> Taken:
+        return cls(waited_s=read_waited_s(), stolen_s=read_stolen_s(), cpus=read_used_cpus())
+
+    def since(self, before: Taken) -> Loss:
+        """What others took since `before`. A thread that has ended meanwhile is left out."""
+        waited = [s - before.waited_s.get(thread, 0.0) for thread, s in self.waited_s.items()]
+        stolen = [
+            self.stolen_s.get(cpu, 0.0) - before.stolen_s.get(cpu, 0.0)
+            for cpu in self.cpus | before.cpus
+        ]
+        return Loss(
+            waited_s=sum(waited, 0.0),
+            stolen_s=sum(stolen, 0.0),
+            held_up_s=max(waited, default=0.0) + max(stolen, default=0.0),
+        )
 
 
 def time_reference_s() -> float:
@@ -77,14 +133,9 @@ def time_reference_s() -> float:
 class Moment:
     """The counters at one moment. A pass reports the differences between two moments."""
 
-    waited_s: float
-    stolen_s: float
+    taken: Taken
     reference_s: float
 
     @classmethod
     def now(cls) -> Moment:
-        return cls(
-            waited_s=read_waited_s(),
-            stolen_s=read_stolen_s(),
-            reference_s=time_reference_s(),
-        )
+        return cls(taken=Taken.now(), reference_s=time_reference_s())

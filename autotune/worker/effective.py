@@ -61,12 +61,23 @@ def read_kmp_blocktime_ms() -> int | None:
         return None
 
 
-def read_huge_page_bytes() -> int:
-    """Bytes of this process's anonymous memory that are in transparent huge pages."""
-    for line in (PROC_SELF / "smaps_rollup").read_text().splitlines():
-        if line.startswith("AnonHugePages:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def read_memory() -> dict[str, int]:
+    """Bytes of this process's memory by kind, such as `Rss`, `Pss` and `AnonHugePages`.
+
+    Empty if the kernel keeps no /proc/self/smaps_rollup.
+    """
+    try:
+        lines = (PROC_SELF / "smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return {}
+    fields = [line.split() for line in lines]
+    return {name.rstrip(":"): int(size) * 1024 for name, size, *_ in fields}
+
+
+def read_shared_bytes() -> int:
+    """Bytes in RAM that count for other processes: RSS less PSS."""
+    memory = read_memory()
+    return memory.get("Rss", 0) - memory.get("Pss", 0)
 
 
 def read_allowed_cpus() -> list[int]:
@@ -97,7 +108,7 @@ def read_effective(*, torch_threads: bool) -> dict[str, Scalar]:
         "allocator": find_allocator(files),
         "openmp": find_openmp_library(files),
         "omp_wait": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "huge_pages": read_huge_page_bytes() > 0,
+        "huge_pages": read_memory().get("AnonHugePages", 0) > 0,
     }
     blocktime_ms = read_kmp_blocktime_ms()
     if blocktime_ms is not None:

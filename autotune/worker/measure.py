@@ -17,7 +17,7 @@ from autotune.shared.padding import PlannedBatch
 from autotune.shared.records import Pass, Screen, StoppingRule
 from autotune.shared.stopping import enough
 from autotune.worker.batches import Batch, Features, Shape
-from autotune.worker.disturbance import Moment, read_taken_s
+from autotune.worker.disturbance import Moment, Taken
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
 Clock = Callable[[], float]
@@ -85,7 +85,7 @@ class WarmUp:
     screen_above_s: float = math.inf  # a warm pass that takes longer is not worth running
     check_outputs: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None
     # called with the batch numbers and outputs of the first round
-    taken_s: Callable[[], float] = read_taken_s
+    taken: Callable[[], Taken] = Taken.now
 
     def is_affordable(self, pass_s: float) -> bool:
         return pass_s <= self.screen_above_s
@@ -178,17 +178,19 @@ def _run_round(inputs: WarmUp, numbers: Sequence[int], *, is_first: bool) -> Scr
     """Run these batches once; the estimate of a pass, as not settled."""
     spread = [inputs.batches[number] for number in numbers]
     share = sum(map(_tokens, spread)) / sum(map(_tokens, inputs.batches))
-    taken_before_s = inputs.taken_s()
+    before = inputs.taken()
     batch_s, outputs = run_pass(inputs.call, spread, inputs.clock)
     if is_first:
         inputs.check_outputs(numbers, outputs)
+    loss = inputs.taken().since(before)
     return Screen(
         batches=tuple(numbers),
         batch_s=batch_s,
         pass_s=sum(batch_s) / share,
         phases_s={},
         settled=False,
-        taken_s=inputs.taken_s() - taken_before_s,
+        taken_s=loss.waited_s + loss.stolen_s,
+        held_up_s=loss.held_up_s,
     )
 
 
@@ -383,7 +385,7 @@ def measure(
     while True:
         batch_s, outputs = run_pass(call, batches, clock)
         after = read_counters()
-        total_s = sum(batch_s)
+        loss, total_s = after.taken.since(before.taken), sum(batch_s)
         cold = not passes and (
             warm_pass_s is not None or (not settled and total_s < rule.patience_s)
         )
@@ -391,8 +393,9 @@ def measure(
             Pass(
                 batch_s=batch_s,
                 instance=instance,
-                waited_s=after.waited_s - before.waited_s,
-                stolen_s=after.stolen_s - before.stolen_s,
+                waited_s=loss.waited_s,
+                stolen_s=loss.stolen_s,
+                held_up_s=loss.held_up_s,
                 reference_s=(before.reference_s + after.reference_s) / 2,
                 share=share,
                 cold=cold,

@@ -29,7 +29,7 @@ from autotune.shared.records import (
     StoppingRule,
 )
 from autotune.worker.batches import Batch, Features, Shape
-from autotune.worker.effective import read_effective
+from autotune.worker.effective import read_effective, read_shared_bytes
 from autotune.worker.engines.base import Call, Engine, Material, Prepared
 from autotune.worker.group import Group
 from autotune.worker.measure import (
@@ -350,6 +350,7 @@ class Operations:
             passes=passes,
             phases_s={**opened.phases_s, "warm_up": warm - start, "measure": measured - warm},
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            shared_bytes=read_shared_bytes(),
             effective={
                 **read_effective(torch_threads=not opened.engine.own_threads),
                 **opened.prepared.effective,

@@ -24,14 +24,13 @@ import gc
 import importlib
 import json
 import os
-import signal
 import socket
 import sys
-import time
 from typing import Any
 
+from autotune.shared.processes import kill_group
+
 MAX_MESSAGE_BYTES = 1 << 16
-POLL_S = 0.005
 
 
 def preload(modules: list[str]) -> None:
@@ -84,15 +83,6 @@ def _become_worker(arguments: list[str], descriptors: list[int]) -> list[str]:
 
 def _end_worker(pid: int, grace_s: float) -> dict[str, Any]:
     """Give a worker `grace_s` seconds to exit by itself, kill its process group, and reap it."""
-    deadline = time.monotonic() + grace_s
-    without_reaping = os.WEXITED | os.WNOWAIT | os.WNOHANG
-    while (exited := os.waitid(os.P_PID, pid, without_reaping)) is None:
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(POLL_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # just forked, and not yet the leader of its group
+    exited = kill_group(pid, grace_s)
     _, status = os.waitpid(pid, 0)
-    return {"code": os.waitstatus_to_exitcode(status), "killed": exited is None}
+    return {"code": os.waitstatus_to_exitcode(status), "killed": not exited}

@@ -26,7 +26,11 @@ def refused(autotune, stubbed, tmp_path):
     def run(*arguments, model="demo", stub=False, **options):
         before = sorted(tmp_path.iterdir())
         done = search(stubbed if stub else autotune, *arguments, model=model, **options)
-        lines = [line for line in done.stderr.splitlines() if not line.startswith(("encoding ", "reading "))]
+        lines = [
+            line
+            for line in done.stderr.splitlines()
+            if not line.startswith(("encoding ", "reading "))
+        ]
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
@@ -300,6 +304,36 @@ def test_a_search_resumes(stubbed, tmp_path):
     assert reported(more)["trials"]["measured"] == 2
     assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}
     assert (run / "trials.jsonl").read_bytes().startswith(before)
+
+
+ROWS_OF_TASKS = {  # the stub answers by the lengths of words, modulo 2
+    "text-classification": [
+        {"sentence": text, "label": label}
+        for text, label in (("to be", 0), ("a cat", 0), ("the fox ran", 1), ("an ant", 1))
+    ],
+    "token-classification": [
+        {"tokens": ["ab", "abc", "abcd"], "ner_tags": [0, 1, 0]},
+        {"tokens": ["abc", "a", "ab"], "ner_tags": [1, 1, 0]},
+    ],
+    "feature-extraction": [{"text": "to be"}, {"text": "a cat ran"}, {"text": "fox"}],
+}
+
+
+@pytest.mark.parametrize("task", ROWS_OF_TASKS)
+def test_a_search_of_every_task_resumes(stubbed, tmp_path, task):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS_OF_TASKS[task] * 8))
+    options = ("--task", task, "--dataset", str(rows), "--set", "mode=jit", "--set", "threads=1")
+    done = search(stubbed, *options, "--trials", "1")
+    assert done.returncode == 0, done.stderr
+    before = (tmp_path / "run" / "trials.jsonl").read_bytes()
+    more = search(stubbed, "--resume", "--trials", "2", "--json")
+    assert more.returncode == 0, more.stderr
+    assert reported(more)["trials"]["measured"] == 2
+    assert (tmp_path / "run" / "trials.jsonl").read_bytes().startswith(before)
+    refused = search(stubbed, "--resume", "--doc-stride", "5", "--trials", "3")
+    assert refused.returncode == 2
+    assert "--doc-stride" in refused.stderr
 
 
 def test_a_baseline_that_fails_is_explained_and_has_a_page(stubbed, tmp_path):

@@ -83,7 +83,7 @@ def test_it_warms_up_until_nearly_all_shapes_were_met():
     found = check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
     assert len(machine.rates) == 5  # 8%, 4%, 2% and 1%, then the rate that was asked for
     assert found.best.unmet == 0
-    assert len(lines(found)) == 1
+    assert not any("had a shape" in line for line in lines(found))
 
 
 def test_one_that_goes_on_meeting_shapes_says_so():
@@ -91,7 +91,7 @@ def test_one_that_goes_on_meeting_shapes_says_so():
     machine.unmet = 2**20
     found = check_serving(server(machine), rate=3.0, limit_s=None, seconds=10)
     assert len(machine.rates) == MAX_WARM_UPS + 1
-    assert "had a shape that the engine had not met" in lines(found)[1]
+    assert any("had a shape that the engine had not met" in line for line in lines(found))
 
 
 def test_a_limit_that_nothing_keeps():

@@ -15,15 +15,17 @@ from autotune.commands.promise import verify
 from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.verify import ROUNDS, lines, measure_again
 from autotune.driver.runner import Outcome
+from autotune.search.finals import VISITS_PER_PROCESS, processes
 from autotune.shared.records import Failure, StackFacts
-from autotune.shared.stats import gain_interval
+from autotune.shared.stats import gain_interval, process_spread
 
 ZEROS = np.zeros(10, np.float32)
 
 
 def between(times):
     """The ends of the interval of `times` as fast, six rounds that agree, as people read it."""
-    found = gain_interval([times] * 6)
+    spread = process_spread([[times] * 6, [1.0] * 6], VISITS_PER_PROCESS)
+    found = gain_interval([times] * 6, processes(6), spread)
     return f"{found.low:.2f} to {found.high:.2f}"
 
 

@@ -164,3 +164,18 @@ def test_closing_twice_is_allowed(worker):
     process = worker("reply(ok=1)")
     process.close()
     process.close()
+
+
+def test_only_a_process_that_was_not_reaped_is_killed(worker, monkeypatch):
+    """The kernel may have given the id of a reaped process to another one."""
+    process = worker("sys.exit(3)")
+    kill = os.killpg
+
+    def checked(pid, signal):
+        assert Path(f"/proc/{pid}").exists()
+        kill(pid, signal)
+
+    monkeypatch.setattr(os, "killpg", checked)
+    assert failure(process).kind == "crash"
+    process.close()
+    process.close()

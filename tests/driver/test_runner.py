@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import host, measurement
 
-from autotune.driver.channel import WorkerFailed
+from autotune.driver.channel import Channel, WorkerFailed
 from autotune.driver.replies import Expected, read_outputs
 from autotune.driver.runner import Inputs, ProcessRunner
 from autotune.search.objective import Latency, Throughput
@@ -70,6 +73,8 @@ def test_output_files_that_are_not_archives_are_refused(tmp_path, content):
         read_outputs([path], KINDS, EXPECTED)
 
 
+ANSWER_S = 0.02
+"""Seconds until a worker answers; the runner looks at its memory meanwhile."""
 SOURCE = ModelSource(path="m", head="H", outputs=KINDS)
 STACKS = {"default": StackFacts(python="python", python_version="3.11", versions={}, ipex=None)}
 GIVEN = {"stack": "default", "interop_threads": 1, "flush_denormals": False}
@@ -88,19 +93,22 @@ class Worker:
         write(workdir / "outputs.npz", **GOOD)
         self.workdir, self.reply, self.log, self.closed = workdir, reply, "the log", 0
         self.asked = []
-        self.resident_bytes = 2**30
+        self.resident_bytes = self.proportional_bytes = 2**30
+        replies, self._answer_to = os.pipe()
+        self.channel = Channel(
+            os.open(os.devnull, os.O_WRONLY), replies, explain_exit=None, end_worker=self.close
+        )
 
     def send(self, op, arguments):
         self.asked.append((op, arguments))
-
-    def receive(self, *, timeout_s, watch=None):
-        if watch is not None:
-            watch()
+        self.channel.send(op, arguments)
+        content = {"ok": self.reply}
         if isinstance(self.reply, Failure):
-            raise WorkerFailed(self.reply)
-        if self.asked[-1][0] == "open":
-            return {"phases_s": {"import": 1.0, "prepare": 2.0}, "files": []}
-        return self.reply
+            content = {"failure": to_jsonable(self.reply)}
+        elif op == "open":
+            content = {"ok": {"phases_s": {"import": 1.0, "prepare": 2.0}, "files": []}}
+        reply = json.dumps({"id": len(self.asked), **content})
+        threading.Timer(ANSWER_S, os.write, (self._answer_to, f"{reply}\n".encode())).start()
 
     def close(self):
         self.closed += 1

@@ -155,7 +155,7 @@ def test_a_host_that_something_else_uses_is_said_to(reported):
                 replace(
                     p,
                     batch_s=tuple(2 * s for s in p.batch_s),
-                    waited_s=p.total_s,
+                    held_up_s=p.total_s,
                     reference_s=2e-3,
                 )
                 for p in outcome.measurement.passes

@@ -22,7 +22,9 @@ THROUGHPUT = objective_named("throughput")
 
 def waiting(found, share):
     """`found`, with others taking a CPU for this `share` of the time of each pass."""
-    passes = tuple(replace(p, waited_s=share * p.total_s) for p in found.passes)
+    passes = tuple(
+        replace(p, waited_s=share * p.total_s, held_up_s=share * p.total_s) for p in found.passes
+    )
     return replace(found, passes=passes)
 
 
@@ -77,7 +79,9 @@ def test_a_configuration_that_failed_for_another_reason_is_not_tried_again():
 
 @pytest.mark.parametrize(("taken_s", "expected"), [(0.0, []), (0.15, [2])])
 def test_a_screened_configuration_is_judged_by_its_screened_batches(taken_s, expected):
-    screen = Screen(batches=(0,), batch_s=(0.2,), pass_s=10.0, phases_s={}, taken_s=taken_s)
+    screen = Screen(
+        batches=(0,), batch_s=(0.2,), pass_s=10.0, phases_s={}, taken_s=taken_s, held_up_s=taken_s
+    )
     slow = Failure(kind="slow", detail="")
     screened = trial(0, 2, pass_s=1.0, measurement=None, screen=screen, failure=slow)
     assert disturbed(screened) is bool(expected)
@@ -87,7 +91,7 @@ def test_a_screened_configuration_is_judged_by_its_screened_batches(taken_s, exp
 def test_disturbed_passes_do_not_count_if_half_are_undisturbed():
     some = trial(0, 2, pass_s=1.0)
     quiet: Pass = some.measurement.passes[0]
-    busy = replace(quiet, waited_s=0.5)
+    busy = replace(quiet, waited_s=0.5, held_up_s=0.5)
     passes = {2: (quiet, busy), 1: (quiet, busy, busy)}
     found = {
         count: disturbed(replace(some, measurement=replace(some.measurement, passes=mixed)))

@@ -17,7 +17,7 @@ SPACE = compile_space(load_space(SMALL), surroundings())
 @pytest.fixture
 def study(tmp_path):
     storage = open_storage(None, tmp_path / "study.journal")
-    return Study(SPACE, storage=storage, name="s", seed=0, maximize=True)
+    return Study(SPACE, storage=storage, group="s", seed=0, maximize=True)
 
 
 def test_an_enqueued_configuration_is_asked_next(study):
@@ -62,7 +62,7 @@ def test_outcomes_of_a_resumed_run_are_known(study):
 def test_the_trials_of_other_runs_are_told_apart(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     mine, theirs = (
-        Study(SPACE, storage=open_storage(url, tmp_path), name="s", seed=0, maximize=True)
+        Study(SPACE, storage=open_storage(url, tmp_path), group="s", seed=0, maximize=True)
         for _ in range(2)
     )
     good, inaccurate, failed = SPACE.priors[:3]
@@ -76,10 +76,10 @@ def test_the_trials_of_other_runs_are_told_apart(tmp_path):
 
 def test_trials_a_killed_run_left_are_failed_in_a_shared_storage(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
-    first = Study(SPACE, storage=open_storage(url, tmp_path), name="s", seed=0, maximize=True)
+    first = Study(SPACE, storage=open_storage(url, tmp_path), group="s", seed=0, maximize=True)
     first.ask("mine")
     first.ask("another's")
-    second = Study(SPACE, storage=open_storage(url, tmp_path), name="s", seed=0, maximize=True)
+    second = Study(SPACE, storage=open_storage(url, tmp_path), group="s", seed=0, maximize=True)
     second.fail_stale("mine")
     assert [t.state.name for t in second._study.trials] == ["FAIL", "RUNNING"]
 
@@ -88,7 +88,7 @@ def test_a_stale_journal_and_its_lock_are_replaced(tmp_path):
     path = tmp_path / "study.journal"
     path.write_text("half a li")
     (tmp_path / "study.journal.lock").symlink_to(path)
-    study = Study(SPACE, storage=open_storage(None, path), name="s", seed=0, maximize=True)
+    study = Study(SPACE, storage=open_storage(None, path), group="s", seed=0, maximize=True)
     study.ask("run")
     assert len(study._study.trials) == 1
 
@@ -97,3 +97,18 @@ def test_an_unusable_storage_says_what_to_pass(tmp_path):
     with pytest.raises(InputError, match="cannot be opened") as caught:
         open_storage("nonsense://user:secret@host/db", tmp_path)
     assert "secret" not in str(caught.value)
+
+
+def test_searches_with_other_choices_share_one_storage(tmp_path):
+    """An allocator that was installed in between changes the choices of a knob."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    more = compile_space(load_space(SMALL), surroundings(cores=8))
+    assert more.dimensions != SPACE.dimensions
+    studies = {}
+    for space in (SPACE, more):
+        study = Study(space, storage=open_storage(url, tmp_path), group="s", seed=0, maximize=True)
+        study.enqueue(space.priors[0])
+        study.tell(study.ask(str(len(studies))), trial(config=space.priors[0]), 1.0, 0.0)
+        studies[str(len(studies))] = study
+    told = {run: [t.config for t in study.others(run)] for run, study in studies.items()}
+    assert told == {"0": [more.priors[0]], "1": [SPACE.priors[0]]}

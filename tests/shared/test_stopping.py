@@ -32,12 +32,12 @@ def test_a_first_pass_that_is_no_slower_than_the_leader_is_repeated():
     )
 
 
-@pytest.mark.parametrize("first", [one(1.06), one(11.0), one(1.06, waited_s=0.5)])
+@pytest.mark.parametrize("first", [one(1.06), one(11.0), one(1.06, held_up_s=0.5)])
 def test_a_first_pass_that_is_slower_or_very_long_is_enough(first):
     assert after(first) is None
 
 
-@pytest.mark.parametrize("first", [one(2.0, cold=True), one(1.0, stolen_s=0.5)])
+@pytest.mark.parametrize("first", [one(2.0, cold=True), one(1.0, held_up_s=0.5)])
 def test_a_first_pass_that_is_cold_or_disturbed_does_not_count(first):
     assert after(first) == replace(RULE, rung="rest")
 

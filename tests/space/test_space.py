@@ -51,7 +51,7 @@ def test_priors_cover_every_mode():
 
 
 def test_auto_threads_are_powers_of_two_and_all_cores():
-    assert choices(compiled(QA, where=surroundings(cores=6)), "threads") == (1, 2, 4, 6)
+    assert choices(compiled(QA, where=surroundings(cores=6)), "threads") == (1, 2, 3, 4, 6)
     assert choices(compiled(QA, where=surroundings(cores=1)), "threads") == (1,)
 
 
@@ -123,7 +123,7 @@ def test_more_instances_have_fewer_threads_each():
 
 def test_a_prior_of_several_instances_shares_the_cores():
     wanted = {"mode": "eager", "precision": "fp32", "instances": 2}
-    for cores, expected in ((4, (2, 2)), (6, (2, 2)), (1, (1, 1))):
+    for cores, expected in ((4, (2, 2)), (6, (2, 3)), (1, (1, 1))):
         config = compiled(QA, where=surroundings(cores=cores)).fit(wanted)
         assert (config["instances"], config["threads"]) == expected
     one = compiled(QA, overrides=parse_overrides(["instances=1"])).fit(wanted)

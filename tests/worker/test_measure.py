@@ -11,7 +11,7 @@ from test_batches import features
 from autotune.shared.errors import TrialFailure
 from autotune.shared.padding import plan
 from autotune.shared.records import StoppingRule
-from autotune.worker.disturbance import Moment
+from autotune.worker.disturbance import Moment, Taken
 from autotune.worker.measure import (
     ReferenceOutputs,
     WarmUp,
@@ -64,7 +64,8 @@ class Machine:
             nonlocal waited, looks
             waited += next(waits, 0.0) if looks % 2 else 0.0
             looks += 1
-            return Moment(waited_s=waited, stolen_s=0.0, reference_s=1e-3)
+            taken = Taken(waited_s={1: waited}, stolen_s={}, cpus=frozenset())
+            return Moment(taken=taken, reference_s=1e-3)
 
         return measure(
             self,
@@ -204,9 +205,13 @@ def test_a_round_more_than_there_is_time_for_is_the_last():
 
 def test_a_screen_says_what_others_took_during_its_last_round():
     machine = Machine([0.8, 0.78])
-    taken = iter([0.0, 0.5, 0.5, 0.6])
+    seconds = iter([0.0, 0.5, 0.5, 0.6])
+
+    def taken():
+        return Taken(waited_s={1: next(seconds)}, stolen_s={}, cpus=frozenset())
+
     batches = [FEATURES.batch(p.rows, p.width) for p in PLANNED]
-    screen, _ = machine.warm_up(batches, taken_s=lambda: next(taken))
+    screen, _ = machine.warm_up(batches, taken=taken)
     assert screen.taken_s == pytest.approx(0.1)
     assert screen.disturbed
 

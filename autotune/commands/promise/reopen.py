@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from autotune.driver.forkserver import ForkServers
 from autotune.driver.replies import Expected, read_outputs
 from autotune.driver.runner import Outcome, ProcessRunner, Runner
 from autotune.host import Host
+from autotune.search.finals import VISITS_PER_PROCESS
 from autotune.search.objective import Objective, objective_named
 from autotune.shared.errors import ResumeError
 from autotune.shared.records import (
@@ -140,13 +142,17 @@ def visit_in_turn(
 ) -> dict[Config, list[Outcome]]:
     """`rounds` visits of each configuration, in turn; each round has its own order.
 
-    Raises VisitFailed with the first configuration that cannot be measured.
+    As in the finals, fresh processes take over after VISITS_PER_PROCESS rounds. Raises VisitFailed
+    with the first configuration that cannot be measured.
     """
-    runner.keep_open(configs)
     visits: dict[Config, list[Outcome]] = {config: [] for config in configs}
+    rng = random.Random(0)
     try:
-        for _ in range(rounds):
-            for config in shuffled(configs):
+        for number in range(rounds):
+            if number % VISITS_PER_PROCESS == 0:
+                runner.close()
+                runner.keep_open(configs)
+            for config in shuffled(configs, rng):
                 outcome = runner.run(config, rule)
                 if outcome.failure is not None:
                     raise VisitFailed(config, outcome.failure)

@@ -13,6 +13,7 @@ from autotune.search.rates import RateSearch, confirmed_rate, highest_rate
 from autotune.search.serving import LoadTest
 from autotune.shared.errors import InputError, SearchError
 from autotune.shared.records import ONE_PASS, Config, LoadResult, to_jsonable
+from autotune.shared.stats import samples_needed
 
 WARM_UP_S, WARM_UP_SHARE = 5.0, 0.5
 """One warm-up: requests for so many seconds, at this share of the capacity. They do not count."""
@@ -162,6 +163,14 @@ def lines(found: Capacity) -> list[str]:
         f"{1000 * served.p90_s:.1f} ms, p99 {1000 * served.p99_s:.1f} ms{limit}, over "
         f"{served.requests} requests; {served.mean_batch:.1f} rows a batch"
     ]
+    needed = samples_needed(99)
+    if served.requests < needed:
+        told.append(
+            f"{served.requests} requests are few for a p99: with a probability of "
+            f"{served.p99_coverage:.0%} it is {1000 * served.p99_low_s:.1f} to "
+            f"{1000 * served.p99_high_s:.1f} ms. {needed} requests would bound it: pass --seconds "
+            f"{math.ceil(needed / served.per_s)}"
+        )
     if served.unmet > MAX_UNMET:
         told.append(
             f"{served.unmet:.0%} of the batches had a shape that the engine had not met and had to "

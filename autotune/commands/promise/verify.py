@@ -26,12 +26,12 @@ from autotune.driver.replies import OutputArrays
 from autotune.driver.runner import Runner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
-from autotune.search.finals import VISIT_RULE
+from autotune.search.finals import VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
 from autotune.shared.errors import StackError
 from autotune.shared.records import ONE_PASS, Config, StackFacts, StoppingRule, to_jsonable
-from autotune.shared.stats import Interval, gain_interval, median_interval
+from autotune.shared.stats import Interval, gain_interval, median_interval, process_spread
 from autotune.space import knobs
 from autotune.store.folder import folder_of
 
@@ -154,7 +154,7 @@ def measure_again(
 ) -> Verified:
     """Measure best and baseline in turn and judge them against the promise."""
     promise = run.best["promise"]
-    objective = run.objective
+    objective, gate, reference = run.objective, run.gate(), run.reference()
     base, best = run.baseline, run.chosen
     verified = Verified(
         objective=objective.name,
@@ -165,13 +165,15 @@ def measure_again(
     )
     try:
         visits = visit_in_turn(runner, list(dict.fromkeys([base, best])), rounds, visit)
+        answers = visits[best][-1].outputs or whole_pass(runner, best)
     except VisitFailed as failed:
         return replace(verified, causes=(str(failed),))
-    pairs = zip(measurements(visits[best]), measurements(visits[base]), strict=True)
-    speedup = gain_interval([objective.ratio(one, other) for one, other in pairs])
-    gate = run.gate()
-    reference = run.reference()
-    answers = visits[best][-1].outputs or whole_pass(runner, best)
+    measured = {config: measurements(found) for config, found in visits.items()}
+    pairs = zip(measured[best], measured[base], strict=True)
+    ratios = [objective.ratio(one, other) for one, other in pairs]
+    values = [[objective.value(one) for one in found] for found in measured.values()]
+    spread = process_spread(values, VISITS_PER_PROCESS)
+    speedup = gain_interval(ratios, processes(len(ratios)), spread)
     accuracy = gate.judge(answers, reference)
     speeds = {
         config: median_interval([objective.value(m) for m in measurements(visits[config])])
@@ -207,9 +209,11 @@ def measure_again(
 
 
 def whole_pass(runner: Runner, config: Config) -> OutputArrays:
-    """The outputs of one whole pass. A visit runs only a part of a long pass."""
+    """The outputs of one whole pass; a visit may run only a part. Raises VisitFailed."""
     outcome = runner.run(config, ONE_PASS)
     runner.close()
+    if outcome.failure is not None:
+        raise VisitFailed(config, outcome.failure)
     return outcome.outputs
 
 

@@ -157,6 +157,7 @@ def _check_launch(run: Run, result: Result, runner: Runner) -> dict[str, Any]:
         time_s=run.settings.launch_check_s,
         timeout_s=run.settings.trial_timeout_s,
         limits=run.pace.check,
+        spread=result.spread,
     )
     return as_stored(check)
 

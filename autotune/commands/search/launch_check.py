@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -17,21 +18,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from autotune.driver.channel import Channel, WorkerFailed
+from autotune.driver.channel import Channel, WorkerFailed, receive_all
 from autotune.driver.runner import Runner, measure_request
 from autotune.emit.launch_script import THEN
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import Objective
 from autotune.shared.records import Config, Failure, Measurement, StoppingRule
-from autotune.shared.stats import CONFIDENCE, Interval, gain_interval, shuffled
+from autotune.shared.stats import (
+    CONFIDENCE,
+    UNKNOWN_HOST,
+    Interval,
+    ProcessSpread,
+    gain_interval,
+    ratio_interval,
+    shuffled,
+)
 from autotune.shared.stopping import rule_per_instance
 from autotune.store.wire import parse
 
 TIMEOUT_S = 1800
-MIN_ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 0.038, 0.5
-"""Rounds end when the interval's half width is 3.8% (which includes the difference of two
-processes), or when they have taken half of the time. Six rounds are the fewest that give a 95%
-interval; if time is short, turns are shortened."""
+MIN_ROUNDS, HALF_WIDTH, ROUNDS_SHARE = 6, 0.018, 0.5
+"""Rounds end when the half width of their own interval is 1.8%, or when they have taken half of the
+time. More rounds cannot narrow the difference of the two processes. Six rounds are the fewest whose
+ranks give a 95% interval; if time is short, turns are shortened."""
 MIN_ROUNDS_SHARE = 0.25
 """Share of the time for rounds if the script has used all the time; they may be fewer than six."""
 GONE = Failure(kind="crash", detail="a worker of launch.sh closed its pipes")
@@ -124,10 +133,7 @@ class Launched:
         request = measure_request(config, rule_per_instance(rule, len(self._channels)))
         for channel in self._channels:
             channel.send("measure", request)
-        replies = [
-            channel.receive(timeout_s=self._timeout_s, watch=self._check_running)
-            for channel in self._channels
-        ]
+        replies = receive_all(self._channels, timeout_s=self._timeout_s, watch=self._check_running)
         try:
             return Measurement.merge([parse(Measurement, reply) for reply in replies])
         except ValueError as error:
@@ -169,6 +175,7 @@ def launch_check(
     time_s: float,
     timeout_s: float,
     limits: CheckLimits = CHECK_LIMITS,
+    spread: ProcessSpread = UNKNOWN_HOST,
 ) -> dict[str, Any]:
     """The script's JSON: its speed over the promised speed; or `error` if the script failed.
 
@@ -180,7 +187,7 @@ def launch_check(
         with Launched(script, instances=instances, folder=work, timeout_s=timeout_s) as launched:
             ratio = None
             if instances:
-                ratio = _in_turn(launched, runner, best, objective, time_s, limits)
+                ratio = _in_turn(launched, runner, best, objective, time_s, limits, spread)
             check = launched.finish()
     except (ScriptFailed, WorkerFailed, OSError, ValueError) as error:
         return {"error": str(error)}
@@ -198,6 +205,7 @@ def _in_turn(
     objective: Objective,
     time_s: float,
     limits: CheckLimits,
+    spread: ProcessSpread,
 ) -> Interval | None:
     """The ratio of launch.sh's workers to the search's own process, over the rounds.
 
@@ -219,20 +227,21 @@ def _in_turn(
     for side in sides:  # the first waits until the script has measured, the other opens
         side(rule)
     ratios: list[float] = []
+    rng = random.Random(0)
     began = time.monotonic()
     late = max(asked + time_s, began + MIN_ROUNDS_SHARE * time_s)
     for _ in range(limits.max_rounds):
         found: dict[int, Measurement] = {}
-        for index in shuffled((0, 1)):
+        for index in shuffled((0, 1), rng):
             measured = sides[index](rule)
             if measured is None:
                 return None
             found[index] = measured
         ratios.append(objective.ratio(found[0], found[1]))
-        known = gain_interval(ratios)
-        narrow = known.coverage >= CONFIDENCE and known.half_width <= HALF_WIDTH
+        own_width = ratio_interval(ratios)
+        narrow = own_width.coverage >= CONFIDENCE and own_width.half_width <= HALF_WIDTH
         now = time.monotonic()
         many = len(ratios) >= MIN_ROUNDS and now - began > ROUNDS_SHARE * time_s
         if narrow or many or now > late:
             break
-    return known
+    return gain_interval(ratios, spread=spread)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
-import shutil
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +58,8 @@ from autotune.space import (
     parse_overrides,
 )
 from autotune.store import learned
-from autotune.store.folder import RunFolder, create, default_path
+from autotune.store.claim import Claim, claim
+from autotune.store.folder import RunFolder, default_path
 from autotune.store.journal import Journal
 from autotune.store.wire import WireError
 from autotune.tasks import task_named
@@ -65,13 +67,12 @@ from autotune.tasks.gate import Gate, Reference
 from autotune.tasks.workload import RowSets, Workload, encode
 
 UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
-PARTIAL = {".work", "trials.jsonl", "workload", "study.journal", "manifest.json.partial"}
-"""Names that a run killed before its manifest was written may leave in its folder."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EROFS, errno.EIO, errno.ESTALE),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
 )
-"""errno values that mean the run's folder is full, read-only, broken or gone."""
+"""errno values that mean a file's place is full, or that it is read-only, broken or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,29 @@ class StoredReferences:
         return self.gate.reference(outputs)
 
 
+@contextlib.contextmanager
+def explained(folder: RunFolder) -> Iterator[None]:
+    """Turn an OSError of the block into an InputError that says what failed, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        go_on = f"continue with --resume --output {folder.path}"
+        if error.errno in FULL:
+            raise OutputError(f"{folder.path}: {error}; free some space, then {go_on}") from error
+        if error.errno in UNWRITABLE and _is_inside(error, folder):
+            words = f"{folder.path} cannot be written: {error}; make it writable, then {go_on}"
+            raise OutputError(words) from error
+        raise InputError(f"the search was stopped by this host: {error}; {go_on}") from error
+
+
+def _is_inside(error: OSError, folder: RunFolder) -> bool:
+    """Whether `error` is about a file in `folder`, as far as it says."""
+    if error.filename is None:
+        return True
+    place = Path(os.fsdecode(error.filename)).absolute()
+    return place.is_relative_to(folder.path.absolute())
+
+
 class Tuning:
     """The `search` command. `run` may be called once."""
 
@@ -165,57 +189,36 @@ class Tuning:
         self._announce(f"reading {len(dataset.rows)} rows: {dataset.reading}")
         self._task = dataset.task
         host = detect()
-        fresh = not (self._resume and self._has_run())
-        existed = self._output.exists()
-        folder = create(self._output) if fresh else RunFolder(self._output)
+        claimed = claim(self._output, resume=self._resume)
+        folder, journal = claimed.folder, claimed.journal
+        if self._resume and claimed.fresh:
+            self._announce(f"{self._output} holds no run yet; starting it")
         try:
-            journal = Journal(folder.trials)
-        except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
-            raise OutputError(f"{folder.trials} cannot be written: {error.strerror}") from error
-        try:
-            fork_servers_at = folder.work / "parents"
-            with ForkServers(fork_servers_at, memory_bytes=host.memory_bytes) as fork_servers:
-                opened = Opened(
-                    folder=folder,
-                    fresh=fresh,
-                    journal=journal,
-                    host=host,
-                    fork_servers=fork_servers,
-                )
-                return self._run(opened, rows)
-        except OSError as error:
-            raise OutputError(
-                f"{folder.path} cannot be written: {error}; free some space, then continue "
-                f"with --resume --output {folder.path}"
-            ) from error
+            with explained(folder):
+                return self._open_and_run(claimed, host, rows)
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
                     f"finished trials are kept; continue with --resume --output {folder.path}"
                 )
-            elif fresh and not journal.trials:
-                shutil.rmtree(folder.path, ignore_errors=True)
-                if existed:
-                    folder.path.mkdir()
+            elif claimed.fresh and not journal.trials:
+                claimed.give_up()
             raise
         finally:
             folder.clean()
             journal.close()
 
-    def _has_run(self) -> bool:
-        """Whether the folder to resume holds a run; one killed too early starts afresh."""
-        folder = RunFolder(self._output)
-        if folder.manifest.exists():
-            return True
-        if self._output.is_dir():
-            left = {path.name for path in self._output.iterdir()}
-            if left - PARTIAL:
-                raise ResumeError(f"--output {self._output} holds no run (no manifest.json)")
-            shutil.rmtree(self._output)
-        self._announce(f"{self._output} holds no run yet; starting it")
-        return False
+    def _open_and_run(self, claimed: Claim, host: Host, rows: RowSets) -> Finished:
+        folder = claimed.folder
+        with ForkServers(folder.work / "parents", memory_bytes=host.memory_bytes) as fork_servers:
+            opened = Opened(
+                folder=folder,
+                fresh=claimed.fresh,
+                journal=claimed.journal,
+                host=host,
+                fork_servers=fork_servers,
+            )
+            return self._run(opened, rows)
 
     def _run(self, opened: Opened, rows: RowSets) -> Finished:
         opened.folder.clean()
@@ -474,11 +477,17 @@ class Tuning:
             study=Study(
                 run.space,
                 storage=storage,
-                name=self._study_name(workload, run.host),
+                group=self._study_group(workload, run.host),
                 seed=settings.seed + len(journal.trials),
                 maximize=self._objective.maximize,
             ),
-            runner=for_objective(self._objective, runner, workload.expected.features),
+            runner=for_objective(
+                self._objective,
+                runner,
+                workload.expected.features,
+                seed=settings.seed,
+                trials=journal.trials,
+            ),
             gate=gate,
             journal=journal,
             objective=self._objective,
@@ -488,6 +497,7 @@ class Tuning:
         )
         return search.run(), search.elapsed_s
 
-    def _study_name(self, workload: Workload, host: Host) -> str:
-        """One study for each workload, host and objective."""
-        return f"{workload.id}-{host.id}-{self._objective.name}"
+    def _study_group(self, workload: Workload, host: Host) -> str:
+        """Searches of one workload, host, objective and accuracy limit share their trials."""
+        limit = f"{self._settings.max_accuracy_drop:g}"
+        return f"{workload.id}-{host.id}-{self._objective.name}-{limit}"
