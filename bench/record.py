@@ -27,7 +27,6 @@ from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import detect
-from autotune.search.loop import DETERMINISTIC
 from autotune.shared.records import Config, Failure, StoppingRule, Trial
 from autotune.space import Space, baseline, compile_space, load_space
 from autotune.store.folder import RunFolder
@@ -138,7 +137,7 @@ def record(
     unusable: dict[Config, Failure] = {
         t.config.only(SESSION_KNOBS): t.failure
         for t in journal.trials
-        if t.failure is not None and t.failure.kind in DETERMINISTIC
+        if t.failure is not None and t.failure.holds_for_session
     }
     start, count = time.monotonic(), 0
     for number, config in enumerate(configs, start=1):
@@ -151,7 +150,7 @@ def record(
         outcome = Outcome(failure=known) if known else runner.run(config, RULE)
         trial = trial_of(config, outcome, gate, reference, number, time.monotonic() - began)
         journal.append(trial)
-        if trial.failure is not None and trial.failure.kind in DETERMINISTIC:
+        if trial.failure is not None and trial.failure.holds_for_session:
             unusable[session] = trial.failure
         if count % 20 == 0:
             each = (time.monotonic() - start) / count

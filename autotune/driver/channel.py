@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autotune.shared.errors import shorten
 from autotune.shared.records import FAILURE_KINDS, Failure, dumps
 from autotune.store.wire import WireError, loads
 
@@ -116,7 +117,7 @@ class Channel:
             and failure.get("kind") in FAILURE_KINDS
             and isinstance(failure.get("detail"), str)
         ):
-            raise WorkerFailed(Failure(kind=failure["kind"], detail=failure["detail"]))
+            raise WorkerFailed(Failure(kind=failure["kind"], detail=shorten(failure["detail"])))
         raise self.end_as("protocol", f"reply has keys {sorted(map(str, reply))}")
 
     def end_as(self, kind: str, detail: str) -> WorkerFailed:

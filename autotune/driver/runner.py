@@ -266,7 +266,10 @@ class ProcessRunner:
         if self._inputs.cache is not None:
             cache = str(Path(self._inputs.cache) / str(config["stack"]))
         request = open_request(config, replace(self._inputs, cache=cache))
-        opened = parse(Opened, session.ask("open", request)[0])
+        try:
+            opened = parse(Opened, session.ask("open", request)[0])
+        except WorkerFailed as failed:
+            raise WorkerFailed(replace(failed.failure, preparing=True), failed.log) from failed
         if opened.files and cache is not None:
             self._torch_free.add(config.only(TORCH_FREE_KNOBS))
             exported = config.only(EXPORT_KNOBS)

@@ -71,7 +71,9 @@ def entry(
         "difference": accuracy.difference if accuracy else None,
         "agreement": accuracy.agreement if accuracy else None,
         "max_abs_logit_difference": accuracy.max_abs_logit_difference if accuracy else None,
-        "failure": None if trial.failure is None else to_jsonable(trial.failure),
+        "failure": None
+        if trial.failure is None
+        else {"kind": trial.failure.kind, "detail": trial.failure.detail},
     }
 
 

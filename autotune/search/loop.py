@@ -56,8 +56,6 @@ preparing a configuration that is tried again."""
 SEARCH_RULE = StoppingRule(min_passes=2, budget_s=2.0, patience_s=5.0)
 """Passes of a trial before the finals. Exploring needs a ranking only; the finals measure longer
 what is reported."""
-DETERMINISTIC = ("unsupported", "fallback")
-"""Failures of the preparation: they hold for every point of the session."""
 RANDOM_DRAWS = 10_000
 """Random draws from the space before its configurations are enumerated in order."""
 
@@ -219,7 +217,7 @@ class Search:
         self._unusable = {
             _session(t.config): f"{t.failure.kind}: {t.failure.detail}"
             for t in self._searched
-            if t.failure is not None and t.failure.kind in DETERMINISTIC
+            if t.failure is not None and t.failure.holds_for_session
         }
         known = self._study.known()
         for trial in self._searched:
@@ -481,7 +479,7 @@ class Search:
             log=outcome.log,
         )
         self._journal.append(trial)
-        if failure is not None and failure.kind in DETERMINISTIC:
+        if failure is not None and failure.holds_for_session:
             self._unusable[_session(config)] = f"{failure.kind}: {failure.detail}"
         self._listener.finished(self._progress(trial))
         return trial

@@ -57,13 +57,25 @@ class SearchError(AutotuneError):
     """The search ran but has no configuration to recommend."""
 
 
+MAX_DETAIL = 400
+"""Most characters of a failure's detail. Libraries print whole tensors and graphs: torch's tracer
+wrote 78,000 characters, OpenVINO's 180,000."""
+
+
+def shorten(text: str) -> str:
+    """`text` on one line, at most MAX_DETAIL characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_DETAIL else f"{line[: MAX_DETAIL - 1]}…"
+
+
 class TrialFailure(Exception):
     """A configuration cannot be measured.
 
-    `kind` is one of `autotune.shared.records.FAILURE_KINDS`. `detail` says why, for a person.
+    `kind` is one of `autotune.shared.records.FAILURE_KINDS`. `detail` says why, for a person, on
+    one line of at most MAX_DETAIL characters.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
         self.kind = kind
-        self.detail = detail
+        self.detail = shorten(detail)
+        super().__init__(f"{kind}: {self.detail}")

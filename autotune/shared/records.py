@@ -35,6 +35,12 @@ FAILURE_KINDS = (
     "protocol",  # a reply that does not follow the wire format
 )
 
+ALWAYS_FAIL = ("unsupported", "fallback")
+"""Kinds of failure that every point of a session shares."""
+FAIL_PREPARING = ("crash", "illegal-instruction", "inaccurate", "timeout")
+"""Kinds that every point shares if the engine failed so while it was prepared: another try would
+do the same again, for minutes. Memory may suffice next time, so `out-of-memory` is not here."""
+
 DEFAULT_STACK = "default"
 """The name of the stack of the interpreter that runs autotune."""
 
@@ -380,10 +386,16 @@ class Failure:
 
     kind: str
     detail: str
+    preparing: bool = False  # the engine was being prepared; no point had been asked for yet
 
     def __post_init__(self) -> None:
         if self.kind not in FAILURE_KINDS:
             raise ValueError(f"failure kind must be one of {FAILURE_KINDS}, got {self.kind!r}")
+
+    @property
+    def holds_for_session(self) -> bool:
+        """Whether every point of the session would fail alike, so that none need be tried."""
+        return self.kind in ALWAYS_FAIL or (self.preparing and self.kind in FAIL_PREPARING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

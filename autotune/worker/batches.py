@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ Shape = tuple[int, int]
 
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"
+MASK = "attention_mask"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,10 @@ class Features:
     of different lengths lie end to end. Feature i is `flat[starts[i]:starts[i + 1]]`, where
     `starts` is the running sum of `lengths`. `pad` is the padding value of each input.
     `examples` is the number of dataset rows; a long row may be split into several features.
+
+    `model_inputs` names what the model takes, in the order of its `forward`. Every batch has the
+    mask, because it says which tokens are real; a model may take none. `own_pad_token` replaces
+    the model's `config.pad_token_id` if that is no token. `work` is as in `ModelFacts`.
     """
 
     inputs: Mapping[str, Array]
@@ -36,6 +42,9 @@ class Features:
     padding_side: str
     max_seq_length: int
     examples: int
+    model_inputs: tuple[str, ...] = ()
+    own_pad_token: int | None = None
+    work: tuple[float, float, float] | None = None
 
     @classmethod
     def load(cls, folder: str) -> Features:
@@ -50,7 +59,24 @@ class Features:
                 padding_side=meta["padding_side"],
                 max_seq_length=meta["max_seq_length"],
                 examples=meta["examples"],
+                # Runs of older versions: every model took the mask, after the other inputs.
+                model_inputs=tuple(meta.get("model_inputs", (*meta["inputs"], MASK))),
+                own_pad_token=meta.get("own_pad_token"),
+                work=tuple(meta["work"]) if meta.get("work") else None,
             )
+
+    def meta(self) -> dict[str, Any]:
+        """What META_FILE holds."""
+        return {
+            "inputs": list(self.inputs),
+            "pad": dict(self.pad),
+            "padding_side": self.padding_side,
+            "max_seq_length": self.max_seq_length,
+            "examples": self.examples,
+            "model_inputs": list(self.model_inputs),
+            "own_pad_token": self.own_pad_token,
+            "work": self.work,
+        }
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,13 +86,13 @@ class Features:
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
         shape = (len(rows), width)
         batch = {name: np.full(shape, self.pad[name], np.int64) for name in self.inputs}
-        batch["attention_mask"] = np.zeros(shape, np.int64)
+        batch[MASK] = np.zeros(shape, np.int64)
         for i, row in enumerate(rows):
             length = int(self.lengths[row])
             columns = slice(0, length) if self.padding_side == "right" else slice(-length, None)
             for name, flat in self.inputs.items():
                 batch[name][i, columns] = flat[starts[row] : starts[row + 1]]
-            batch["attention_mask"][i, columns] = 1
+            batch[MASK][i, columns] = 1
         return batch
 
     def unpad(self, output: npt.NDArray[np.float32], rows: Sequence[int]) -> list[np.ndarray]:

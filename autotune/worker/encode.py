@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -14,13 +15,12 @@ import numpy as np
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelFacts, ModelSource
-from autotune.worker.batches import FEATURES_FILE, META_FILE
+from autotune.worker.batches import FEATURES_FILE, MASK, META_FILE, Features
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import fit_work_polynomial
+from autotune.worker.inputs import choose_padding, longest_input, model_inputs
 from autotune.worker.slim import transformers
 
-UNLIMITED_TOKENS = 1_000_000
-"""Limits from here on mean no limit: such tokenizers report a huge `model_max_length`."""
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
@@ -29,11 +29,6 @@ def _loading_advice(source: ModelSource, error: Exception) -> str:
     """Why transformers cannot load the model, and what to do about it, in one line."""
     text = " ".join(str(error).split())
     if os.path.isdir(source.path):
-        if "safetensors" in text and not source.allow_pickle:
-            return (
-                f"{source.path} has no model.safetensors; pickled weights can run code while "
-                "they load: convert them, or pass --allow-pickle if you trust their author"
-            )
         return f"{source.path} cannot be loaded: {text[:300]}"
     if "trust_remote_code" in text:
         return (
@@ -49,11 +44,102 @@ def _loading_advice(source: ModelSource, error: Exception) -> str:
     )
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """The fast tokenizer of the model. Raises TrialFailure `unsupported` if it has none."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+def refusal_of_folder(folder: Path, *, allow_pickle: bool) -> str | None:
+    """Why the files in a folder are no model for this, and the remedy. None if they may be one.
+
+    Only names of files are read, and two small JSON files: this runs before anything is loaded.
+    """
+    names = {path.name for path in folder.iterdir()}
+
+    def has(*patterns: str) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+
+    if "adapter_config.json" in names and "config.json" not in names:
+        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
+        return (
+            f"{folder} is a LoRA adapter: merge it into {base} with peft's merge_and_unload(), "
+            "save that model with its tokenizer, and pass --model with its folder"
+        )
+    if "config.json" not in names:
+        if has("*.gguf"):
+            return f"{folder} holds GGUF weights, which are llama.cpp's: pass the original model"
+        inner = [path.parent for path in sorted(folder.glob("*/config.json"))]
+        inner = [path for path in inner if "Transformer" in path.name] or inner
+        if inner:
+            return f"{folder} holds a model in a folder of its own: pass --model {inner[0]}"
+        return f"{folder} has no config.json: pass the folder of a model that save_pretrained wrote"
+    method = (_read_json(folder / "config.json").get("quantization_config") or {}).get(
+        "quant_method"
     )
+    if method:
+        return (
+            f"{folder}: the weights are quantised by {method}, for other hardware or libraries: "
+            "pass the float model that they were made from"
+        )
+    if not has("*.safetensors", "*.safetensors.index.json"):
+        pickled = has("pytorch_model*.bin", "*.pt", "*.pth")
+        if pickled and not allow_pickle:
+            return (
+                f"{folder} has no model.safetensors; pickled weights can run code while "
+                "they load: convert them, or pass --allow-pickle if you trust their author"
+            )
+        if not pickled:
+            kinds = (
+                (
+                    "TensorFlow",
+                    has("tf_model*.h5"),
+                    "from_pretrained(DIR, from_tf=True)",
+                ),
+                ("Flax", has("flax_model*.msgpack"), "from_pretrained(DIR, from_flax=True)"),
+                ("OpenVINO", has("openvino_model*.xml"), ""),
+                ("ONNX", has("*.onnx") or any(folder.glob("onnx/*.onnx")), ""),
+            )
+            for kind, found, call in kinds:
+                if found:
+                    remedy = (
+                        f"convert them with {call} and save_pretrained()"
+                        if call
+                        else "pass the folder of the torch model that they were made from"
+                    )
+                    return f"{folder} has {kind} weights only, and none for torch: {remedy}"
+            return f"{folder} has a config.json and no weights: copy model.safetensors there"
+    if not has(*TOKENIZER_FILES):
+        return (
+            f"{folder} has no tokenizer files: copy tokenizer.json, tokenizer_config.json and "
+            "special_tokens_map.json there from the model that it was fine-tuned from"
+        )
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def load_tokenizer(source: ModelSource, *, words: bool = False) -> Any:
+    """The fast tokenizer of the model, which takes lists of words if `words` is set.
+
+    Raises TrialFailure `unsupported` if the model has no fast tokenizer.
+    """
+
+    def load(**options: bool) -> Any:
+        return transformers.AutoTokenizer.from_pretrained(
+            source.path,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            **options,
+        )
+
+    tokenizer = load()
+    if words:
+        try:
+            tokenizer([["word"]], is_split_into_words=True)
+        except AssertionError:  # RoBERTa, GPT-2, ...: words of a list need a space before them
+            tokenizer = load(add_prefix_space=True)
     if not tokenizer.is_fast:
         raise TrialFailure(
             "unsupported",
@@ -61,6 +147,17 @@ def load_tokenizer(source: ModelSource) -> Any:
             "save the model with a tokenizer.json",
         )
     return tokenizer
+
+
+def _tokenizer_advice(source: ModelSource) -> str | None:
+    """What a tokenizer that cannot be loaded lacks. None if its files do not say."""
+    folder = Path(source.path)
+    if (folder / "tokenizer.json").exists() or not any(folder.glob("*.model")):
+        return None
+    return (
+        f"{folder} has a SentencePiece model and no tokenizer.json: install sentencepiece and "
+        "protobuf in this stack, or save the tokenizer with save_pretrained() where they are"
+    )
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -90,15 +187,25 @@ def model_digest(source: ModelSource) -> str:
     return _digest(files)
 
 
-def inspect_model(source: ModelSource) -> tuple[Any, ModelFacts]:
-    """The tokenizer and the facts of a model that suits the task.
+def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any, ModelFacts]:
+    """The tokenizer, the model, and the facts of a model that suits the task.
 
     Raises TrialFailure `unsupported`, with the remedy, if the model cannot be found or loaded, or
     if its checkpoint lacks weights of the head.
     """
     torch_model.silence_transformers()
+    if os.path.isdir(source.path):
+        refusal = refusal_of_folder(Path(source.path), allow_pickle=source.allow_pickle)
+        if refusal is not None:
+            raise TrialFailure("unsupported", refusal)
     try:
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, words=words)
+    except TrialFailure:
+        raise
+    except Exception as error:  # transformers and tokenizers share no base class
+        advice = _tokenizer_advice(source) or _loading_advice(source, error)
+        raise TrialFailure("unsupported", advice) from error
+    try:
         model, missing = torch_model.load(source)
     except (TrialFailure, MemoryError):
         raise
@@ -114,22 +221,21 @@ def inspect_model(source: ModelSource) -> tuple[Any, ModelFacts]:
             f"{source.path} has no trained head for {source.head}: its checkpoint "
             f"({trained}) lacks {', '.join(missing[:3])}; pass a model fine-tuned for the task",
         )
-    limits = [
-        limit
-        for limit in (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-        if limit and limit < UNLIMITED_TOKENS
-    ]
     attention = str(config._attn_implementation)
-    return tokenizer, ModelFacts(
-        model_type=config.model_type,
-        architecture=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
-        attention=attention,
-        attentions=("sdpa", "eager") if attention == "sdpa" else (attention,),
-        max_positions=min(limits) if limits else None,
-        digest=model_digest(source),
-        labels=tuple(str(config.id2label[i]) for i in sorted(config.id2label or {})),
-        problem=_problem(config),
+    return (
+        tokenizer,
+        model,
+        ModelFacts(
+            model_type=config.model_type,
+            architecture=type(model).__name__,
+            parameters=sum(p.numel() for p in model.parameters()),
+            attention=attention,
+            attentions=("sdpa", "eager") if attention == "sdpa" else (attention,),
+            max_positions=longest_input(model, tokenizer),
+            digest=model_digest(source),
+            labels=tuple(str(config.id2label[i]) for i in sorted(config.id2label or {})),
+            problem=_problem(config),
+        ),
     )
 
 
@@ -173,35 +279,55 @@ def encode(
     Raises TrialFailure `unsupported` for a model that does not suit the task (see `inspect_model`)
     or has fewer positions than `max_seq_length`.
     """
-    tokenizer, facts = inspect_model(source)
+    tokenizer, model, facts = inspect_model(source, words=words)
     if facts.max_positions is not None and max_seq_length > facts.max_positions:
         raise TrialFailure(
             "unsupported",
             f"max_seq_length must be at most the model's {facts.max_positions} positions, "
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
-    for row_set in sets:
+    inputs = model_inputs(model, tokenizer)
+    encoded = [
         _encode_rows(
             tokenizer,
+            inputs,
             rows_file=row_set["rows_file"],
             folder=row_set["folder"],
             max_seq_length=max_seq_length,
             doc_stride=doc_stride,
             words=words,
         )
-    return replace(facts, work=fit_work_polynomial(source))
+        for row_set in sets
+    ]
+    work = fit_work_polynomial(model, inputs, max_seq_length)
+    padded = choose_padding(model, tokenizer, encoded[0], source.outputs)
+    for row_set, features in zip(sets, encoded, strict=True):
+        meta = replace(
+            features,
+            pad=padded.pad,
+            padding_side=padded.padding_side,
+            own_pad_token=padded.own_pad_token,
+            work=work,
+        ).meta()
+        with open(os.path.join(row_set["folder"], META_FILE), "w", encoding="utf-8") as file:
+            json.dump(meta, file)
+    return replace(facts, work=work)
 
 
 def _encode_rows(
     tokenizer: Any,
+    model_inputs: tuple[str, ...],
     *,
     rows_file: str,
     folder: str,
     max_seq_length: int,
     doc_stride: int | None,
     words: bool,
-) -> None:
-    """Write the features of one set and their metadata into `folder`, see `encode`."""
+) -> Features:
+    """Write the arrays of one set into `folder`, see `encode`. Returns its features.
+
+    Their padding is the tokenizer's, which need not be right for the model.
+    """
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
     text, pair, counts = rows["text"], rows["text_pair"], rows.get("counts")
@@ -220,7 +346,8 @@ def _encode_rows(
         is_split_into_words=words,
     )
     count = len(encoded["input_ids"])
-    names = [name for name in tokenizer.model_input_names if name != "attention_mask"]
+    names = [name for name in model_inputs if name != MASK]
+    _fill_empty_rows(encoded, tokenizer, names, windowed=windowed)
     arrays: dict[str, np.ndarray] = {
         name: np.concatenate([np.asarray(ids, np.int32) for ids in encoded[name]]) for name in names
     }
@@ -234,19 +361,36 @@ def _encode_rows(
         arrays["example"] = np.repeat(np.arange(examples, dtype=np.int32), counts or 1)
     if words:
         arrays["words"] = np.asarray(
-            [-1 if w is None else w for i in range(count) for w in encoded.word_ids(i)], np.int32
+            [-1 if w is None else w for i in range(count) for w in encoded.word_ids(i) or [None]],
+            np.int32,
         )
     np.savez(os.path.join(folder, FEATURES_FILE), **arrays)  # type: ignore[arg-type]
     pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    meta = {
-        "inputs": names,
-        "pad": {name: pad.get(name, 0) or 0 for name in names},
-        "padding_side": tokenizer.padding_side,
-        "max_seq_length": max_seq_length,
-        "examples": examples,
-    }
-    with open(os.path.join(folder, META_FILE), "w", encoding="utf-8") as file:
-        json.dump(meta, file)
+    return Features(
+        inputs={name: arrays[name].astype(np.int64) for name in names},
+        lengths=arrays["lengths"].astype(np.int64),
+        pad={name: pad.get(name, 0) or 0 for name in names},
+        padding_side=tokenizer.padding_side,
+        max_seq_length=max_seq_length,
+        examples=examples,
+        model_inputs=model_inputs,
+    )
+
+
+def _fill_empty_rows(encoded: Any, tokenizer: Any, names: list[str], *, windowed: bool) -> None:
+    """Give rows without tokens one token, since a model can compute nothing from none.
+
+    Such rows are empty texts, of tokenizers that add no special tokens (GPT-2). The token is the
+    end of text, as if such a text had just ended.
+    """
+    known = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    token = next((t for t in known if t is not None), 0)
+    for row, ids in enumerate(encoded["input_ids"]):
+        if not ids:
+            for name in names:
+                encoded[name][row] = [token if name == "input_ids" else 0]
+            if windowed:
+                encoded["offset_mapping"][row] = [(0, 0)]
 
 
 def _context_offsets(encoded: Any, feature: int, context: int) -> np.ndarray:
@@ -255,6 +399,7 @@ def _context_offsets(encoded: Any, feature: int, context: int) -> np.ndarray:
     `context` is the index of the text that holds the context. Other tokens get (-1, -1).
     """
     offsets = np.asarray(encoded["offset_mapping"][feature], np.int32).reshape(-1, 2)
-    sequence = np.asarray([-1 if s is None else s for s in encoded.sequence_ids(feature)], np.int32)
+    found = encoded.sequence_ids(feature) or [None]  # an empty row, which has got one token
+    sequence = np.asarray([-1 if s is None else s for s in found], np.int32)
     offsets[sequence != context] = -1
     return offsets

@@ -1,60 +1,110 @@
-"""The floating-point operations that a model needs for one row, counted by torch."""
+"""The floating-point operations that a model's matrix products take, counted as torch runs them."""
 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from autotune.shared.records import ModelSource
-from autotune.worker.slim import transformers
+from autotune.worker.batches import MASK
 
 FITTED_WIDTHS_TOKENS = (16, 32, 64)
 """The padded widths that determine the polynomial."""
-CHECKED_WIDTH_TOKENS = 48
-"""The padded width at which the polynomial is checked against a count."""
+CHECKED_WIDTH_TOKENS, MAX_CHECKED_WIDTH_TOKENS = 48, 512
+"""The padded width at which the polynomial is checked against a count. The workload's own width
+is checked, too, up to the second one: Longformer's work is constant up to its window."""
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+LINEAR_LIBRARIES = ("mkldnn", "mkl", "quantized", "torch_ipex", "zentorch")
+"""Namespaces of operators that compute a Linear layer with packed weights."""
 
 
-def fit_work_polynomial(source: ModelSource) -> tuple[float, float, float] | None:
+class WorkCounter(TorchDispatchMode):
+    """Counts the operations of matrix products inside the block, by the type they are computed in.
+
+    An addition and a multiplication count as one operation each. Products inside a kernel that
+    torch does not dispatch are not seen: fused groups of IPEX's graph mode, and what inductor
+    compiled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_type: Counter[str] = Counter()  # "fp32", "bf16", "int8" -> operations
+        self.onednn = 0  # of these, in Linear layers that torch runs through oneDNN
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_type.values())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        packet, library = func._overloadpacket, func.namespace
+        if packet in flop_registry:
+            count = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+            self.by_type[TYPES.get(result.dtype, "other")] += int(count)
+        elif packet.__name__ == "_scaled_dot_product_flash_attention_for_cpu":
+            query, key, value = args[:3]
+            count = sdpa_flop_count(query.shape, key.shape, value.shape)
+            self.by_type[TYPES.get(query.dtype, "other")] += int(count)
+        elif library in LINEAR_LIBRARIES and _is_linear(packet.__name__, result):
+            count = 2 * result.numel() * args[0].shape[-1]
+            kind = "int8" if library == "quantized" else TYPES.get(result.dtype, "other")
+            self.by_type[kind] += count
+            self.onednn += count if library == "mkldnn" else 0
+        return result
+
+
+def _is_linear(name: str, result: Any) -> bool:
+    """Whether the operator `name` computed a Linear layer: not only packed its weight."""
+    computes = "linear" in name.lower() or "gemm" in name.lower()
+    return computes and "pack" not in name and "weight" not in name and torch.is_tensor(result)
+
+
+def count_work(call: Callable[[], object]) -> WorkCounter:
+    """The operations of one call."""
+    with torch.no_grad(), WorkCounter() as counter:
+        call()
+    return counter
+
+
+def fit_work_polynomial(
+    model: Any, inputs: tuple[str, ...], max_seq_length: int
+) -> tuple[float, float, float] | None:
     """(c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations.
 
-    An addition and a multiplication count as one operation each. Only matrix products are
-    counted, because they take most of the time. torch counts them on the meta device, where the
-    model has no weights in memory.
+    c + a w are the products with weights, b w^2 the products of attention. Only matrix products
+    are counted, because they take most of the time.
 
-    None if the work of the model is no such polynomial (the check differs by more than 0.1%), or
-    if the model cannot run on the meta device.
+    None if the work of the model is no such polynomial: a check at another width, or at the
+    workload's own, differs by more than 0.1%. None also if the model cannot run such a row.
     """
-    checked = CHECKED_WIDTH_TOKENS
+    checked = {CHECKED_WIDTH_TOKENS, min(max_seq_length, MAX_CHECKED_WIDTH_TOKENS)}
     try:
         counts = {
-            width: _count_operations(source, width) for width in (*FITTED_WIDTHS_TOKENS, checked)
+            width: _count_operations(model, inputs, width)
+            for width in {*FITTED_WIDTHS_TOKENS, *checked}
         }
-    except Exception:  # a model's own code may raise anything on the meta device
+    except Exception:  # a model's own code may raise anything
         traceback.print_exc()
         return None
-    fitted = [counts[width] for width in FITTED_WIDTHS_TOKENS]
-    b, a, c = np.polyfit(FITTED_WIDTHS_TOKENS, fitted, 2)
-    expected = c + a * checked + b * checked**2
-    if not np.isclose(expected, counts[checked], rtol=1e-3):
+    b, a, c = np.polyfit(FITTED_WIDTHS_TOKENS, [counts[w] for w in FITTED_WIDTHS_TOKENS], 2)
+    if not all(np.isclose(c + a * w + b * w**2, counts[w], rtol=1e-3) for w in checked):
         return None
     return float(c), float(a), float(b)
 
 
-def _count_operations(source: ModelSource, width: int) -> int:
+def _count_operations(model: Any, inputs: tuple[str, ...], width: int) -> int:
     """The operations of one row of `width` tokens."""
-    config = transformers.AutoConfig.from_pretrained(
-        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
-    )
-    head = getattr(transformers, source.head)
-    with torch.device("meta"), torch.no_grad():
-        # torch cannot count the operations of the CPU's fused attention.
-        model = head.from_config(
-            config, attn_implementation="eager", trust_remote_code=source.trust_remote_code
-        ).eval()
-        ids = torch.zeros((1, width), dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return int(counter.get_total_flops())
+    # Classifiers of T5 and BART read the end of the text, and fail without one.
+    ends = getattr(model.config, "eos_token_id", None)
+    token = (ends[0] if isinstance(ends, list) else ends) or 0
+    fill = {"input_ids": token if 0 < token < model.config.vocab_size else 0, MASK: 1}
+    row = {name: torch.full((1, width), fill.get(name, 0)) for name in inputs}
+    return count_work(lambda: model(**row)).total

@@ -181,12 +181,15 @@ class Operations:
         loaded = Features.load(features)
         material = Material(
             source=model,
+            inputs=loaded.model_inputs,
             samples=sample_batches(loaded),
             calibration=calibration_batches(Features.load(calibration)) if calibration else (),
             threads=int(process["threads"]),
             instruction_sets=frozenset(instruction_sets),
             cache=Path(cache or os.path.join(self._workdir, "cache")),
             for_production=keep,
+            own_pad_token=loaded.own_pad_token,
+            work=loaded.work,
         )
         if self._group.count > 1:
             if self._group.index == 0:

@@ -212,7 +212,7 @@ def test_a_library_the_stack_lacks_is_unsupported(sessions):
 
 def test_a_failure_comes_with_the_workers_log(run):
     outcome, worker = run(Failure(kind="fallback", detail="tracing failed"))
-    assert outcome.failure == Failure(kind="fallback", detail="tracing failed")
+    assert outcome.failure == Failure(kind="fallback", detail="tracing failed", preparing=True)
     assert outcome.log == "the log"
     assert worker.closed
 

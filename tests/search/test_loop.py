@@ -200,11 +200,19 @@ def test_failures_are_recorded_and_the_search_goes_on(bench):
     assert result.best.config["mode"] != "jit"
 
 
-def test_a_preparation_that_cannot_work_is_not_tried_again(bench):
+LASTING = [
+    Failure(kind="fallback", detail="torch.jit.trace failed"),
+    Failure(kind="unsupported", detail="no tracer"),
+    Failure(kind="crash", detail="killed by SIGSEGV", preparing=True),
+    Failure(kind="inaccurate", detail="differs from eager", preparing=True),
+]
+"""Failures that every point of a session would repeat."""
+
+
+@pytest.mark.parametrize("failure", LASTING, ids=lambda failure: failure.kind)
+def test_a_preparation_that_cannot_work_is_not_tried_again(bench, failure):
     def fail(config):
-        if config["mode"] == "jit":
-            return Failure(kind="fallback", detail="torch.jit.trace failed")
-        return None
+        return failure if config["mode"] == "jit" else None
 
     runner = FakeRunner(fail=fail)
     bench.search(runner, trials=60)
@@ -217,13 +225,23 @@ def test_a_preparation_that_cannot_work_is_not_tried_again(bench):
     assert len(tried) == len(set(tried))
 
 
-def test_a_resumed_search_remembers_preparations_that_cannot_work(bench):
+def test_a_crash_of_one_point_does_not_rule_out_the_others(bench):
     one_session = ["mode=jit", "precision=fp32", "threads=1", "attention=sdpa"]
 
     def fail(config):
-        if config["mode"] == "jit":
-            return Failure(kind="unsupported", detail="no tracer")
-        return None
+        return Failure(kind="crash", detail="boom") if config["mode"] == "jit" else None
+
+    runner = FakeRunner(fail=fail)
+    bench.search(runner, trials=20, overrides=one_session)
+    assert sum(config["mode"] == "jit" for config in runner.ran) > 1
+
+
+@pytest.mark.parametrize("failure", LASTING, ids=lambda failure: failure.kind)
+def test_a_resumed_search_remembers_preparations_that_cannot_work(bench, failure):
+    one_session = ["mode=jit", "precision=fp32", "threads=1", "attention=sdpa"]
+
+    def fail(config):
+        return failure if config["mode"] == "jit" else None
 
     bench.search(FakeRunner(fail=fail), trials=2, overrides=one_session)
     resumed = FakeRunner(fail=fail)

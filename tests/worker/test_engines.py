@@ -250,10 +250,13 @@ def test_more_threads_than_cpus_is_a_fallback_failure(runner, monkeypatch):
 
 
 MODEL_THAT_CANNOT_BE_TRACED = """
+from pathlib import Path
 import torch
+from autotune.shared.records import ModelSource
 from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import Runnable
+from autotune.worker.engines.base import Material
+from autotune.worker.engines.torch_model import Positional, Runnable
 import numpy as np
 
 class Model(torch.nn.Module):
@@ -261,7 +264,14 @@ class Model(torch.nn.Module):
         if {body}
 batch = lambda rows, width: {{"attention_mask": np.ones((rows, width), np.int64)}}
 try:
-    trace(Runnable(Model().eval(), ("y",)), [batch(2, 4), batch(1, 3), batch(3, 7)], 1e-3)
+    samples = [batch(2, 4), batch(1, 3), batch(3, 7)]
+    source = ModelSource(path="", head="", outputs={{"y": "feature"}})
+    material = Material(
+        source=source, inputs=("attention_mask",), samples=samples, calibration=(), threads=1,
+        instruction_sets=frozenset(), cache=Path(),
+    )
+    model = Positional(Model(), material.inputs, material.outputs)
+    trace(Runnable(model, material.inputs), material, 1e-3)
 except TrialFailure as failure:
     print(failure)
 """

@@ -33,19 +33,34 @@ class Environment:
 class Material:
     """The inputs of `Engine.prepare`.
 
+    `inputs` names what the model takes, in the order of its `forward`. A batch may hold more.
     `samples[0]` is the example batch to trace or compile with. The other samples are shorter,
     longer and have odd sizes. An engine that traces, exports or compiles must compare its outputs
     with those of the original model on all samples.
     `calibration` holds batches of rows that are never scored. It may be empty.
+    `own_pad_token` and `work` are as in `Features`.
     """
 
     source: ModelSource
+    inputs: tuple[str, ...]
     samples: Sequence[Batch]
     calibration: Sequence[Batch]
     threads: int
     instruction_sets: frozenset[str]  # as in Environment
     cache: Path  # folder of artefacts that the processes of a run share
     for_production: bool = False  # keep every artefact there, of any size, for production to use
+    own_pad_token: int | None = None
+    work: tuple[float, float, float] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the model's outputs, in order."""
+        return tuple(self.source.outputs)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """`token` or `feature` for each of `outputs`."""
+        return tuple(self.source.outputs.values())
 
     @property
     def vnni(self) -> bool:

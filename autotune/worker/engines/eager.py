@@ -24,6 +24,7 @@ from autotune.worker.engines.base import (
     Prepared,
     unsupported_precision,
 )
+from autotune.worker.engines.share import check_torch_share
 
 
 class EagerEngine(Engine):
@@ -34,5 +35,7 @@ class EagerEngine(Engine):
         return unsupported_precision(precision, environment)
 
     def prepare(self, material: Material) -> Prepared:
-        model, _ = torch_model.load(material.source, str(self.options["attention"]))
-        return Prepared(call=torch_model.apply_precision(model, material, self.options))
+        model = torch_model.load_for(material, str(self.options["attention"]))
+        runnable = torch_model.apply_precision(model, material, self.options)
+        shares = check_torch_share(lambda: runnable(material.samples[0]), self.options, material)
+        return Prepared(call=runnable, effective=shares)

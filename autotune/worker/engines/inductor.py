@@ -23,20 +23,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch._dynamo
+import torch._dynamo.utils
 import torch._inductor
 import torch._inductor.config
 
 from autotune.shared.errors import TrialFailure
-from autotune.worker.batches import Batch
+from autotune.shared.records import Scalar
 from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import (
     SIMULATED_INT8_TOLERANCE,
@@ -48,7 +46,8 @@ from autotune.worker.engines.base import (
     unsupported_precision,
     write_atomically,
 )
-from autotune.worker.engines.torch_model import Positional, Runnable, as_tensors
+from autotune.worker.engines.share import check_share, check_torch_share
+from autotune.worker.engines.torch_model import Runnable, as_tensors
 
 MAX_RECOMPILATIONS = 64
 """How often one model may be compiled again for new shapes. torch's own default is 8."""
@@ -65,46 +64,45 @@ def compile_model(runnable: Runnable, *, backend: str, dynamic: bool) -> Runnabl
     torch._dynamo.config.recompile_limit = MAX_RECOMPILATIONS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     model: Any = torch.compile(runnable.model, backend=backend, dynamic=dynamic, fullgraph=True)
-    return Runnable(model, runnable.outputs, runnable.context)
+    return Runnable(model, runnable.inputs, runnable.context)
 
 
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """A model compiled ahead of time, as a callable from batches to outputs."""
-
-    package: Callable[..., Any]
-    inputs: tuple[str, ...]
-
-    @classmethod
-    def load(cls, path: Path, inputs: tuple[str, ...]) -> PackagedModel:
-        return cls(torch._inductor.aoti_load_package(str(path)), inputs)
-
-    def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
-        tensors = as_tensors(batch)
-        with torch.no_grad():
-            found = self.package(*(tensors[name] for name in self.inputs))
-            return [output.float().numpy() for output in found]
+def load_package(path: Path, inputs: tuple[str, ...]) -> Runnable:
+    """A model that was compiled ahead of time."""
+    return Runnable(torch._inductor.aoti_load_package(str(path)), inputs)
 
 
-def compile_package(runnable: Runnable, material: Material, path: Path) -> PackagedModel:
+def int8_kernels_per_graph() -> float:
+    """How many products the graphs that this process compiled run in int8, on average.
+
+    inductor counts the quantised products that it turned into int8 kernels. It computes the
+    others in float32.
+    """
+    counters = torch._dynamo.utils.counters
+    kinds = ("qlinear_weight_prepack_matcher_count", "qconv_weight_prepack_matcher_count")
+    found = sum(int(counters["inductor"][kind]) for kind in kinds)
+    return found / max(int(counters["stats"]["unique_graphs"]), 1)
+
+
+def compile_package(runnable: Runnable, material: Material, path: Path) -> Runnable:
     """`runnable` compiled ahead of time into the file `path`. Raises whatever torch raises."""
-    inputs = tuple(material.samples[0])
-    example = tuple(as_tensors(material.samples[0]).values())
+    inputs = material.inputs
+    example = as_tensors(material.samples[0], inputs)
     cache_before = os.environ[CACHE_VARIABLE]
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad(), runnable.context():
         os.environ[CACHE_VARIABLE] = scratch
         try:
             exported = torch.export.export(
-                Positional(runnable.model, inputs, runnable.outputs),
+                runnable.model,
                 example,
-                dynamic_shapes=torch_model.dynamic_shapes(material.samples),
+                dynamic_shapes=torch_model.dynamic_shapes(inputs, material.samples),
                 strict=False,
             )
             with write_atomically(path) as partial:
                 torch._inductor.aoti_compile_and_package(exported, package_path=str(partial))
         finally:
             os.environ[CACHE_VARIABLE] = cache_before
-    return PackagedModel.load(path, inputs)
+    return load_package(path, inputs)
 
 
 class InductorEngine(Engine):
@@ -136,21 +134,24 @@ class InductorEngine(Engine):
         dynamic = bool(options.get("dynamic_shapes", True))
         path = material.cached(f"{'-'.join(str(value) for value in options.values())}.pt2")
         if path.exists():
-            packaged = PackagedModel.load(path, tuple(material.samples[0]))
+            packaged = load_package(path, material.inputs)
             return Prepared(call=packaged, effective={"ahead_of_time": True})
+        quantized = None
         if precision == "int8_static":
-            runnable = pt2e.quantize_model(material, str(options["attention"]))
+            quantized = pt2e.quantize_model(material, str(options["attention"]))
+            runnable = quantized.runnable
             tolerance = SIMULATED_INT8_TOLERANCE
         else:
-            model, _ = torch_model.load(material.source, str(options["attention"]))
+            model = torch_model.load_for(material, str(options["attention"]))
             runnable = torch_model.apply_precision(model, material, options)
             tolerance = TOLERANCE[precision]
         if material.for_production and dynamic and self._can_be_packaged:
             try:
                 packaged = compile_package(runnable, material, path)
-                difference = torch_model.compare(runnable, packaged, material.samples, tolerance)
+                difference = torch_model.compare(runnable, packaged, material, tolerance)
                 effective = {"ahead_of_time": True, "compile_difference": difference}
-                return Prepared(call=packaged, effective=effective)
+                shares = self._shares(runnable, quantized, material)
+                return Prepared(call=packaged, effective={**effective, **shares})
             except Exception as error:
                 path.unlink(missing_ok=True)
                 print(
@@ -158,14 +159,30 @@ class InductorEngine(Engine):
                     file=sys.stderr,
                 )
         compiled = compile_model(runnable, backend=self.backend, dynamic=dynamic)
-        samples = material.samples if dynamic else material.samples[:1]
+        compared = material if dynamic else replace(material, samples=material.samples[:1])
         try:
-            difference = torch_model.compare(runnable, compiled, samples, tolerance)
+            difference = torch_model.compare(runnable, compiled, compared, tolerance)
         except torch._dynamo.exc.TorchDynamoException as error:
             lines = str(error).strip().splitlines()
             message = lines[0] if lines else type(error).__name__
             raise TrialFailure("fallback", f"torch.compile failed: {message}") from error
-        return Prepared(call=compiled, effective={"compile_difference": difference})
+        shares = self._shares(runnable, quantized, material)
+        return Prepared(call=compiled, effective={"compile_difference": difference, **shares})
+
+    def _shares(
+        self, runnable: Runnable, quantized: pt2e.QuantizedGraph | None, material: Material
+    ) -> dict[str, Scalar]:
+        """`check_share` of what was compiled.
+
+        inductor computes a product in the type that the model gives it, so bf16 is counted in
+        the model itself. Quantised products may stay float32: inductor says how many did not.
+        """
+        if quantized is None:
+            sample = material.samples[0]
+            return check_torch_share(lambda: runnable(sample), self.options, material)
+        compiled = min(int8_kernels_per_graph() / max(quantized.products, 1), 1.0)
+        done = compiled * quantized.int8_operations
+        return check_share("precision=int8_static", "int8", done, quantized.operations, material)
 
     @property
     def _can_be_packaged(self) -> bool:

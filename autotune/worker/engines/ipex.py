@@ -27,7 +27,8 @@ import torch
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import Scalar
-from autotune.worker.engines import torch_model
+from autotune.worker.batches import Batch
+from autotune.worker.engines import linear, torch_model
 from autotune.worker.engines.base import (
     SIMULATED_INT8_TOLERANCE,
     TOLERANCE,
@@ -39,7 +40,9 @@ from autotune.worker.engines.base import (
     write_atomically,
 )
 from autotune.worker.engines.jit import trace
-from autotune.worker.engines.torch_model import Runnable, as_tensors, bf16_autocast
+from autotune.worker.engines.share import check_share, check_torch_share
+from autotune.worker.engines.torch_model import Positional, Runnable, as_tensors, bf16_autocast
+from autotune.worker.flops import count_work
 
 AVX512_FOR_BF16 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
@@ -65,31 +68,33 @@ def optimise_model(
 ) -> tuple[Runnable, dict[str, Scalar]]:
     """The model after `ipex.optimize`, and the number of modules that IPEX replaced.
 
+    IPEX runs a sample by position to see the shapes, so it gets the model as a `Positional`.
+
     Raises TrialFailure `fallback` if modules should have been replaced and none was: eager would
     be measured.
     """
     ipex = import_ipex()
-    model, _ = torch_model.load(material.source, str(options["attention"]))
+    model = torch_model.load_for(material, str(options["attention"]))
+    linear.unify_linears(model)
+    module: Any = Positional(model, material.inputs, material.outputs)
     bf16 = options["precision"] == "bf16"
     context = bf16_autocast if bf16 else contextlib.nullcontext
-    example = as_tensors(material.samples[0])
     with torch.no_grad(), context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = ipex.optimize(
-            model,
+        module = ipex.optimize(
+            module,
             dtype=torch.bfloat16 if bf16 else torch.float32,
             inplace=True,
             auto_kernel_selection=bool(options.get("auto_kernel_selection", False)),
-            sample_input=tuple(example.values()),
+            sample_input=as_tensors(material.samples[0], material.inputs),
         )
     packed = sum(
-        type(module).__module__.startswith("intel_extension_for_pytorch")
-        for module in model.modules()
+        type(part).__module__.startswith("intel_extension_for_pytorch") for part in module.modules()
     )
     wanted = bf16 or bool(options.get("auto_kernel_selection", False))
     if wanted and not packed:
         raise TrialFailure("fallback", "ipex.optimize replaced no module of this model")
-    return Runnable(model, tuple(material.source.outputs), context), {"ipex_modules": packed}
+    return Runnable(module, material.inputs, context), {"ipex_modules": packed}
 
 
 def quantize_model(
@@ -97,7 +102,8 @@ def quantize_model(
 ) -> tuple[Runnable, dict[str, Scalar]]:
     """The model quantised by `ipex.quantization`, not yet traced, and no facts."""
     ipex = import_ipex()
-    model, _ = torch_model.load(material.source, str(options["attention"]))
+    model = torch_model.load_for(material, str(options["attention"]))
+    linear.unify_linears(model)
     static = options["precision"] == "int8_static"
     mapping = ipex.quantization.default_static_qconfig_mapping
     if not static:
@@ -108,16 +114,27 @@ def quantize_model(
         qconfig = torch.ao.quantization.QConfig(activation=observer, weight=weights)
         mapping = torch.ao.quantization.QConfigMapping().set_global(qconfig)
     context = bf16_autocast if options["int8_rest"] == "bf16" else contextlib.nullcontext
-    example = as_tensors(material.samples[0])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prepared = ipex.quantization.prepare(
-            model, mapping, example_kwarg_inputs=example, inplace=True
-        )
-        if static:
-            calibrate(prepared, material, str(options["attention"]))
-        converted = ipex.quantization.convert(prepared, inplace=True)
-    return Runnable(converted, tuple(material.source.outputs), context), {}
+        try:
+            prepared = ipex.quantization.prepare(
+                model,
+                mapping,
+                example_kwarg_inputs=_named(material.samples[0], material),
+                inplace=True,
+            )
+            if static:
+                calibrate(prepared, material, str(options["attention"]))
+            converted = ipex.quantization.convert(prepared, inplace=True)
+        except Exception as error:  # IPEX asserts that every call runs the same operators
+            reason = f"{type(error).__name__}: {error}"
+            raise TrialFailure("fallback", f"ipex.quantization failed: {reason}") from error
+    module = Positional(converted, material.inputs, material.outputs)
+    return Runnable(module, material.inputs, context), {}
+
+
+def _named(batch: Batch, material: Material) -> dict[str, torch.Tensor]:
+    return dict(zip(material.inputs, as_tensors(batch, material.inputs), strict=True))
 
 
 def calibrate(prepared: Any, material: Material, attention: str) -> None:
@@ -130,7 +147,7 @@ def calibrate(prepared: Any, material: Material, attention: str) -> None:
     path = material.cached(f"ipex-{attention}-calibrated-{bits}.json")
     if not path.exists():
         for batch in material.calibration:
-            prepared(**as_tensors(batch))
+            prepared(**_named(batch, material))
         with write_atomically(path) as partial:
             prepared.save_qconf_summary(str(partial))
     # The process that wrote the file loads it, too, so that all processes quantise alike.
@@ -150,7 +167,9 @@ class IpexEngine(Engine):
 
     def prepare(self, material: Material) -> Prepared:
         runnable, effective = optimise_model(material, self.options)
-        return Prepared(call=runnable, effective=effective)
+        sample = material.samples[0]
+        shares = check_torch_share(lambda: runnable(sample), self.options, material)
+        return Prepared(call=runnable, effective={**effective, **shares})
 
 
 class IpexJitEngine(IpexEngine):
@@ -163,5 +182,50 @@ class IpexJitEngine(IpexEngine):
         int8 = precision.startswith("int8")
         runnable, effective = (quantize_model if int8 else optimise_model)(material, self.options)
         tolerance = SIMULATED_INT8_TOLERANCE if int8 else TOLERANCE[precision]
-        call, difference = trace(runnable, material.samples, tolerance)
-        return Prepared(call=call, effective={**effective, "trace_difference": difference})
+        call, difference = trace(runnable, material, tolerance)
+        shares = self._shares(runnable, call, material)
+        return Prepared(
+            call=call, effective={**effective, "trace_difference": difference, **shares}
+        )
+
+    def _shares(self, runnable: Runnable, call: Runnable, material: Material) -> dict[str, Scalar]:
+        """`check_share` of the trace `call`, which was made from `runnable`.
+
+        IPEX hides the Linear layers that it packed or fused from torch. So bf16 is counted before
+        tracing, and static int8 is what the trace hides of the products before it: until it is
+        traced, IPEX's static int8 is simulated in other types.
+        """
+        sample, precision = material.samples[0], str(self.options["precision"])
+        if precision != "int8_static":
+            counted = call if precision == "int8_dynamic" else runnable
+            return check_torch_share(lambda: counted(sample), self.options, material)
+        whole = count_work(lambda: runnable(sample)).total
+        seen = count_work(lambda: call(sample)).total
+        hidden = (whole - seen) * int8_share_of_partitions(
+            torch.jit.last_executed_optimized_graph()
+        )
+        return check_share(f"precision={precision}", "int8", hidden, whole, material)
+
+
+PRODUCTS = ("aten::linear", "aten::matmul", "aten::bmm", "aten::addmm", "aten::_convolution")
+
+
+def int8_share_of_partitions(graph: Any) -> float:
+    """The share of the products inside oneDNN's fused partitions of `graph` that read int8."""
+    int8 = other = 0
+    for group in graph.findAllNodes("ipex::LlgaFusionGroup"):
+        for node in group.g("Subgraph").nodes():
+            if node.kind() in PRODUCTS:
+                factors = list(node.inputs())[-2:] if node.kind() == "aten::addmm" else None
+                factors = factors or list(node.inputs())[:2]
+                reads_int8 = all(_is_dequantised(value) for value in factors)
+                int8, other = int8 + reads_int8, other + (not reads_int8)
+    return int8 / (int8 + other) if int8 else 0.0
+
+
+def _is_dequantised(value: Any) -> bool:
+    """Whether `value` was int8, looking through conversions of its type."""
+    node = value.node()
+    while node.kind() == "aten::to":
+        node = next(node.inputs()).node()
+    return bool(node.kind() == "aten::dequantize")

@@ -1,4 +1,4 @@
-"""jit: TorchScript. The model is traced once, with named tensors, and then frozen.
+"""jit: TorchScript. The model is traced once, for its named outputs alone, and then frozen.
 
 Source: https://docs.pytorch.org/docs/2.8/generated/torch.jit.trace.html and the Hugging Face
 guide on CPU inference.
@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from autotune.shared.errors import TrialFailure
-from autotune.worker.batches import Batch
+from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -31,6 +33,7 @@ from autotune.worker.engines.base import (
     unsupported_precision,
     write_atomically,
 )
+from autotune.worker.engines.share import check_torch_share
 from autotune.worker.engines.torch_model import Runnable, as_tensors
 
 SAVED_PRECISIONS = ("fp32", "bf16")
@@ -40,43 +43,53 @@ DIFFERENCE_FILE = "difference"
 """The file inside a saved trace that holds the trace's difference from the model."""
 
 
-def trace(runnable: Runnable, samples: Sequence[Batch], tolerance: float) -> tuple[Runnable, float]:
+def trace(runnable: Runnable, material: Material, tolerance: float) -> tuple[Runnable, float]:
     """The traced and frozen callable, and its largest difference from `runnable`.
 
+    The model must not have run yet: some keep tables for the width they ran last (ESM), which the
+    trace would hold as constants.
+
     Raises TrialFailure `fallback` if tracing or freezing fails, and `inaccurate` if the trace
-    differs from `runnable` by more than `tolerance` on one of `samples` (see
-    `torch_model.compare`).
+    differs from `runnable` by more than `tolerance` on a sample (see `torch_model.compare`).
     """
     # The texpr fuser compiles again for every shape. IPEX's guide advises to disable it for
     # dynamic shapes.
     torch._C._jit_set_texpr_fuser_enabled(False)
-    example = as_tensors(samples[0])
+    example = as_tensors(material.samples[0], runnable.inputs)
     with torch.no_grad(), runnable.context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TracerWarnings: `compare` below finds what matters
         try:
             traced = torch.jit.trace(
                 runnable.model,
-                example_kwarg_inputs=example,
+                example,
                 check_trace=False,  # `compare` below checks more shapes than the example's
-                strict=False,  # lets the model return its outputs by name
             )
             traced = torch.jit.freeze(traced)
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip()}"
+            reason = f"{type(error).__name__}: {error}"
             raise TrialFailure("fallback", f"torch.jit.trace failed: {reason}") from error
     # The trace contains the conversions of autocast, so it runs without the autocast context.
-    call = optimise_trace(traced, runnable.outputs, samples[0])
-    return call, torch_model.compare(runnable, call, samples, tolerance)
+    call = optimise_trace(traced, runnable.inputs, material.samples[0])
+
+    def run_trace(batch: Batch) -> Sequence[npt.NDArray[np.float32]]:
+        try:
+            return call(batch)
+        except Exception as error:
+            shape = batch[MASK].shape
+            reason = f"the trace fails on a batch of shape {shape}: {error}"
+            raise TrialFailure("inaccurate", reason) from error
+
+    return call, torch_model.compare(runnable, run_trace, material, tolerance)
 
 
 def optimise_trace(
-    traced: torch.jit.ScriptModule, outputs: tuple[str, ...], sample: Batch
+    traced: torch.jit.ScriptModule, inputs: tuple[str, ...], sample: Batch
 ) -> Runnable:
     """The traced module as a callable, after the two calls in which TorchScript optimises it.
 
     TorchScript's executor profiles the first call and optimises the module in the second one.
     """
-    call = Runnable(traced, outputs)
+    call = Runnable(traced, inputs)
     call(sample)
     call(sample)
     return call
@@ -92,18 +105,20 @@ class JitEngine(Engine):
     def prepare(self, material: Material) -> Prepared:
         attention, precision = str(self.options["attention"]), str(self.options["precision"])
         method = self.options.get("bf16_method", "")
-        path = material.cached(f"jit-{attention}-{precision}{method}.pt")
-        names = tuple(material.source.outputs)
+        # Earlier versions saved traces that take tensors by name, as jit-*.pt.
+        path = material.cached(f"trace-{attention}-{precision}{method}.pt")
+        sample = material.samples[0]
         if self.options.get("linear", "torch") == "torch" and path.exists():
-            return load_trace(path, names, material.samples[0])
-        model, _ = torch_model.load(material.source, attention)
+            return load_trace(path, material.inputs, sample)
+        model = torch_model.load_for(material, attention)
         runnable = torch_model.apply_precision(model, material, self.options)
-        call, difference = trace(runnable, material.samples, TOLERANCE[precision])
+        call, difference = trace(runnable, material, TOLERANCE[precision])
+        shares = check_torch_share(lambda: call(sample), self.options, material)
         unpacked = self.options.get("linear") == "torch"
         if material.for_production and precision in SAVED_PRECISIONS and unpacked:
             save_trace(call, path, difference)
-            return load_trace(path, names, material.samples[0])
-        return Prepared(call=call, effective={"trace_difference": difference})
+            return load_trace(path, material.inputs, sample)
+        return Prepared(call=call, effective={"trace_difference": difference, **shares})
 
 
 def save_trace(call: Runnable, path: Path, difference: float) -> None:
@@ -112,7 +127,7 @@ def save_trace(call: Runnable, path: Path, difference: float) -> None:
         torch.jit.save(call.model, str(partial), _extra_files={DIFFERENCE_FILE: str(difference)})
 
 
-def load_trace(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:
+def load_trace(path: Path, inputs: tuple[str, ...], sample: Batch) -> Prepared:
     """The traced module that `save_trace` wrote, ready to run.
 
     The module is not compared again: `trace` compared it before it was saved.
@@ -121,5 +136,5 @@ def load_trace(path: Path, outputs: tuple[str, ...], sample: Batch) -> Prepared:
     extra = {DIFFERENCE_FILE: ""}
     with torch.no_grad():
         traced = torch.jit.load(str(path), _extra_files=extra)
-        call = optimise_trace(traced, outputs, sample)
+        call = optimise_trace(traced, inputs, sample)
     return Prepared(call=call, effective={"trace_difference": float(extra[DIFFERENCE_FILE])})

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autotune.shared.errors import TrialFailure
+from autotune.worker.slim import transformers
 
 MAX_INT8 = 127
 
@@ -93,17 +94,43 @@ class DynamicInt8Linear(nn.Module):
         self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
         self.reduce_range = reduce_range
 
+    def weight(self) -> torch.Tensor:
+        """The quantised weight. As in torch's own quantised layers, a method and no tensor.
+
+        Models that ask for the type of a layer's `weight` (T5) then see that it is none.
+        """
+        return torch.ops.quantized.linear_unpack(self.packed)[0]
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return torch.ops.quantized.linear_dynamic(input.float(), self.packed, self.reduce_range)
+
+
+def unify_linears(model: nn.Module) -> None:
+    """Replace in place what computes the same as `nn.Linear` under another name by `nn.Linear`.
+
+    That is `Conv1D` of transformers (GPT-2 and OpenAI GPT), whose weight lies the other way
+    round. Everything that looks for `nn.Linear` then finds it: IPEX and PT2E, too.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) is transformers.pytorch_utils.Conv1D:
+                rows, columns = child.weight.shape
+                same = nn.Linear(rows, columns, device="meta", dtype=child.weight.dtype)
+                same.weight = nn.Parameter(child.weight.detach().t().contiguous())
+                same.bias = child.bias
+                setattr(parent, name, same.eval())
 
 
 def replace_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     """Replace every `nn.Linear` of `model` in place by `make` of it. Returns their number.
 
+    `Conv1D` counts as `nn.Linear` (see `unify_linears`).
+
     A layer that is used under several names is packed once for each name, because the tracer
     cannot follow two names of one packed weight. Raises TrialFailure `fallback` if the model has
     no `nn.Linear`.
     """
+    unify_linears(model)
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children skips repeats

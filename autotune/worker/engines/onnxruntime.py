@@ -10,6 +10,11 @@ from the cache. ONNX Runtime has its own thread pool, which keeps spinning while
 
 from __future__ import annotations
 
+import collections
+import json
+import math
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -28,7 +34,19 @@ from autotune.worker.engines.base import (
     unsupported_precision,
     write_atomically,
 )
+from autotune.worker.engines.share import check_share
 
+PRODUCTS = {
+    "MatMul": "fp32",
+    "FusedMatMul": "fp32",
+    "Gemm": "fp32",
+    "MatMulInteger": "int8",
+    "DynamicQuantizeMatMul": "int8",
+    "MatMulIntegerToFloat": "int8",
+}
+"""Operators of an optimised graph that are products, and the type in which they compute."""
+SHARE = "int8_share"
+"""The name under which an int8 file holds its share of int8 work."""
 OPSET = 17
 """The version of ONNX's operator set that the model is exported to."""
 OPTIMIZATION_LEVELS = {
@@ -42,7 +60,16 @@ OPTIMIZATION_LEVELS = {
 class OnnxModel:
     """An ONNX Runtime session as a callable from batches to the named outputs, in order."""
 
-    def __init__(self, path: Path, outputs: Sequence[str], *, threads: int, level: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        outputs: Sequence[str],
+        *,
+        threads: int,
+        level: str,
+        profile: str | None = None,
+    ) -> None:
+        """`profile` is a folder for a profile of the calls, which `end_profile` finishes."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -52,11 +79,19 @@ class OnnxModel:
             onnxruntime.GraphOptimizationLevel, OPTIMIZATION_LEVELS[level]
         )
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(profile, "profile")
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = list(outputs)
+        self.notes: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def end_profile(self) -> str:
+        """Finish the profile. Returns its path."""
+        return str(self._session.end_profiling())
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
         feed = {name: array for name, array in batch.items() if name in self._inputs}
@@ -81,16 +116,16 @@ class OnnxRuntimeEngine(Engine):
 
     def prepare(self, material: Material) -> Prepared:
         path = self._ensure_exported(material)
-        return Prepared(
-            call=OnnxModel(
-                path,
-                tuple(material.source.outputs),
-                threads=material.threads,
-                level=str(self.options.get("graph_optimization", "all")),
-            ),
-            effective={"threads": material.threads},
-            files=(path.name,),
+        call = OnnxModel(
+            path,
+            material.outputs,
+            threads=material.threads,
+            level=str(self.options.get("graph_optimization", "all")),
         )
+        effective: dict[str, Scalar] = {"threads": material.threads}
+        if SHARE in call.notes:
+            effective[SHARE] = float(call.notes[SHARE])
+        return Prepared(call=call, effective=effective, files=(path.name,))
 
     def _ensure_exported(self, material: Material) -> Path:
         """The path of the ONNX file at this precision. Writes the file unless it exists."""
@@ -104,7 +139,10 @@ class OnnxRuntimeEngine(Engine):
         per_channel = options.get("int8_weights") == "per_channel"
         int8_path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
         if not int8_path.exists():
-            quantize(fp32_path, int8_path, per_channel=per_channel, reduce_range=not material.vnni)
+            with write_atomically(int8_path) as partial:
+                reduce_range = not material.vnni
+                quantize(fp32_path, partial, per_channel=per_channel, reduce_range=reduce_range)
+                note_share(partial, material)
         return int8_path
 
 
@@ -117,9 +155,8 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
 
     from autotune.worker.engines import torch_model
 
-    model, _ = torch_model.load(material.source, attention)
-    names = tuple(material.source.outputs)
-    inputs = tuple(material.samples[0])
+    model = torch_model.load_for(material, attention)
+    names, inputs = material.outputs, material.inputs
     wrapped = torch_model.Positional(model, inputs, names)
     axes = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}  # by kind of output
     with write_atomically(path) as partial:
@@ -127,7 +164,7 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
             with torch.no_grad():
                 torch.onnx.export(
                     wrapped,
-                    tuple(torch.from_numpy(array) for array in material.samples[0].values()),
+                    torch_model.as_tensors(material.samples[0], inputs),
                     str(partial),
                     input_names=list(inputs),
                     output_names=list(names),
@@ -139,11 +176,10 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
                     dynamo=False,
                 )
         except Exception as error:
-            message = " ".join(str(error).split())[:500]
-            raise TrialFailure("fallback", f"torch.onnx.export failed: {message}") from error
+            raise TrialFailure("fallback", f"torch.onnx.export failed: {error}") from error
         call = OnnxModel(partial, names, threads=material.threads, level="all")
         torch_model.compare(
-            torch_model.Runnable(model, names), call, material.samples, TOLERANCE["fp32"]
+            torch_model.Runnable(wrapped, inputs), call, material, TOLERANCE["fp32"]
         )
 
 
@@ -155,13 +191,48 @@ def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool)
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with write_atomically(path) as partial:
-        quantize_dynamic(
-            # Not the path: the quantiser would write a file beside it, under a fixed name that
-            # another instance removes.
-            onnx.load(source),
-            partial,
-            per_channel=per_channel,
-            reduce_range=reduce_range,
-            weight_type=QuantType.QInt8,
+    quantize_dynamic(
+        # Not the path: the quantiser would write a file beside it, under a fixed name that
+        # another instance removes.
+        onnx.load(source),
+        path,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def note_share(path: Path, material: Material) -> None:
+    """Note in the file's own metadata which share of the work runs in int8 (see `check_share`)."""
+    import onnx
+
+    counted = count_products(path, material)
+    whole = sum(counted.values())
+    shares = check_share("precision=int8_dynamic", "int8", counted["int8"], whole, material)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {SHARE: str(shares[SHARE])})
+    onnx.save(model, path)
+
+
+def count_products(path: Path, material: Material) -> collections.Counter[str]:
+    """Type -> operations of the products of the optimised graph, as ONNX Runtime profiles them.
+
+    The batch is `material.samples[0]`. Products of activations in an Einsum are left out.
+    """
+    counted: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        call = OnnxModel(
+            path, material.outputs, threads=material.threads, level="all", profile=folder
         )
+        call(material.samples[0])
+        events = json.loads(Path(call.end_profile()).read_text())
+    for event in events:
+        facts = event.get("args", {})
+        kind = PRODUCTS.get(facts.get("op_name", ""))
+        if kind is not None and event["name"].endswith("_kernel_time"):
+            (_, read), (_, written) = (
+                next(iter(facts[side][0].items()))
+                for side in ("input_type_shape", "output_type_shape")
+            )
+            counted[kind] += 2 * math.prod(written) * read[-1]
+    return counted

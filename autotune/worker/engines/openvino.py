@@ -12,7 +12,10 @@ not pin the threads.
 
 from __future__ import annotations
 
+import collections
+import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
     TOLERANCE,
@@ -31,6 +35,7 @@ from autotune.worker.engines.base import (
     unsupported_precision,
     write_atomically,
 )
+from autotune.worker.engines.share import TYPES, check_share
 
 
 class CompiledModel:
@@ -96,9 +101,18 @@ class OpenVinoEngine(Engine):
         if ("bf16" in actual or "bfloat16" in actual) != (hint == "bf16"):
             raise TrialFailure("fallback", f"OpenVINO was asked for {hint}, but runs in {actual}")
         threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        call = CompiledModel(compiled, material.outputs)
+        effective: dict[str, Scalar] = {"threads": threads, "openvino_precision": actual}
+        kind = TYPES.get(precision)
+        if kind is not None:
+            call(material.samples[0])  # gives the graph the shapes of this batch
+            counted = count_products(compiled.get_runtime_model())
+            asked = f"precision={precision}"
+            whole = sum(counted.values())
+            effective |= check_share(asked, kind, counted[kind], whole, material)
         return Prepared(
-            call=CompiledModel(compiled, tuple(material.source.outputs)),
-            effective={"threads": threads, "openvino_precision": actual},
+            call=call,
+            effective=effective,
             files=(path.name, path.with_suffix(".bin").name),
         )
 
@@ -127,6 +141,27 @@ class OpenVinoEngine(Engine):
         return path
 
 
+PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
+"""Layers of a compiled graph that are products. Attention, fused into one layer, is left out."""
+TYPE_OF_RUNTIME = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+
+
+def count_products(runtime_model: Any) -> collections.Counter[str]:
+    """Type -> operations of the products in a compiled graph, for the batch that it ran last."""
+    counted: collections.Counter[str] = collections.Counter()
+    for layer in runtime_model.get_ordered_ops():
+        facts = layer.get_rt_info()
+        if "layerType" in facts and str(facts["layerType"].astype(str)) in PRODUCTS:
+            precision = str(facts["runtimePrecision"].astype(str))
+            inner = [int(n) for n in layer.input(1).get_shape()][1:]
+            if str(facts["layerType"].astype(str)) == "MatMul":
+                inner = [int(layer.input(0).get_shape()[-1])]
+            outputs = math.prod(int(n) for n in layer.output(0).get_shape())
+            kind = TYPE_OF_RUNTIME.get(precision, "other")
+            counted[kind] += 2 * outputs * math.prod(inner)
+    return counted
+
+
 def save_model(model: Any, path: Path) -> None:
     """Write the graph to `path` and the weights beside it.
 
@@ -150,17 +185,20 @@ def convert(material: Material, attention: str) -> Any:
 
     from autotune.worker.engines import torch_model
 
-    model, _ = torch_model.load(material.source, attention)
-    names = tuple(material.source.outputs)
-    wrapped = torch_model.Positional(model, tuple(material.samples[0]), names)
-    example = tuple(torch.from_numpy(array) for array in material.samples[0].values())
+    model = torch_model.load_for(material, attention)
+    inputs, names = material.inputs, material.outputs
+    wrapped = torch_model.Positional(model, inputs, names)
+    example = torch_model.as_tensors(material.samples[0], inputs)
     try:
-        with torch.no_grad():
-            converted = openvino.convert_model(wrapped, example_input=example)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # OpenVINO's own trace is made twice, and refused if the model keeps a table (ESM)
+            # or numbers its parts (BigBird). `compare` below finds what matters.
+            traced = torch.jit.trace(wrapped, example, check_trace=False)
+            converted = openvino.convert_model(traced, example_input=example)
     except Exception as error:
-        message = " ".join(str(error).split())[:500]
-        raise TrialFailure("fallback", f"openvino.convert_model failed: {message}") from error
-    for port, name in zip(converted.inputs, material.samples[0], strict=True):
+        raise TrialFailure("fallback", f"openvino.convert_model failed: {error}") from error
+    for port, name in zip(converted.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     for port, name in zip(converted.outputs, names, strict=True):
@@ -168,9 +206,9 @@ def convert(material: Material, attention: str) -> Any:
     converted.validate_nodes_and_infer_types()
     compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     torch_model.compare(
-        torch_model.Runnable(model, names),
+        torch_model.Runnable(wrapped, inputs),
         CompiledModel(compiled, names),
-        material.samples,
+        material,
         TOLERANCE["fp32"],
     )
     return converted
@@ -180,10 +218,11 @@ def quantize(model: Any, material: Material) -> Any:
     """The model with int8 matrix products, whose ranges come from the calibration batches."""
     import nncf
 
+    calibration = material.calibration
     return nncf.quantize(
         model,
-        nncf.Dataset(list(material.calibration)),
-        subset_size=len(material.calibration),
+        nncf.Dataset([{name: batch[name] for name in material.inputs} for batch in calibration]),
+        subset_size=len(calibration),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
     )

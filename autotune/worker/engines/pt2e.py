@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx
 
 from autotune.shared.errors import TrialFailure
-from autotune.worker.engines import torch_model
+from autotune.worker.engines import linear, torch_model
 from autotune.worker.engines.base import Material
-from autotune.worker.engines.torch_model import Positional, Runnable
+from autotune.worker.engines.torch_model import Positional, Runnable, as_tensors
+from autotune.worker.flops import WorkCounter
 from autotune.worker.versions import series
 
 LAST_SERIES_WITH_QUANTIZER = series("2.8")
@@ -51,26 +54,25 @@ def import_quantizer() -> tuple[Any, Any]:
     return quantize_pt2e, x86_inductor_quantizer
 
 
-class NamedTensors(torch.nn.Module):
-    """An exported graph with positional tensors, called like the model: with names."""
+@dataclass(frozen=True, slots=True)
+class QuantizedGraph:
+    """A model with calibrated int8 matrix products, not yet compiled."""
 
-    def __init__(self, graph: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.graph, self.inputs, self.outputs = graph, inputs, outputs
-
-    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = self.graph(*(batch[name] for name in self.inputs))
-        return dict(zip(self.outputs, found, strict=True))
+    runnable: Runnable
+    products: int  # that read int8
+    int8_operations: int  # of one call of the first sample
+    operations: int  # of the same call, all products
 
 
-def quantize_model(material: Material, attention: str) -> Runnable:
-    """The model with calibrated int8 matrix products, not yet compiled.
+def quantize_model(material: Material, attention: str) -> QuantizedGraph:
+    """The model as one graph with calibrated int8 matrix products.
 
     Raises TrialFailure `fallback` with the exporter's message if exporting or quantising fails.
     """
     quantize_pt2e, x86 = import_quantizer()
-    model, _ = torch_model.load(material.source, attention)
-    inputs, outputs = tuple(material.samples[0]), tuple(material.source.outputs)
+    model = torch_model.load_for(material, attention)
+    linear.unify_linears(model)
+    inputs = material.inputs
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(
         x86.get_default_x86_inductor_quantization_config(reduce_range=not material.vnni)
@@ -79,23 +81,48 @@ def quantize_model(material: Material, attention: str) -> Runnable:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(
-                Positional(model, inputs, outputs),
-                tuple(torch.from_numpy(array) for array in material.samples[0].values()),
-                dynamic_shapes=torch_model.dynamic_shapes(material.samples),
+                Positional(model, inputs, material.outputs),
+                as_tensors(material.samples[0], inputs),
+                dynamic_shapes=torch_model.dynamic_shapes(inputs, material.samples),
                 strict=True,  # only a strict export records the node origins the quantiser reads
             )
-            prepared = quantize_pt2e.prepare_pt2e(exported.module(), quantizer)
+            graph = exported.module()
+            # The quantiser fails on layers whose result nobody reads, such as an unused pooler.
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            prepared = quantize_pt2e.prepare_pt2e(graph, quantizer)
             for rows in material.calibration:
-                prepared(*(torch.from_numpy(rows[name]) for name in inputs))
+                prepared(*as_tensors(rows, inputs))
             converted = quantize_pt2e.convert_pt2e(prepared)
     except TrialFailure:
         raise
     except Exception as error:
         message = " ".join(str(error).split())[:500]
         raise TrialFailure("fallback", f"torch.export failed: {message}") from error
-    quantizers = [n for n in converted.graph.nodes if "quantize_per" in str(n.target)]
-    if not quantizers:
-        raise TrialFailure(
-            "fallback", "the quantiser turned no matrix product of the model into int8"
-        )
-    return Runnable(NamedTensors(converted, inputs, outputs), outputs)
+    counter = _CountProducts(converted)
+    with torch.no_grad():
+        counter.run(*as_tensors(material.samples[0], inputs))
+    return QuantizedGraph(
+        runnable=Runnable(converted, inputs),
+        products=counter.products,
+        int8_operations=counter.int8_operations,
+        operations=counter.operations,
+    )
+
+
+class _CountProducts(torch.fx.Interpreter):
+    """Runs a quantised graph, and counts the operations of its products, and those with int8."""
+
+    def __init__(self, graph: torch.fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.products = self.int8_operations = self.operations = 0
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        with WorkCounter() as counter:
+            result = super().run_node(n)
+        self.operations += counter.total
+        factors = [arg for arg in n.args[:2] if isinstance(arg, torch.fx.Node)]
+        if counter.total and all("dequantize" in str(factor.target) for factor in factors):
+            self.products += 1
+            self.int8_operations += counter.total
+        return result

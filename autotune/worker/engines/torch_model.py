@@ -15,14 +15,22 @@ import torch
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource, Scalar
-from autotune.worker.batches import Batch
+from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import TOLERANCE, Material
 from autotune.worker.slim import transformers
 
+CACHES = ("use_cache", "use_mems_eval")
+"""Settings of a configuration that make a model keep keys and values for the next token. No task
+reads a next token, and graphs cannot return such a cache."""
 
-def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[str]]:
+
+def load(
+    source: ModelSource, attention: str | None = None, own_pad_token: int | None = None
+) -> tuple[Any, list[str]]:
     """The model in float32 and evaluation mode, and the names of weights its checkpoint lacks.
+
+    `own_pad_token` replaces the padding token of the model's configuration (see `Features`).
 
     Raises TrialFailure `unsupported` if the model does not offer this attention implementation,
     and `fallback` if transformers chose another one. Raises whatever transformers raises for a
@@ -41,9 +49,16 @@ def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[s
         arguments["use_safetensors"] = True
     if attention is not None:
         arguments["attn_implementation"] = attention
-    head = getattr(transformers, source.head)
+    config = transformers.AutoConfig.from_pretrained(
+        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+    )
+    for name in CACHES:
+        if hasattr(config, name):
+            setattr(config, name, False)
+    if own_pad_token is not None:
+        config.pad_token_id = own_pad_token
     try:
-        model, info = head.from_pretrained(source.path, **arguments)
+        model, info = _head(source, config).from_pretrained(source.path, config=config, **arguments)
     except ValueError as error:
         if attention is not None and "attention" in str(error).lower():
             raise TrialFailure("unsupported", f"attention={attention}: {error}") from error
@@ -57,23 +72,45 @@ def load(source: ModelSource, attention: str | None = None) -> tuple[Any, list[s
     return model.eval(), sorted(info["missing_keys"])
 
 
-def as_tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    """The arrays of `batch` as tensors that share their memory."""
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+def _head(source: ModelSource, config: Any) -> Any:
+    """The transformers class that loads the model.
+
+    For vectors of texts, an encoder-decoder is its encoder alone if transformers has such a class
+    (T5): its decoder would need a text of its own.
+    """
+    if source.head == "AutoModel" and config.is_encoder_decoder:
+        encoders = transformers.AutoModelForTextEncoding
+        if type(config) in encoders._model_mapping:
+            return encoders
+    return getattr(transformers, source.head)
+
+
+def load_for(material: Material, attention: str) -> Any:
+    """The model of `material`, as `load` gives it."""
+    return load(material.source, attention, material.own_pad_token)[0]
+
+
+def as_tensors(batch: Batch, inputs: Sequence[str]) -> tuple[torch.Tensor, ...]:
+    """The arrays `inputs` of `batch`, in that order, as tensors that share their memory."""
+    return tuple(torch.from_numpy(batch[name]) for name in inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A model with a precision applied, and the context that its forward pass needs."""
+    """A model with a precision applied, and the context that its forward pass needs.
 
-    model: Any  # takes tensors by name, returns outputs by name
-    outputs: tuple[str, ...]
+    `model` takes the tensors `inputs` by position and returns a tuple: a `Positional`, or a graph
+    made from one.
+    """
+
+    model: Any
+    inputs: tuple[str, ...]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.float32]]:
         with torch.no_grad(), self.context():
-            outputs = self.model(**as_tensors(batch))
-            return [outputs[name].float().numpy() for name in self.outputs]
+            found = self.model(*as_tensors(batch, self.inputs))
+            return [output.float().numpy() for output in found]
 
 
 def bf16_autocast() -> AbstractContextManager[Any]:
@@ -81,18 +118,21 @@ def bf16_autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
-def dynamic_shapes(samples: Sequence[Batch]) -> dict[str, Any]:
+def dynamic_shapes(inputs: Sequence[str], samples: Sequence[Batch]) -> dict[str, Any]:
     """The `dynamic_shapes` argument of `torch.export.export` for a `Positional` model.
 
     Allows any number of rows, and widths from 2 tokens to that of the widest sample.
     """
     widest = max(rows["attention_mask"].shape[1] for rows in samples)
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("width", min=2, max=widest)}
-    return {"tensors": tuple(shape for _ in samples[0])}
+    return {"tensors": tuple(shape for _ in inputs)}
 
 
 class Positional(torch.nn.Module):
-    """A model that takes tensors in a fixed order and returns a tuple, as exporters need."""
+    """A model that takes tensors in a fixed order and returns a tuple of its named outputs.
+
+    Exporters and tracers need that. What else the model returns, such as a cache, is left out.
+    """
 
     def __init__(self, model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
@@ -121,7 +161,7 @@ def apply_precision(
     Raises TrialFailure `unsupported` for other precisions, `fallback` if there is nothing to
     replace or fuse, and `inaccurate` if fusing changes the outputs.
     """
-    precision, outputs = options["precision"], tuple(material.source.outputs)
+    precision = options["precision"]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     if precision == "bf16_matmul":
         torch.set_float32_matmul_precision("medium")
@@ -138,28 +178,29 @@ def apply_precision(
         )
     elif precision != "fp32":
         raise TrialFailure("unsupported", f"torch cannot apply precision {precision!r}")
-    runnable = Runnable(model, outputs, context)
+    runnable = Runnable(
+        Positional(model, material.inputs, material.outputs), material.inputs, context
+    )
     kind = options.get("linear", "torch")
     if kind != "torch":
         linear.pack_for_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     if kind == "onednn_fused":
         before = {id(batch): runnable(batch) for batch in material.samples}
         with torch.no_grad(), context():
-            fused = linear.fuse_gelus(model, as_tensors(material.samples[0]))
+            tensors = as_tensors(material.samples[0], material.inputs)
+            fused = linear.fuse_gelus(model, dict(zip(material.inputs, tensors, strict=True)))
         if not fused:
             raise TrialFailure(
                 "fallback", "linear=onednn_fused found no GELU to fuse into a Linear"
             )
-        compare(
-            lambda batch: before[id(batch)], runnable, material.samples, TOLERANCE[str(precision)]
-        )
+        compare(lambda batch: before[id(batch)], runnable, material, TOLERANCE[str(precision)])
     return runnable
 
 
 def compare(
     reference: Callable[[Batch], Sequence[npt.NDArray[np.float32]]],
     candidate: Callable[[Batch], Sequence[npt.NDArray[np.float32]]],
-    samples: Sequence[Batch],
+    material: Material,
     tolerance: float,
 ) -> float:
     """The largest difference of outputs over all samples, relative to the reference's outputs.
@@ -169,17 +210,18 @@ def compare(
     if outputs differ in shape or by more than `tolerance`.
     """
     worst = 0.0
-    for batch in samples:
-        shape = batch["attention_mask"].shape
-        real = batch["attention_mask"].astype(bool)
-        for expected, actual in zip(reference(batch), candidate(batch), strict=True):
+    for batch in material.samples:
+        shape = batch[MASK].shape
+        real = batch[MASK].astype(bool)
+        found = zip(material.kinds, reference(batch), candidate(batch), strict=True)
+        for kind, expected, actual in found:
             if actual.shape != expected.shape:
                 raise TrialFailure(
                     "inaccurate",
                     f"on a batch of shape {shape}, an output has shape {actual.shape}, "
                     f"eager's has {expected.shape}",
                 )
-            if expected.shape[:2] == real.shape:  # one output a token: ignore padding
+            if kind == "token":
                 expected, actual = expected[real], actual[real]
             scale = max(float(np.abs(expected).max()), 1.0)
             difference = float(np.abs(actual - expected).max()) / scale

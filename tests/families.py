@@ -1,0 +1,127 @@
+"""Small random models of many architectures, each with a tokenizer of its own kind.
+
+Nothing is trained and nothing is read: the tokenizers split texts into characters or bytes.
+`build` writes one into a folder. A family is a configuration class, its arguments and the kind of
+its tokenizer.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+LETTERS = [*string.ascii_lowercase, *string.digits, *".,!?'-"]
+HEADS = {
+    "qa": "AutoModelForQuestionAnswering",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "feature-extraction": "AutoModel",
+}
+ENCODER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+}
+ROBERTA = {**ENCODER, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+DECODER = {**ENCODER, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0}
+GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.15}
+XLNET = {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "initializer_range": 0.15}
+T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+
+FAMILIES = {  # name -> configuration class, arguments, kind of tokenizer
+    "bert": ("BertConfig", ENCODER, "wordpiece"),
+    "distilbert": (
+        "DistilBertConfig",
+        {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+        "wordpiece",
+    ),
+    "squeezebert": ("SqueezeBertConfig", {**ENCODER, "embedding_size": 64}, "wordpiece"),
+    "convbert": ("ConvBertConfig", {**ENCODER, "embedding_size": 32}, "wordpiece"),
+    "fnet": (
+        "FNetConfig",
+        {k: v for k, v in ENCODER.items() if k != "num_attention_heads"},
+        "wordpiece",
+    ),
+    "roberta": ("RobertaConfig", ROBERTA, "bytes-cls"),
+    "esm": (
+        "EsmConfig",
+        {**ROBERTA, "position_embedding_type": "rotary", "mask_token_id": 4},
+        "bytes-cls",
+    ),
+    "gpt2": (
+        "GPT2Config",
+        {**GPT2, "pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0},
+        "bytes",
+    ),
+    "llama": ("LlamaConfig", DECODER, "bytes"),
+    "mistral": ("MistralConfig", DECODER, "bytes"),
+    "qwen2": ("Qwen2Config", {k: v for k, v in DECODER.items() if k != "head_dim"}, "bytes"),
+    "gemma": ("GemmaConfig", DECODER, "bytes"),
+    "phi3": ("Phi3Config", {k: v for k, v in DECODER.items() if k != "head_dim"}, "bytes"),
+    "gpt-neox": ("GPTNeoXConfig", {**ENCODER, "pad_token_id": 0}, "bytes"),
+    "xlnet": ("XLNetConfig", {**XLNET, "pad_token_id": 0}, "left"),
+    "t5": ("T5Config", {**T5, "decoder_start_token_id": 0, "eos_token_id": 2}, "ends"),
+}
+
+
+def build(folder: Path, name: str, task: str, *, tokenizer=None, **settings) -> Path:
+    """Write a model into `folder`. `settings` replace arguments of its configuration."""
+    import torch
+    import transformers
+
+    config_class, arguments, kind = FAMILIES[name]
+    tokenizer = tokenizer or make_tokenizer(kind)
+    torch.manual_seed(0)
+    values = {**arguments, "vocab_size": len(tokenizer), **settings}
+    config = getattr(transformers, config_class)(**values)
+    model = getattr(transformers, HEADS[task]).from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_tokenizer(kind: str, **options):
+    """A tokenizer without training: characters (`wordpiece`), or bytes.
+
+    `bytes-cls` begins and ends a row, `ends` ends it, `left` is XLNet's: it ends a row with two
+    tokens and pads on the left.
+    """
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    if kind == "wordpiece":
+        pieces = [*special, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+        model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        made = Tokenizer(model)
+        made.normalizer = normalizers.BertNormalizer(lowercase=True)
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    else:
+        pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    templates = {
+        "wordpiece": ("[CLS] $A [SEP]", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"),
+        "bytes-cls": ("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B [SEP]"),
+        "ends": ("$A [SEP]", "$A [SEP] $B [SEP]"),
+        "left": ("$A:0 [SEP]:0 [CLS]:2", "$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2"),
+    }
+    if kind in templates:
+        single, pair = templates[kind]
+        ends = [(token, special.index(token)) for token in ("[CLS]", "[SEP]")]
+        made.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=ends
+        )
+    names = ["input_ids", "attention_mask"]
+    if kind in ("wordpiece", "left"):
+        names.append("token_type_ids")
+    given = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "padding_side": "left" if kind == "left" else "right",
+        "model_input_names": names,
+    }
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **{**given, **options})
