@@ -15,6 +15,8 @@ from autotune.cli.common import (
     objective_option,
     set_option,
 )
+from autotune.shared.errors import SpaceError
+from autotune.shared.words import suggestion
 
 
 @click.group()
@@ -77,11 +79,15 @@ def validate(*, space: str, debug: bool) -> None:
     with Reported(debug):
         from autotune.commands.search.settings import find_space
         from autotune.space import load_space
-        from autotune.tasks import task_named
+        from autotune.tasks import TASKS
 
         path = find_space(space)
         file = load_space(path)
-        task_named(file.task)
+        if file.task not in TASKS:
+            raise SpaceError(
+                f"{path}: task must be one of {', '.join(TASKS)}; got {file.task!r}"
+                f"{suggestion(file.task, TASKS)}"
+            )
         click.echo(
             f"{path}: {len(file.knobs)} knobs, {len(file.constraints)} constraints, "
             f"{len(file.priors)} priors for {file.task}"

@@ -163,6 +163,12 @@ def worker_commands(
         variables = dict(shared)
         expected_here = dict(expected)
         if pinning != "none":
+            if len(cpus) < threads:
+                raise TrialFailure(
+                    "unsupported",
+                    f"{instances} x {threads} threads with pinning need as many cores, "
+                    f"this process may use {host.cores}",
+                )
             mask = ",".join(map(str, sorted(cpus)))
             expected_here["cpus"] = mask
             argv += ["--cpus", mask]

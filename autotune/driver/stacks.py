@@ -245,6 +245,7 @@ def surroundings(
     """What a search space depends on: the host, its stacks, the model and the objective."""
     return Surroundings(
         cores=host.cores,
+        sockets=host.sockets,
         nodes=host.nodes,
         vnni=has_vnni(host.instruction_sets),
         attentions=attentions,

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,13 @@ import psutil
 
 from autotune.host.isa import instruction_sets
 from autotune.host.libraries import find_libraries, huge_pages_refused
-from autotune.host.limits import Limits, cgroup_limits
-from autotune.host.topology import Cpu, cpu_model, parse_cpuinfo, parse_cpulist
+from autotune.host.limits import Limits, cgroup_limits, number_in
+from autotune.host.topology import SYSFS, Cpu, cpu_model, parse_cpulist, read_cpus
+
+NODES = "/sys/devices/system/node"
+
+Place = tuple[int, int]
+"""A socket and a NUMA node of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,22 +76,29 @@ class Host:
         """The CPU numbers of each instance.
 
         With `none`, every instance may use every allowed CPU. Otherwise each thread has its own
-        physical core. `compact` fills one NUMA node after another, and no instance is on two
-        nodes if it fits in one. `spread` takes cores from all nodes in turn, to use the memory
-        bandwidth of each node.
+        physical core. `compact` gives an instance neighbouring cores: of one NUMA node if that has
+        room for it, else of one socket. `spread` takes cores from all nodes in turn, to use the
+        memory bandwidth of each node.
         """
         if pinning == "none":
             return [self.allowed] * instances
-        nodes: dict[tuple[int, int], dict[int, int]] = {}  # sockets too: some kernels hide nodes
-        for cpu in sorted(self.usable, key=lambda c: (c.node, c.socket, c.core, c.number)):
-            nodes.setdefault((cpu.node, cpu.socket), {}).setdefault(cpu.core, cpu.number)
-        per_node = [list(cores.values()) for cores in nodes.values()]
+        cores = self._cores_by_place()
         if pinning == "compact":
-            return [_take_neighbours(per_node, threads) for _ in range(instances)]
+            return _neighbouring(cores, instances, threads)
+        by_node: dict[int, list[int]] = {}
+        for (_, node), numbers in sorted(cores.items(), key=lambda item: item[0][::-1]):
+            by_node.setdefault(node, []).extend(numbers)
         # The first core of every node, then the second of every node, and so on.
-        interleaved = itertools.chain(*itertools.zip_longest(*per_node))
+        interleaved = itertools.chain(*itertools.zip_longest(*by_node.values()))
         order = [cpu for cpu in interleaved if cpu is not None]
         return [tuple(order[i * threads : (i + 1) * threads]) for i in range(instances)]
+
+    def _cores_by_place(self) -> dict[Place, list[int]]:
+        """Socket and NUMA node -> the first usable CPU of each of their cores."""
+        found: dict[Place, dict[int, int]] = {}
+        for cpu in sorted(self.usable, key=lambda c: (c.socket, c.node, c.core, c.number)):
+            found.setdefault((cpu.socket, cpu.node), {}).setdefault(cpu.core, cpu.number)
+        return {place: list(cores.values()) for place, cores in found.items()}
 
     def fingerprint(self) -> dict[str, str | int | float | None]:
         """The facts on which measurements depend. Hosts with equal facts can share measurements."""
@@ -107,21 +119,28 @@ class Host:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def _take_neighbours(free: list[list[int]], threads: int) -> tuple[int, ...]:
-    """Remove so many CPU numbers from `free`, a list for each node, and return them.
-
-    They are of the first node that has enough. If none has, of one node after another.
-    """
-    for node in free:
-        if len(node) >= threads:
-            taken, node[:] = node[:threads], node[threads:]
-            return tuple(taken)
-    taken = []
-    for node in free:
-        missing = threads - len(taken)
-        taken += node[:missing]
-        del node[:missing]
-    return tuple(taken)
+def _neighbouring(
+    cores: Mapping[Place, Sequence[int]], instances: int, threads: int
+) -> list[tuple[int, ...]]:
+    """The CPUs of each instance: those of the first node with room for it, else of the first
+    socket, else of the machine."""
+    free = {place: list(numbers) for place, numbers in cores.items()}
+    sockets = dict.fromkeys(socket for socket, _ in free)
+    areas = [
+        *([place] for place in free),
+        *([place for place in free if place[0] == socket] for socket in sockets),
+        list(free),
+    ]
+    placed: list[tuple[int, ...]] = []
+    for _ in range(instances):
+        area = next((a for a in areas if sum(len(free[p]) for p in a) >= threads), areas[-1])
+        taken: list[int] = []
+        for place in area:
+            count = threads - len(taken)
+            taken += free[place][:count]
+            free[place] = free[place][count:]
+        placed.append(tuple(taken))
+    return placed
 
 
 def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Host:
@@ -129,19 +148,26 @@ def detect(root: Path = Path("/"), allowed: frozenset[int] | None = None) -> Hos
 
     def read(path: str) -> str | None:
         try:
-            return (root / path.lstrip("/")).read_text()
+            file = root / path.lstrip("/")
+            return file.read_text(encoding="utf-8", errors="surrogateescape")
         except (OSError, ValueError):
             return None
 
+    def numbered(folder: str, prefix: str) -> list[int]:
+        """The numbers of the folders PREFIX0, PREFIX1, ... in `folder`."""
+        names = (path.name for path in (root / folder.lstrip("/")).glob(f"{prefix}[0-9]*"))
+        found = (number_in(name.removeprefix(prefix)) for name in names)
+        return sorted(number for number in found if number is not None)
+
     cpuinfo = read("/proc/cpuinfo") or ""
     nodes: dict[int, int] = {}
-    for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*")):
-        listed = read(f"/sys/devices/system/node/{folder.name}/cpulist") or ""
-        nodes.update(dict.fromkeys(parse_cpulist(listed), int(folder.name[4:])))
-    cpus = parse_cpuinfo(cpuinfo, nodes)
+    for node in numbered(NODES, "node"):
+        held = parse_cpulist(read(f"{NODES}/node{node}/cpulist") or "")
+        nodes.update(dict.fromkeys(held, node))
     mask = allowed if allowed is not None else frozenset(os.sched_getaffinity(0))
-    if not cpus:  # on some architectures cpuinfo lists no CPUs
-        cpus = tuple(Cpu(number=n, core=n, socket=0, node=nodes.get(n, 0)) for n in sorted(mask))
+    cpus = read_cpus(
+        read, listed=numbered(SYSFS, "cpu"), allowed=mask, cpuinfo=cpuinfo, nodes=nodes
+    )
     limits: Limits = cgroup_limits(read)
     total = psutil.virtual_memory().total
     limited = limits.memory_bytes is not None and limits.memory_bytes < total

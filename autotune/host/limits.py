@@ -30,7 +30,7 @@ def _levels(path: str) -> Iterator[str]:
         yield "" if str(level) == "/" else str(level)
 
 
-def _number(text: str | None) -> int | None:
+def number_in(text: str | None) -> int | None:
     """The whole number in `text`, or None if it holds none (v2 writes `max`)."""
     try:
         return int(text.strip()) if text is not None else None
@@ -40,10 +40,15 @@ def _number(text: str | None) -> int | None:
 
 def _quota_v2(text: str | None) -> float | None:
     """The quota in CPUs in a `cpu.max`: `150000 100000` is 1.5, `max 100000` is None."""
-    parts = (text or "").split()
-    if len(parts) != 2 or parts[0] == "max":
+    quota, _, period = (text or "").strip().partition(" ")
+    return _share(number_in(quota), number_in(period))
+
+
+def _share(quota_us: int | None, period_us: int | None) -> float | None:
+    """CPU time in CPUs, or None where there is no limit: v1 writes -1 for that."""
+    if not quota_us or not period_us or quota_us < 0 or period_us < 0:
         return None
-    return int(parts[0]) / int(parts[1])
+    return quota_us / period_us
 
 
 def cgroup_limits(read: Read) -> Limits:
@@ -51,26 +56,29 @@ def cgroup_limits(read: Read) -> Limits:
     cpus: list[float] = []
     memory: list[int] = []
     for line in (read("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, first, rest = line.partition(":")
+        controllers, second, path = rest.partition(":")
+        if not (first and second):
+            continue
         for level in _levels(path):
             if not controllers:  # the v2 hierarchy
                 base = f"/sys/fs/cgroup{level}"
                 quota = _quota_v2(read(f"{base}/cpu.max"))
-                limit = _number(read(f"{base}/memory.max"))
+                limit = number_in(read(f"{base}/memory.max"))
             else:
                 quota = limit = None
                 names = controllers.split(",")
                 if "cpu" in names:
                     folder = _mounted(read, names, "cpu", "cpu.cfs_period_us")
-                    quota_us = _number(read(f"{folder}{level}/cpu.cfs_quota_us"))
-                    period_us = _number(read(f"{folder}{level}/cpu.cfs_period_us"))
-                    if quota_us is not None and quota_us > 0 and period_us:
-                        quota = quota_us / period_us
+                    quota = _share(
+                        number_in(read(f"{folder}{level}/cpu.cfs_quota_us")),
+                        number_in(read(f"{folder}{level}/cpu.cfs_period_us")),
+                    )
                 if "memory" in names:
-                    limit = _number(read(f"/sys/fs/cgroup/memory{level}/memory.limit_in_bytes"))
+                    limit = number_in(read(f"/sys/fs/cgroup/memory{level}/memory.limit_in_bytes"))
             if quota is not None:
                 cpus.append(quota)
-            if limit is not None:
+            if limit is not None and limit > 0:
                 memory.append(limit)
     return Limits(cpus=min(cpus, default=None), memory_bytes=min(memory, default=None))
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
+from autotune.shared.words import suggestion
 from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
 from autotune.space.knobs import KNOBS, Knob, is_active
 from autotune.space.space import Dimension, Space
@@ -98,7 +99,10 @@ def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]])
     """Raises SpaceError if `--drop` names an unknown knob, or one that `--set` also names."""
     for name in dropped:
         if name not in KNOBS:
-            raise SpaceError(f"--drop {name}: unknown knob; known knobs: {', '.join(KNOBS)}")
+            raise SpaceError(
+                f"--drop {name}: unknown knob{suggestion(name, KNOBS)}; "
+                f"known knobs: {', '.join(KNOBS)}"
+            )
         if name in overrides:
             raise SpaceError(f"--drop {name} and --set {name} contradict each other")
 

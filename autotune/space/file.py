@@ -6,21 +6,36 @@ The format is described in docs/search-spaces.md.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Scalar
+from autotune.shared.words import as_read, suggestion
 from autotune.space.knobs import KNOBS
 from autotune.space.surroundings import Value
 
 MAX_CHOICES = 1000
 """The most values that one knob may list."""
+MAX_NUMBER = 2**31 - 1
+"""The largest value of a knob that is a number."""
 MAX_FILE_BYTES = 1 << 20
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+"""A whole number as people read it. YAML reads 010 as 8, 1:30 as 90 and 1_6 as 16."""
 OBJECTIVE, VNNI = "objective", "vnni"
 CONTEXT_VALUES: dict[str, tuple[bool | str, ...]] = {
     OBJECTIVE: ("throughput", "latency", "server"),
@@ -53,7 +68,16 @@ class Bound(_Strict):
         )
 
 
-Condition = dict[str, Annotated[list[Value] | Bound, BeforeValidator(_as_list)]]
+_BOUND, _VALUES = "bound", "values"
+
+Allowed = Annotated[
+    Annotated[list[Any], Tag(_VALUES)] | Annotated[Bound, Tag(_BOUND)],
+    Discriminator(lambda value: _BOUND if isinstance(value, dict | Bound) else _VALUES),
+    BeforeValidator(_as_list),
+]
+"""The values of one knob in a condition. `_check_names` checks them."""
+
+Condition = dict[str, Allowed]
 """knob -> values. The condition holds if every knob is active with one of its values."""
 
 
@@ -100,7 +124,7 @@ class KnobSpec(_Strict):
 
     choices: (
         Annotated[
-            list[Value] | Literal["auto"],
+            list[Any] | Literal["auto"],
             BeforeValidator(
                 lambda value: value if value == "auto" or isinstance(value, list) else [value]
             ),
@@ -112,7 +136,9 @@ class KnobSpec(_Strict):
 
     @model_validator(mode="after")
     def _check_choices(self) -> KnobSpec:
-        if (self.choices is None) == (self.range is None):
+        if self.choices is None and self.range is None:
+            raise ValueError("no value is given; give choices or range")
+        if self.choices is not None and self.range is not None:
             raise ValueError("give either choices or range")
         if isinstance(self.choices, list) and not 1 <= len(self.choices) <= MAX_CHOICES:
             raise ValueError(f"choices must have 1 to {MAX_CHOICES} values")
@@ -135,11 +161,17 @@ class SpaceFile(_Strict):
     description: str = ""
     knobs: dict[str, Annotated[KnobSpec, BeforeValidator(_as_spec)]]
     constraints: list[Constraint] = Field(default_factory=list)
-    priors: list[dict[str, Value]] = Field(default_factory=list)
+    priors: list[dict[str, Any]] = Field(default_factory=list)
+
+
+def _refused(node: Any, problem: str) -> yaml.MarkedYAMLError:
+    """The error for `node`, which YAML allows and a search space does not."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses aliases, which can expand without bound, and duplicate keys."""
+    """A safe loader that refuses what is easily misread: numbers that are not plain, and keys given
+    twice. It refuses aliases too, which can expand without bound."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -150,8 +182,19 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} is given twice{node.start_mark}")
+                raise _refused(node, f"{key!r} is given twice")
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        number = int(super().construct_yaml_int(node))
+        if not PLAIN_NUMBER.fullmatch(node.value):
+            raise _refused(
+                node, f"{node.value} is read as {number}; write {number} if that is what you mean"
+            )
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load_space(path: Path) -> SpaceFile:
@@ -166,68 +209,140 @@ def load_space(path: Path) -> SpaceFile:
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"--space {path} cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        words = " ".join(str(error).split())
-        raise SpaceError(f"{path} is not valid YAML: {words}") from error
+        raise SpaceError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+    if not isinstance(raw, dict):
+        raise SpaceError(
+            f"{path}: expected {', '.join(SpaceFile.model_fields)}; got {as_read(raw)}"
+        )
     try:
         space = SpaceFile.model_validate(raw)
-    except (ValidationError, RecursionError) as error:
-        if isinstance(error, RecursionError):
-            raise SpaceError(f"{path}: nested too deeply") from None
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        allowed = ", ".join(SpaceFile.model_fields)
-        hint = f"; known keys: {allowed}" if first["type"] == "extra_forbidden" else ""
-        raise SpaceError(f"{path}: {where}: {first['msg']}{hint}") from error
+    except RecursionError:
+        raise SpaceError(f"{path}: nested too deeply") from None
+    except ValidationError as error:
+        raise SpaceError(f"{path}: {_first_error(error)}") from error
     _check_names(path, space)
     return space
 
 
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong with the text of the file, and in which line if that is known."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+RULES = {
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of names",
+}
+"""Type of pydantic's error -> the rule in words. Others keep pydantic's words."""
+
+
+def _first_error(error: ValidationError) -> str:
+    """The first of pydantic's errors: the place in the file, the rule, and what was read there."""
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"] if part not in (_BOUND, _VALUES)]
+    if parts[-1] == "[key]":
+        return f"{'.'.join(parts[:-2])}: a name must be text, got {as_read(first['input'])}"
+    where = ".".join(parts)
+    if first["type"] == "extra_forbidden":
+        known = _keys_of(parts)
+        return f"{where}: unknown key{suggestion(parts[-1], known)}; known keys: {', '.join(known)}"
+    rule = RULES.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] in ("missing", "value_error"):
+        return f"{where}: {rule}"
+    return f"{where}: {rule}, got {as_read(first['input'])}"
+
+
+def _keys_of(parts: Sequence[str]) -> tuple[str, ...]:
+    """The keys that may stand at the place `parts` of the file, the last of which is none."""
+    around: type[BaseModel] = SpaceFile
+    for part, model in (("knobs", KnobSpec), ("constraints", Constraint)):
+        around = model if parts[0] == part else around
+    for part, model in (("range", Range), ("when", Bound), ("forbid", Bound)):
+        around = model if part in parts[1:-1] else around
+    return tuple(around.model_fields)
+
+
 def _check_names(path: Path, space: SpaceFile) -> None:
     """Raises SpaceError if the file names an unknown knob, or a value that a knob cannot have."""
-    known = ", ".join(KNOBS)
     for name, spec in space.knobs.items():
-        if name not in KNOBS:
-            raise SpaceError(f"{path}: unknown knob {name!r}; known knobs: {known}")
-        if isinstance(spec.choices, list):
-            for value in spec.choices:
-                check_value(name, value, where=str(path))
-    conditions = [
-        *((f"knobs.{name}.when", spec.when) for name, spec in space.knobs.items()),
-        *((f"constraint {c.name!r}", c.forbid) for c in space.constraints),
-    ]
-    for where, condition in conditions:
-        for name in condition:
-            if name not in (*KNOBS, *CONTEXT_VALUES):
-                raise SpaceError(f"{path}: {where}: unknown knob {name!r}; known knobs: {known}")
-            if name in CONTEXT_VALUES:
-                _check_context_value(name, _as_list(condition[name]), where=f"{path}: {where}")
+        _check_knob(name, where=str(path))
+        if spec.choices == "auto" and not KNOBS[name].has_auto:
+            raise SpaceError(f"{path}: {name} has no auto choices; list them")
+        ends = [] if spec.range is None else [spec.range.low, spec.range.high]
+        for value in spec.choices if isinstance(spec.choices, list) else ends:
+            check_value(name, value, where=str(path))
+        _check_condition(spec.when, where=f"{path}: knobs.{name}.when")
+    for constraint in space.constraints:
+        _check_condition(constraint.forbid, where=f"{path}: constraint {constraint.name!r}")
     for prior in space.priors:
-        for name, value in prior.items():
-            if name in CONTEXT_VALUES:
-                _check_context_value(name, [value], where=f"{path}: priors")
-                continue
-            if name not in KNOBS:
-                raise SpaceError(f"{path}: priors: unknown knob {name!r}; known knobs: {known}")
-            check_value(name, value, where=f"{path}: priors")
+        _check_condition({name: [value] for name, value in prior.items()}, where=f"{path}: priors")
 
 
-def _check_context_value(name: str, values: Sequence[object], *, where: str) -> None:
-    """Raises SpaceError if `objective` or `vnni` cannot have one of `values`."""
-    for value in values:
-        if not any(type(value) is type(one) and value == one for one in CONTEXT_VALUES[name]):
-            known = ", ".join(str(one).lower() for one in CONTEXT_VALUES[name])
-            raise SpaceError(f"{where}: {name} must be one of {known}; got {value!r}")
+def _check_knob(name: str, *, where: str, also: Sequence[str] = ()) -> None:
+    """Raises SpaceError if `name` is no knob and not one of `also`."""
+    known = [*KNOBS, *also]
+    if name not in known:
+        raise SpaceError(
+            f"{where}: unknown knob {name!r}{suggestion(name, known)}; "
+            f"known knobs: {', '.join(KNOBS)}"
+        )
 
 
-def check_value(name: str, value: Value, *, where: str) -> None:
-    """Raises SpaceError if the knob `name` cannot have `value`. `where` begins the message."""
+def _check_condition(condition: Condition, *, where: str) -> None:
+    """Raises SpaceError if `condition` names an unknown knob, or can never hold."""
+    for name, allowed in condition.items():
+        _check_knob(name, where=where, also=tuple(CONTEXT_VALUES))
+        if isinstance(allowed, Bound):
+            _check_bound(name, allowed, where=where)
+        elif not allowed:
+            raise SpaceError(f"{where}: {name} has an empty list, so the condition never holds")
+        else:
+            for value in allowed:
+                check_value(name, value, where=where)
+
+
+def _check_bound(name: str, bound: Bound, *, where: str) -> None:
+    """Raises SpaceError if no value of `name` can be within `bound`."""
+    if name in CONTEXT_VALUES or KNOBS[name].type is not int:
+        known = CONTEXT_VALUES[name] if name in CONTEXT_VALUES else KNOBS[name].allowed
+        named = f"{name} must be one of {_listed(known)}" if known else f"{name} has no bounds"
+        raise SpaceError(f"{where}: {named}; min and max are for whole numbers")
+    low, high = bound.min, bound.max
+    if low is None and high is None:
+        raise SpaceError(f"{where}: {name}: give min, max or both")
+    if high is not None and high < max(KNOBS[name].minimum, -MAX_NUMBER if low is None else low):
+        least = f"min {low}" if low is not None and high < low else f"{KNOBS[name].minimum}"
+        raise SpaceError(f"{where}: {name}: max {high} is below {least}; no value is within")
+
+
+def check_value(name: str, value: object, *, where: str) -> None:
+    """Raises SpaceError if the knob `name` (or `objective` or `vnni`) cannot have `value`.
+
+    `where` begins the message.
+    """
+    got = f"got {as_read(value)}"
+    known = CONTEXT_VALUES[name] if name in CONTEXT_VALUES else KNOBS[name].allowed
+    if known is not None:
+        if not any(type(value) is type(one) and value == one for one in known):
+            near = suggestion(value, map(str, known)) if isinstance(value, str) else ""
+            raise SpaceError(f"{where}: {name} must be one of {_listed(known)}; {got}{near}")
+        return
     knob = KNOBS[name]
     if type(value) is not knob.type:
-        raise SpaceError(f"{where}: {name} must be {_type_name(knob.type)}, got {value!r}")
-    if knob.allowed is not None and value not in knob.allowed:
-        raise SpaceError(f"{where}: {name} must be one of {', '.join(knob.allowed)}; got {value!r}")
-    if knob.type is int and not knob.minimum <= int(value) <= 2**31 - 1:
-        raise SpaceError(f"{where}: {name} must be at least {knob.minimum}, got {value}")
+        raise SpaceError(f"{where}: {name} must be {_type_name(knob.type)}, {got}")
+    if isinstance(value, int) and knob.type is int and not knob.minimum <= value <= MAX_NUMBER:
+        bound = f"least {knob.minimum}" if value < knob.minimum else f"most {MAX_NUMBER}"
+        raise SpaceError(f"{where}: {name} must be at {bound}, {got}")
+
+
+def _listed(values: Sequence[object]) -> str:
+    """The values of a knob as a file writes them."""
+    return ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in values)
 
 
 def _type_name(kind: type) -> str:
@@ -241,8 +356,7 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, list[Value]]:
         name, equals, text = setting.partition("=")
         if not equals or not text:
             raise SpaceError(f"--set takes KNOB=VALUE[,VALUE...], got {setting!r}")
-        if name not in KNOBS:
-            raise SpaceError(f"--set {setting}: unknown knob; known knobs: {', '.join(KNOBS)}")
+        _check_knob(name, where=f"--set {setting}")
         if name in parsed:
             raise SpaceError(f"--set {name} is given twice; join the values: {name}=A,B")
         values = [_value_of(name, part.strip()) for part in text.split(",")]
@@ -257,6 +371,6 @@ def _value_of(name: str, text: str) -> Value:
     kind = KNOBS[name].type
     if kind is bool and text in ("true", "false"):
         return text == "true"
-    if kind is int and text.isascii() and text.isdigit() and len(text) < 12:
+    if kind is int and PLAIN_NUMBER.fullmatch(text) and len(text) < 12:
         return int(text)
     return text

@@ -57,6 +57,11 @@ class Knob:
         assert self.default is not None
         return self.default
 
+    @property
+    def has_auto(self) -> bool:
+        """Whether the knob has choices that `auto` stands for."""
+        return self.auto_here is not None or self.allowed is not None or self.type is bool
+
     def auto(self, surroundings: Surroundings) -> list[Value]:
         """The choices that `auto` stands for. Raises SpaceError if the knob has no `auto`."""
         if self.auto_here is not None:
@@ -87,16 +92,18 @@ class Knob:
         return choices if self.limit is None else self.limit(choices, surroundings, asked)
 
 
-def _counts_that_share_cores(surroundings: Surroundings) -> list[Value]:
-    """1, 2, 4, ..., the number of NUMA nodes, and what each of them leaves of the cores.
-
-    For every number of instances, the threads are among them that use the cores up. Example: 6
-    cores are shared by 1, 2, 3, 4 or 6.
-    """
+def _instances_here(surroundings: Surroundings) -> list[int]:
+    """1, 2, 4, ... and the number of sockets, of NUMA nodes and of cores, in ascending order."""
     cores = surroundings.cores
-    powers = [1 << i for i in range(cores.bit_length())]
-    found = {*powers, *(cores // power for power in powers), min(surroundings.nodes, cores)}
-    return sorted({*found, *(cores // count for count in found)})
+    powers = (1 << i for i in range(cores.bit_length()))
+    counts = {*powers, surroundings.sockets, surroundings.nodes, cores}
+    return sorted(count for count in counts if count <= cores)
+
+
+def _threads_here(surroundings: Surroundings) -> list[int]:
+    """The same numbers, and for each number of instances the most threads that fit the cores."""
+    cores, counts = surroundings.cores, _instances_here(surroundings)
+    return sorted({*counts, *(cores // count for count in counts)})
 
 
 def _at_most_cores(name: str) -> Limit:
@@ -190,7 +197,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default_here=lambda here: here.cores,
-            auto_here=_counts_that_share_cores,
+            auto_here=_threads_here,
             limit=_at_most_cores("threads"),
             about="intra-op threads of each worker (OMP_NUM_THREADS)",
         ),
@@ -199,7 +206,7 @@ KNOBS: dict[str, Knob] = {
             kind="process",
             type=int,
             default=1,
-            auto_here=_counts_that_share_cores,
+            auto_here=_instances_here,
             limit=_at_most_cores("instances"),
             about="workers side by side. They share the batches of a pass; throughputs are added",
         ),

@@ -22,6 +22,7 @@ class Surroundings:
     attentions: tuple[str, ...]  # that the model loads with, its default first
     modes: Modes
     objective: str
+    sockets: int = 1
     nodes: int = 1  # NUMA nodes
     vnni: bool = True  # whether the CPU sums int8 products without saturating
     missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)

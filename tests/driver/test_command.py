@@ -87,3 +87,8 @@ def test_a_worker_inherits_only_listed_variables():
     (command,) = commands()
     found = environment(command, caller, "/run/tmp")
     assert found == {"PATH": "/bin", "TMPDIR": "/run/tmp", **command.variables}
+
+
+def test_pinning_to_more_cores_than_there_are_is_an_unsupported_failure():
+    with pytest.raises(TrialFailure, match="unsupported: 3 x 2 threads with pinning need"):
+        commands(pinning="compact", instances=3)

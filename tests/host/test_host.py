@@ -41,6 +41,137 @@ def root(tmp_path):
     return write
 
 
+def sysfs(sockets, cores, *, smt=2, nodes=1):
+    """The files of a machine of `sockets` sockets with `cores` cores and `nodes` NUMA nodes each.
+
+    The first siblings of all cores come first, as the kernel numbers CPUs of x86 servers.
+    """
+    total, files = sockets * cores, {}
+    for core in range(total):
+        siblings = [core + total * sibling for sibling in range(smt)]
+        for number in siblings:
+            folder = f"/sys/devices/system/cpu/cpu{number}/topology"
+            files[f"{folder}/physical_package_id"] = f"{core // cores}\n"
+            files[f"{folder}/core_id"] = f"{core % cores}\n"
+            files[f"{folder}/core_cpus_list"] = ",".join(map(str, siblings)) + "\n"
+    size = cores // nodes
+    for node in range(sockets * nodes):
+        first = [node * size + total * sibling for sibling in range(smt)]
+        held = ",".join(f"{low}-{low + size - 1}" for low in first)
+        files[f"/sys/devices/system/node/node{node}/cpulist"] = held + "\n"
+    return files
+
+
+MACHINES = [(1, 2), (1, 6), (1, 12), (1, 24), (1, 56), (2, 28), (2, 64)]
+
+
+@pytest.mark.parametrize(("sockets", "cores"), MACHINES)
+def test_topology_comes_from_sysfs(root, sockets, cores):
+    total = sockets * cores
+    host = detect(root(sysfs(sockets, cores)), frozenset(range(2 * total)))
+    assert (host.cores, host.sockets, host.nodes) == (total, sockets, sockets)
+    assert host.threads_per_core == 2
+    one_a_socket = [tuple(range(s * cores, (s + 1) * cores)) for s in range(sockets)]
+    assert host.placement("compact", sockets, cores) == one_a_socket
+
+
+@pytest.mark.parametrize(
+    ("sockets", "cores", "nodes", "instances", "threads", "expected"),
+    [
+        (2, 28, 1, 3, 18, [0, 1, None]),  # two nodes have room for one each, the third straddles
+        (2, 28, 1, 4, 9, [0, 0, 0, 1]),
+        (2, 64, 1, 2, 40, [0, 1]),
+        (2, 28, 2, 4, 14, [0, 1, 2, 3]),
+        (2, 28, 2, 2, 28, [None, None]),
+    ],
+)
+def test_compact_instances_stay_on_a_node_with_room(
+    root, sockets, cores, nodes, instances, threads, expected
+):
+    total = sockets * cores
+    host = detect(root(sysfs(sockets, cores, nodes=nodes)), frozenset(range(2 * total)))
+    placed = host.placement("compact", instances, threads)
+    size = cores // nodes
+    found = [{cpu % total // size for cpu in cpus} for cpus in placed]
+    assert [next(iter(on)) if len(on) == 1 else None for on in found] == expected
+    assert all(len(cpus) == threads for cpus in placed)
+    assert len({cpu % total for cpus in placed for cpu in cpus}) == instances * threads
+
+
+def test_an_instance_of_two_nodes_stays_on_one_socket(root):
+    host = detect(root(sysfs(2, 28, nodes=2)), frozenset(range(112)))
+    assert host.placement("compact", 2, 20) == [tuple(range(20)), tuple(range(28, 48))]
+
+
+def test_cores_of_an_lxcfs_container_are_those_of_the_kernel(root):
+    """cpuinfo numbers the container's CPUs from 0; to the kernel they are 4, 5, 20 and 21."""
+    files = {**sysfs(2, 8), "/proc/cpuinfo": cpuinfo(*((n, 1, n % 2) for n in range(4)))}
+    host = detect(root(files), frozenset({4, 5, 20, 21}))
+    assert [cpu.number for cpu in host.usable] == [4, 5, 20, 21]
+    assert (host.cores, host.sockets, host.nodes) == (2, 1, 1)
+    assert host.placement("compact", 1, 2) == [(4, 5)]
+    assert host.instruction_sets
+
+
+@pytest.mark.parametrize("mask", [{4, 5, 6, 7}, {2, 3, 8, 9}, {0, 1, 2, 3}])
+def test_without_sysfs_every_allowed_cpu_is_usable(root, mask):
+    listed = cpuinfo(*((n, 0, n) for n in range(4)))
+    host = detect(root({"/proc/cpuinfo": listed}), frozenset(mask))
+    assert {cpu.number for cpu in host.usable} == mask
+    assert (host.cores, host.sockets) == (4, 1)
+    assert host.placement("compact", 2, 2) == [tuple(sorted(mask))[:2], tuple(sorted(mask))[2:]]
+
+
+def test_an_offline_cpu_and_a_package_of_unknown_number(root):
+    files = sysfs(1, 4, smt=1)
+    del files["/sys/devices/system/cpu/cpu3/topology/core_cpus_list"]
+    files["/sys/devices/system/cpu/cpu0/topology/physical_package_id"] = "-1\n"
+    host = detect(root(files), frozenset({0, 1, 2}))
+    assert (len(host.cpus), host.cores, host.sockets) == (3, 3, 1)
+
+
+def test_core_ids_that_repeat_in_a_socket_do_not_make_siblings(root):
+    files = sysfs(1, 4, smt=1) | {
+        f"/sys/devices/system/cpu/cpu{n}/topology/core_id": "0\n" for n in range(4)
+    }
+    assert detect(root(files), frozenset(range(4))).cores == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("/proc/self/cgroup", "garbage\n"),
+        ("/sys/fs/cgroup/cpu.max", "50000 0\n"),
+        ("/sys/fs/cgroup/cpu.max", "-1 100000\n"),
+        ("/sys/fs/cgroup/cpu.max", "many 100000\n"),
+        ("/sys/fs/cgroup/memory.max", "-1\n"),
+        ("/sys/devices/system/node/node0/cpulist", "x-y\n"),
+        ("/sys/devices/system/node/node0x/cpulist", "0-3\n"),
+    ],
+)
+def test_a_file_that_is_not_as_the_kernel_writes_it_limits_nothing(root, name, text):
+    files = {
+        "/proc/cpuinfo": cpuinfo(*((n, 0, n) for n in range(4))),
+        "/proc/self/cgroup": "0::/\n",
+    }
+    host = detect(root({**files, name: text}), frozenset(range(4)))
+    assert (host.cores, host.nodes, host.cpu_quota, host.memory_limited) == (4, 1, None, False)
+
+
+@pytest.mark.parametrize(
+    ("ids", "cores"),
+    [
+        ("core id\t\t: \n", 4),  # an empty id
+        ("core id\t\t: -1\nphysical id\t: -1\n", 4),
+        ("core id\t\t: 0\nsiblings\t: 4\ncpu cores\t: 4\n", 4),  # one id for all
+        ("core id\t\t: 0\nsiblings\t: 4\ncpu cores\t: 1\n", 1),  # four threads a core
+    ],
+)
+def test_core_ids_that_say_nothing(root, ids, cores):
+    listed = "\n".join(f"processor\t: {n}\n{ids}" for n in range(4))
+    assert detect(root({"/proc/cpuinfo": listed}), frozenset(range(4))).cores == cores
+
+
 def test_smt_siblings_count_as_one_core(root):
     host = detect(root({"/proc/cpuinfo": TWO_SOCKETS_SMT}), frozenset(range(16)))
     assert (host.cores, host.sockets, host.threads_per_core) == (8, 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,6 +47,13 @@ def test_time_at_the_peak_of_the_precision():
     fp32, bf16 = (KNOWN.batch_s(config(precision=p)) for p in ("fp32", "bf16"))
     assert fp32 == pytest.approx([2 * b for b in bf16])
     assert sum(fp32) == pytest.approx(sum(KNOWN.work(config())) / 100)
+
+
+def test_threads_without_a_peak_have_that_of_the_next_higher_number():
+    known = replace(KNOWN, peaks={("fp32", 2): 100.0, ("fp32", 8): 300.0, ("fp32", 16): 500.0})
+    work = sum(known.work(config()))
+    for threads, peak in ((1, 100.0), (2, 100.0), (3, 300.0), (8, 300.0), (12, 500.0)):
+        assert sum(known.batch_s(config(threads=threads))) == pytest.approx(work / peak)
 
 
 @pytest.mark.parametrize("knobs", [{"precision": "int8_dynamic"}, {"threads": 4}])

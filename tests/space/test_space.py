@@ -50,9 +50,33 @@ def test_priors_cover_every_mode():
     assert covered >= {(mode, "bf16") for mode in MODES}
 
 
-def test_auto_threads_are_powers_of_two_and_all_cores():
-    assert choices(compiled(QA, where=surroundings(cores=6)), "threads") == (1, 2, 3, 4, 6)
-    assert choices(compiled(QA, where=surroundings(cores=1)), "threads") == (1,)
+MACHINES = [(1, 1, 1), (2, 1, 1), (6, 1, 1), (12, 1, 1), (24, 1, 1), (56, 1, 1)]
+MACHINES += [(56, 2, 2), (128, 2, 2), (56, 2, 4), (72, 3, 3)]
+
+
+@pytest.mark.parametrize(("cores", "sockets", "nodes"), MACHINES)
+def test_auto_threads_leave_no_core_idle_that_instances_could_use(cores, sockets, nodes):
+    where = replace(surroundings(cores=cores), sockets=sockets, nodes=nodes)
+    space = compiled(QA, where=where)
+    threads, instances = choices(space, "threads"), choices(space, "instances")
+    assert list(threads) == sorted(set(threads))
+    assert {1, sockets, nodes, cores} <= set(instances)
+    for count in instances:
+        most = max(each for each in threads if each * count <= cores)
+        assert cores - most * count == cores % count
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "instances"),
+    [
+        (1, (1,), (1,)),
+        (6, (1, 2, 3, 4, 6), (1, 2, 4, 6)),
+        (24, (1, 2, 3, 4, 6, 8, 12, 16, 24), (1, 2, 4, 8, 16, 24)),
+    ],
+)
+def test_auto_threads_and_instances(cores, threads, instances):
+    space = compiled(QA, where=surroundings(cores=cores))
+    assert (choices(space, "threads"), choices(space, "instances")) == (threads, instances)
 
 
 def test_latency_runs_one_example_at_a_time():
@@ -123,7 +147,7 @@ def test_more_instances_have_fewer_threads_each():
 
 def test_a_prior_of_several_instances_shares_the_cores():
     wanted = {"mode": "eager", "precision": "fp32", "instances": 2}
-    for cores, expected in ((4, (2, 2)), (6, (2, 3)), (1, (1, 1))):
+    for cores, expected in ((4, (2, 2)), (6, (2, 3)), (24, (2, 12)), (1, (1, 1))):
         config = compiled(QA, where=surroundings(cores=cores)).fit(wanted)
         assert (config["instances"], config["threads"]) == expected
     one = compiled(QA, overrides=parse_overrides(["instances=1"])).fit(wanted)
@@ -233,7 +257,7 @@ def test_baseline_is_what_the_user_has_today():
     ("text", "message"),
     [
         ("knobs: [", "not valid YAML"),
-        ("knobs: {}\nsurprise: 1", "surprise: Extra inputs are not permitted; known keys"),
+        ("knobs: {}\nsurprise: 1", "surprise: unknown key; known keys: version"),
         ("knobs: {colour: [red]}", "unknown knob 'colour'; known knobs: stack, threads"),
         ("knobs: {precision: [fp8]}", "precision must be one of fp32"),
         ("knobs: {batch_size: [big]}", "batch_size must be a whole number"),
@@ -256,6 +280,79 @@ def test_baseline_is_what_the_user_has_today():
 def test_malformed_spaces_are_refused_with_the_rule(space_file, text, message):
     with pytest.raises(SpaceError, match=message):
         compiled(space_file(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("forbid: {mode: jitt}", "mode must be one of .*; got 'jitt', did you mean jit\\?"),
+        ("forbid: {precision: FP32}", "got 'FP32', did you mean fp32\\?"),
+        ("forbid: {threads: '2'}", "threads must be a whole number, got '2'"),
+        ("forbid: {threads: yes}", "threads must be a whole number, got true \\(YAML reads yes"),
+        ("forbid: {omp_wait: off}", "omp_wait must be one of .*; got false \\(YAML reads"),
+        ("forbid: {threads: 0}", "threads must be at least 1, got 0"),
+        ("forbid: {mode: []}", "mode has an empty list, so the condition never holds"),
+        ("forbid: {threads: {min: 3, max: 1}}", "max 1 is below min 3; no value is within"),
+        ("forbid: {bucket_step: {max: 7}}", "max 7 is below 8; no value is within"),
+        ("forbid: {mode: {min: 3}}", "mode must be one of .*; min and max are for whole numbers"),
+        ("forbid: {threads: {}}", "give min, max or both"),
+        ("forbid: {threads: {min: 1.5}}", "min: must be a whole number, got 1.5"),
+        ("forbid: {threads: {low: 1}}", "unknown key; known keys: min, max"),
+        ("forbid: {tread: 1}", "unknown knob 'tread', did you mean threads\\?"),
+        ("forbid: {objective: latencies}", "got 'latencies', did you mean latency\\?"),
+    ],
+)
+@pytest.mark.parametrize("place", ["constraint", "when"])
+def test_a_condition_that_can_never_hold_is_refused(space_file, place, text, message):
+    if place == "constraint":
+        content = f"knobs: {{mode: [eager, jit]}}\nconstraints: [{{name: one, {text}}}]\n"
+    else:
+        content = f"knobs: {{batch_size: {{choices: [1], {text.replace('forbid', 'when', 1)}}}}}\n"
+    with pytest.raises(SpaceError, match=message):
+        load_space(space_file(content))
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        ("batch_size: 8.0", "batch_size must be a whole number, got 8.0"),
+        ("batch_size: 010", "line 4: 010 is read as 8; write 8 if that is what you mean"),
+        ("batch_size: [4, 1:30]", "line 4: 1:30 is read as 90"),
+        ("batch_size: 0x10", "line 4: 0x10 is read as 16"),
+        ("batch_size: 1_6", "line 4: 1_6 is read as 16"),
+        ("batch_size: 08", "batch_size must be a whole number, got '08'"),
+        ("batch_size: 1e1", "batch_size must be a whole number, got '1e1'"),
+        ("batch_size: 2020-01-01", "got the date 2020-01-01"),
+        ("batch_size: yes", "batch_size must be a whole number, got true \\(YAML reads yes"),
+        ("batch_size: 2147483648", "batch_size must be at most 2147483647"),
+        ("bucket_step: {range: {low: 1, high: 4}}", "bucket_step must be at least 8, got 1"),
+        ("mode: {range: {low: 1, high: 4}}", "mode must be one of"),
+        ("bucket_step: auto", "bucket_step has no auto choices; list them"),
+        ("mode: [on, eager]", "got true \\(YAML reads yes, no, on and off as that"),
+        ("mode:", "knobs.mode: no value is given"),
+        ("pinning: null", "knobs.pinning: no value is given"),
+        ("huge_pages: [1, 0]", "huge_pages must be true or false, got 1"),
+        ("1: 2", "knobs: a name must be text, got 1"),
+    ],
+)
+def test_a_value_is_refused_in_the_words_of_what_was_read(space_file, knob, message):
+    with pytest.raises(SpaceError, match=message):
+        load_space(space_file(f"knobs:\n  {knob}\n"))
+
+
+def test_values_that_yaml_reads_as_meant_are_kept(space_file):
+    path = space_file("knobs: {huge_pages: no, flush_denormals: [yes, off], pinning: none}\n")
+    space = compiled(path)
+    assert choices(space, "huge_pages") == (False,)
+    assert choices(space, "flush_denormals") == (True, False)
+    assert choices(space, "pinning") == ("none",)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "7\n"])
+def test_a_file_that_is_no_mapping(tmp_path, content):
+    (tmp_path / "space.yaml").write_text(content)
+    with pytest.raises(SpaceError, match="expected version, task, description, knobs"):
+        load_space(tmp_path / "space.yaml")
 
 
 def test_other_versions_and_tasks_of_the_format_are_refused(tmp_path):
@@ -296,6 +393,9 @@ def test_a_huge_unsatisfiable_space_is_refused_too(space_file):
         (["mode=warp"], "mode must be one of"),
         (["batch_size=x"], "a whole number"),
         (["nonsense=1"], "unknown knob"),
+        (["mode=jitt"], "got 'jitt', did you mean jit\\?"),
+        (["thread=1"], "unknown knob 'thread', did you mean threads\\?"),
+        (["batch_size=010"], "batch_size must be a whole number, got '010'"),
         (["precision"], "--set takes KNOB=VALUE"),
         (["precision="], "--set takes KNOB=VALUE"),
         (["precision=fp32", "precision=bf16"], "given twice"),
