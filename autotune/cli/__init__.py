@@ -6,12 +6,15 @@ so that `--help` is fast.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from autotune import __version__
+from autotune.cli.common import Reported, printing
 from autotune.cli.evaluate import run_glue, run_ner, run_qa
 from autotune.cli.host import doctor, learned, stack
 from autotune.cli.report import compare, export, report
@@ -49,6 +52,10 @@ for command in (*SHOWN, *HIDDEN):
 
 def main() -> NoReturn:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot print ends no command
+            stream.reconfigure(errors="backslashreplace")
     start: Callable[[], None] = cli
-    start()
+    with Reported("--debug" in sys.argv), printing():
+        start()
     raise AssertionError("click exits by itself")

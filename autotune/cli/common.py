@@ -10,11 +10,12 @@ import contextlib
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from autotune.shared.errors import AutotuneError, InputError
+from autotune.shared.errors import AutotuneError, InputError, OutputError
 
 EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -56,6 +57,23 @@ def say(line: str) -> None:
         click.echo(printable(line), err=True)
 
 
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Turns an error of standard output into one line. A closed pipe is no error."""
+    try:
+        yield
+    except BrokenPipeError:  # click ends the command in silence
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def show(text: str) -> None:
+    """Print a result, which may hold names of any kind, on standard output. Raises OutputError."""
+    with printing():
+        click.echo(printable(text))
+
+
 class Interruptible:
     """A context in which SIGTERM, and SIGHUP unless ignored, end a search as Ctrl-C does."""
 
@@ -71,7 +89,7 @@ class Interruptible:
 
 
 class Reported:
-    """Turns the project's errors into one line and an exit code."""
+    """Turns the project's errors, and those of files and disks, into one line and an exit code."""
 
     def __init__(self, debug: bool) -> None:
         self._debug = debug
@@ -89,3 +107,7 @@ class Reported:
             words = " ".join(str(error).split())
             say(f"autotune: {words}")
             sys.exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOTHING_FOUND)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            place = f": {error.filename}" if error.filename else ""
+            say(f"autotune: {error.strerror or error}{place} (--debug shows where)")
+            sys.exit(EXIT_BAD_INPUT)

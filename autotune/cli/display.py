@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from autotune.cli.common import printable, say
+from autotune.cli.common import printable, say, show
 from autotune.cli.result import show_result
 from autotune.search.objective import Objective
 from autotune.search.ranking import AGAIN, BASELINE
@@ -142,7 +142,8 @@ class Events(Quiet):
         )
 
     def result(self, report: dict[str, Any], folder: Path) -> None:
-        _event("finished", folder=str(folder), report=report)
+        with contextlib.suppress(BrokenPipeError):
+            show(_line("finished", folder=str(folder), report=report))
 
 
 class Drawn(Quiet):
@@ -294,4 +295,8 @@ def _share_done(progress: Progress, passed: float) -> float | None:
 
 def _event(kind: str, **content: Any) -> None:
     with contextlib.suppress(OSError):  # a closed standard output does not end the search
-        click.echo(json.dumps({"event": kind, **content}, allow_nan=False))
+        click.echo(_line(kind, **content))
+
+
+def _line(kind: str, **content: Any) -> str:
+    return json.dumps({"event": kind, **content}, allow_nan=False)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from autotune.cli.common import Reported, debug_option, json_option, say
+from autotune.cli.common import Reported, debug_option, json_option, say, show
+from autotune.cli.parameters import FilePath
 from autotune.shared.errors import InputError
 
 Command = Callable[..., Any]
@@ -38,7 +38,7 @@ def shared(command: Command) -> Command:
             click.option("--max_eval_samples", type=click.IntRange(min=1)),
             click.option("--per_device_eval_batch_size", type=click.IntRange(min=1)),
             flag("--pad_to_max_length", "Pad every row to --max_seq_length."),
-            click.option("--output_dir", type=click.Path(path_type=Path), required=True),
+            click.option("--output_dir", type=FilePath(), required=True),
             flag("--no_cuda", "Run on the CPU (always the case)."),
             flag("--use_cpu", "The same flag of transformers 5."),
             flag("--use_ipex", "Optimise with IPEX."),
@@ -51,7 +51,7 @@ def shared(command: Command) -> Command:
             click.option("--allow-pickle", is_flag=True, help="Load pickled weights."),
             click.option(
                 "--config",
-                type=click.Path(path_type=Path),
+                type=FilePath(),
                 help="best.yaml of a search, or its folder: run that configuration.",
             ),
             click.option("--stack", metavar="NAME[=PYTHON]", help="Run on this interpreter."),
@@ -106,13 +106,13 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
             say,
         )
         if as_json:
-            click.echo(json.dumps(metrics, indent=2))
+            show(json.dumps(metrics, indent=2))
             return
-        click.echo("***** eval metrics *****")
+        show("***** eval metrics *****")
         width = max(map(len, metrics))
         for name, value in sorted(metrics.items()):
             shown = str(value) if isinstance(value, int) else f"{value:.4f}"
-            click.echo(f"  {name:{width}} = {shown:>10}")
+            show(f"  {name:{width}} = {shown:>10}")
 
 
 @click.command("run-qa")

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from autotune.cli.common import Reported, debug_option, json_option, say
+from autotune.cli.common import Reported, debug_option, json_option, say, show
 
 
 @click.command()
@@ -26,7 +26,7 @@ def doctor(*, stacks: tuple[str, ...], peak: bool, as_json: bool, debug: bool) -
         from autotune.commands.doctor import describe, examine
 
         found = examine(stacks, peak)
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(describe(found)))
+        show(json.dumps(found, indent=2) if as_json else "\n".join(describe(found)))
 
 
 @click.command()
@@ -46,16 +46,16 @@ def learned(*, forget: bool, as_json: bool, debug: bool) -> None:
             learned.forget(host)
         found = learned.recall(host)
         if as_json:
-            click.echo(json.dumps({"file": str(learned.locate(host)), "found": to_jsonable(found)}))
+            show(json.dumps({"file": str(learned.locate(host)), "found": to_jsonable(found)}))
             return
         for one in found:
-            click.echo(
+            show(
                 f"{one.created}  {one.model}, {one.model_type}, "
                 f"{one.parameters / 1e6:.0f} million parameters, {one.task}, {one.objective}"
             )
             for config, speedup in zip(one.configs, one.speedups, strict=True):
-                click.echo(f"    {speedup:6.2f}x  {knobs.describe(config)}")
-        click.echo(f"{len(found)} searches in {learned.locate(host)}")
+                show(f"    {speedup:6.2f}x  {knobs.describe(config)}")
+        show(f"{len(found)} searches in {learned.locate(host)}")
 
 
 @click.group()
@@ -78,7 +78,7 @@ def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:
     with Reported(debug):
         from autotune.driver import stacks
 
-        click.echo(stacks.create(name, extras, say))
+        show(stacks.create(name, extras, say))
 
 
 @stack.command("list")
@@ -91,7 +91,7 @@ def stack_list(*, as_json: bool, debug: bool) -> None:
 
         listed = stacks.fingerprints()
         if as_json:
-            click.echo(json.dumps(listed, indent=2))
+            show(json.dumps(listed, indent=2))
         for name, entry in () if as_json else listed.items():
             words = " ".join(f"{k} {v}" for k, v in entry["versions"].items())
-            click.echo(f"{name}: {entry['python']}\n    {entry.get('error') or words}")
+            show(f"{name}: {entry['python']}\n    {entry.get('error') or words}")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.common import Reported, debug_option, json_option
+from autotune.cli.common import Reported, debug_option, json_option, show
+from autotune.cli.parameters import FilePath
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
 @json_option
 @debug_option
 def report(*, run: Path, as_json: bool, debug: bool) -> None:
@@ -25,11 +26,11 @@ def report(*, run: Path, as_json: bool, debug: bool) -> None:
 
         folder = folder_of(run)
         written = rebuild(folder)
-        click.echo(json.dumps(written, indent=2) if as_json else f"{folder.report_html}")
+        show(json.dumps(written, indent=2) if as_json else f"{folder.report_html}")
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=FilePath())
 @json_option
 @debug_option
 def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
@@ -40,7 +41,7 @@ def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
 
         found = compare(runs)
         if as_json:
-            click.echo(json.dumps(found, indent=2))
+            show(json.dumps(found, indent=2))
             return
         for title, rows in tables(found):
             if rows:
@@ -48,10 +49,10 @@ def compare(*, runs: tuple[Path, ...], as_json: bool, debug: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     required=True,
     help="Folder to write into.",
 )
@@ -63,4 +64,4 @@ def export(*, run: Path, output: Path, debug: bool) -> None:
         from autotune.store.folder import folder_of
 
         for path in export(folder_of(run), output):
-            click.echo(path)
+            show(str(path))

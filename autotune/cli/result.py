@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli.common import printable
+from autotune.cli.common import printable, printing
+from autotune.shared.paths import shell_word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,29 +28,39 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
 
     console = _console()
     header, rows = table(report)
-    console.print(_table(rows, header=header))
-    for kind, failed in report["failures"].items():
-        first = f"{failed[0]['description']}: {' '.join(failed[0]['detail'].split())}"
-        console.print(text(f"{kind} ({len(failed)}): {first[:300]}"))
-    for names, why in by_reason(report["unavailable"]):
-        console.print(text(f"not available, {names}: {why}"))
-    console.print()
-    console.print(text(report["verdict"]))
-    if not report["noise"]["quiet"]:
-        console.print(text(noise_sentence(report["noise"]), style="yellow"))
-    for sentence in (engine_sentence(report["engine"]), launch_sentence(report)):
-        if sentence:
-            console.print(text(sentence))
-    if report["interrupted"]:
-        console.print(
-            text(f"Interrupted; continue with: autotune search --resume --output {folder}")
-        )
-    console.print(text(f"Report: {folder / 'report.html'}    Run it: bash {folder / 'launch.sh'}"))
+
+    def word(path: Path) -> str:
+        return shell_word(path, console.encoding)
+
+    with printing():
+        console.print(_table(rows, header=header))
+        for kind, failed in report["failures"].items():
+            first = f"{failed[0]['description']}: {' '.join(failed[0]['detail'].split())}"
+            console.print(text(f"{kind} ({len(failed)}): {first[:300]}"))
+        for names, why in by_reason(report["unavailable"]):
+            console.print(text(f"not available, {names}: {why}"))
+        console.print()
+        console.print(text(report["verdict"]))
+        if not report["noise"]["quiet"]:
+            console.print(text(noise_sentence(report["noise"]), style="yellow"))
+        for sentence in (engine_sentence(report["engine"]), launch_sentence(report)):
+            if sentence:
+                console.print(text(sentence))
+        lines = []
+        if report["interrupted"]:
+            lines.append(
+                f"Interrupted; continue with: autotune search --resume --output {word(folder)}"
+            )
+        page, script = word(folder / "report.html"), word(folder / "launch.sh")
+        lines.append(f"Report: {page}    Run it: bash {script}")
+        for line in lines:
+            console.print(text(line), soft_wrap=True)  # so that the command can be pasted
 
 
 def show_table(title: str, rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column names its rows."""
-    _console().print(_table(rows, title=title))
+    with printing():
+        _console().print(_table(rows, title=title))
 
 
 def _table(

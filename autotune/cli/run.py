@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say
+from autotune.cli.common import EXIT_BROKEN, Reported, debug_option, json_option, say, show
+from autotune.cli.parameters import SEED, FilePath, Finite
 
 if TYPE_CHECKING:
     from autotune.commands.promise.reopen import FinishedRun
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("best", type=click.Path(path_type=Path))
+@click.argument("best", type=FilePath())
 @click.option(
     "--min-speedup",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Least speedup over the baseline.  [default: 80% of the promised speedup]",
 )
 @click.option(
@@ -45,15 +46,15 @@ def verify(
 
         found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
         if as_json:
-            click.echo(json.dumps(found.as_json(), indent=2))
+            show(json.dumps(found.as_json(), indent=2))
         else:
-            click.echo("\n".join(verifying.lines(found)))
+            show("\n".join(verifying.lines(found)))
         if not found.holds:
             sys.exit(EXIT_BROKEN)
 
 
 @click.command()
-@click.argument("best", type=click.Path(path_type=Path))
+@click.argument("best", type=FilePath())
 @json_option
 @debug_option
 def run(*, best: Path, as_json: bool, debug: bool) -> None:
@@ -72,23 +73,21 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
 
 
 @click.command("serve-test")
-@click.argument("best", type=click.Path(path_type=Path))
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second to serve."
-)
+@click.argument("best", type=FilePath())
+@click.option("--rate", type=Finite(min=0, min_open=True), help="Requests a second to serve.")
 @click.option(
     "--max-latency-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Limit of the p99 latency. Without --rate the highest rate that keeps it is searched.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=10.0,
     show_default=True,
     help="Length of the test at each rate.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the arrivals.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the arrivals.")
 @json_option
 @debug_option
 def serve_test(
@@ -126,13 +125,13 @@ def serve_test(
                 )
             finally:
                 runner.close()
-        click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(lines(found)))
+        show(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(lines(found)))
         if not found.holds:
             sys.exit(EXIT_BROKEN)
 
 
 @click.command(hidden=True)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
 @debug_option
 def changes(*, run: Path, debug: bool) -> None:
     """Print what has changed since RUN was made. launch.sh starts with this command."""
@@ -143,12 +142,12 @@ def changes(*, run: Path, debug: bool) -> None:
         from autotune.store.folder import RunFolder
 
         for line in found(reopen(RunFolder(run)), detect()):
-            click.echo(f"then and now: {line}")
+            show(f"then and now: {line}")
 
 
 @click.command(hidden=True)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("work", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
+@click.argument("work", type=FilePath())
 @json_option
 @debug_option
 def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
@@ -177,14 +176,14 @@ def _show_score(found: PromiseCheck, as_json: bool) -> None:
     from autotune.search.objective import objective_named
 
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        show(json.dumps(found.as_json()))
         return
     objective, measured = objective_named(found.objective), found.measured
     metrics = ", ".join(
         f"{name} {value:.4f} (promised {found.promised_metrics[name]:.4f})"
         for name, value in found.metrics.items()
     )
-    click.echo(
+    show(
         f"{objective.shown(measured.median)} ({objective.shown(measured.low)} to "
         f"{objective.shown(measured.high)}), promised "
         f"{objective.shown(found.promised.median)} ({objective.shown(found.promised.low)} to "

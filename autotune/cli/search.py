@@ -17,8 +17,9 @@ from autotune.cli.common import (
     objective_option,
     set_option,
 )
-from autotune.cli.parameters import Duration, Share, Size
-from autotune.shared.errors import InputError
+from autotune.cli.parameters import SEED, Duration, FilePath, Finite, Share, Size
+from autotune.shared.errors import InputError, OutputError, ResumeError
+from autotune.shared.paths import kind_of
 
 
 @click.command()
@@ -56,7 +57,7 @@ from autotune.shared.errors import InputError
 @objective_option
 @click.option(
     "--max-latency-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Limit of the p99 latency of requests, with --objective server.",
 )
 @click.option(
@@ -84,7 +85,7 @@ from autotune.shared.errors import InputError
     type=Duration(),
     help="Stop after this long, finals included.  [default: 10m without --trials]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampler.")
 @set_option
 @drop_option
 @click.option(
@@ -106,7 +107,7 @@ from autotune.shared.errors import InputError
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Folder of the run.  [default: reports/<time>-<model>-<task>]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --output.")
@@ -219,11 +220,10 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> Any:
 
 def _resumed(options: dict[str, Any], given: Collection[str], output: Path) -> dict[str, Any]:
     """The options of the run to resume, except those in `given`. Raises ResumeError."""
-    from autotune.shared.errors import ResumeError
     from autotune.store.folder import RunFolder
 
     folder = RunFolder(output)
-    if not folder.manifest.exists():
+    if kind_of(folder.manifest, "--output", OutputError) is None:
         return options
     stored = folder.read_manifest().get("settings")
     if not isinstance(stored, dict):

@@ -14,6 +14,7 @@ from autotune.cli.common import (
     json_option,
     objective_option,
     set_option,
+    show,
 )
 from autotune.shared.errors import SpaceError
 from autotune.shared.words import suggestion
@@ -39,12 +40,12 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
                 name: {"task": file.task, "description": file.description}
                 for name, file in found.items()
             }
-            click.echo(json.dumps(described, indent=2))
+            show(json.dumps(described, indent=2))
         for name, file in () if as_json else found.items():
-            click.echo(f"{name:22} {file.description}")
+            show(f"{name:22} {file.description}")
 
 
-@spaces.command()
+@spaces.command("show")
 @click.argument("space")
 @click.option(
     "--stack",
@@ -58,14 +59,14 @@ def list_spaces(*, as_json: bool, debug: bool) -> None:
 @drop_option
 @json_option
 @debug_option
-def show(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
+def show_space(*, space: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Show the knobs and values of SPACE (a name or a .yaml file) on this host."""
     with Reported(debug):
         from autotune.commands.search.settings import find_space
         from autotune.commands.spaces import compile_here, describe
 
         shown = compile_here(find_space(space), **options)
-        click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(describe(shown)))
+        show(json.dumps(shown, indent=2) if as_json else "\n".join(describe(shown)))
 
 
 @spaces.command()
@@ -88,7 +89,7 @@ def validate(*, space: str, debug: bool) -> None:
                 f"{path}: task must be one of {', '.join(TASKS)}; got {file.task!r}"
                 f"{suggestion(file.task, TASKS)}"
             )
-        click.echo(
+        show(
             f"{path}: {len(file.knobs)} knobs, {len(file.constraints)} constraints, "
             f"{len(file.priors)} priors for {file.task}"
         )

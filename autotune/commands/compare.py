@@ -10,6 +10,7 @@ from typing import Any
 from autotune.report.build import FORMAT
 from autotune.report.text import shown
 from autotune.shared.errors import ResumeError
+from autotune.shared.paths import shell_word
 from autotune.store.folder import folder_of
 
 
@@ -19,12 +20,14 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ResumeError(f"{path} has no report; write it with: autotune report {path}") from None
+        raise ResumeError(
+            f"{path} has no report; write it with: autotune report {shell_word(path)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ResumeError(f"{file} cannot be read: {error}") from error
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ResumeError(
-            f"{file} is not of format {FORMAT}; write it with: autotune report {path}"
+            f"{file} is not of format {FORMAT}; write it with: autotune report {shell_word(path)}"
         )
     return report
 

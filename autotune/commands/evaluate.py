@@ -23,6 +23,7 @@ from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.objective import features_per_s
 from autotune.shared.errors import InputError, OutputError, SearchError, StackError
+from autotune.shared.paths import kind_of
 from autotune.shared.records import (
     DEFAULT_STACK,
     ONE_PASS,
@@ -174,7 +175,7 @@ def read_config(path: Path | None, task: Task) -> Chosen:
     """The values of best.yaml; `path` is the file or its folder. Raises InputError."""
     if path is None:
         return Chosen(values={})
-    file = path / "best.yaml" if path.is_dir() else path
+    file = path / "best.yaml" if kind_of(path, "--config") == "folder" else path
     try:
         best = yaml.safe_load(file.read_text(encoding="utf-8"))
         chosen = Chosen(
@@ -219,7 +220,7 @@ def interpreter(stack: str | None, chosen: Chosen) -> tuple[str, str]:
         return next((n, p) for n, p in reversed(found.items()))
     if chosen.python is None:
         return DEFAULT_STACK, stacks.parse([])[DEFAULT_STACK]
-    if not Path(chosen.python).is_file():
+    if kind_of(Path(chosen.python), "--config: the interpreter", StackError) != "file":
         raise StackError(
             f"the configuration's interpreter {chosen.python} is not here; pass --stack"
         )
@@ -310,7 +311,7 @@ def save(output: Path, metrics: Mapping[str, Any], answers: Mapping[str, Any]) -
         raise OutputError(f"--output_dir {output} cannot be written: {error.strerror}") from error
     everything = output / "all_results.json"
     kept: dict[str, Any] = {}
-    if everything.exists():
+    if kind_of(everything, "--output_dir", OutputError) is not None:
         try:
             kept = json.loads(everything.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

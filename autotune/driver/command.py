@@ -6,6 +6,7 @@ therefore runs exactly the commands that were measured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,31 +14,36 @@ from pathlib import Path
 from autotune.host import Host
 from autotune.host.libraries import REMEDIES
 from autotune.shared.errors import TrialFailure
+from autotune.shared.paths import home_folder
 from autotune.shared.records import Config, Scalar
 
 WORKER = Path(__file__).parents[1] / "worker" / "__main__.py"
 
+PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 INHERITED_VARIABLES = (
     "PATH",
     "HOME",
+    "USER",
+    "LOGNAME",
     "LANG",
     "LC_ALL",
+    "LC_CTYPE",
     "XDG_CACHE_HOME",
     "LD_LIBRARY_PATH",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_ENDPOINT",
-    "HF_TOKEN",
-    "HF_HUB_OFFLINE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HUGGING_FACE_HUB_TOKEN",
+    "TRANSFORMERS_CACHE",
     "TRANSFORMERS_OFFLINE",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "NO_PROXY",
+    *PROXIES,
+    *(name.lower() for name in PROXIES),
     "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
 )
-"""Environment variables that a worker inherits from its caller. All others are dropped, for
-example OMP_NUM_THREADS."""
+INHERITED_PREFIX = "HF_"
+"""Environment variables that a worker inherits from its caller: these, and all with the prefix. All
+others are dropped, for example OMP_NUM_THREADS."""
 
 
 OWN_THREAD_POOL_MODES = ("openvino", "onnxruntime")
@@ -197,6 +203,17 @@ def environment(
     It holds the variables inherited from `caller`, TMPDIR, and the variables that the
     configuration sets. Whoever made the folder `temporary` also removes it, because a worker may
     be killed at any moment.
+
+    Libraries ask for the home folder and the name of the user. A user id without an entry, as in
+    some containers, gets `temporary` and its number.
     """
-    inherited = {name: caller[name] for name in INHERITED_VARIABLES if name in caller}
+    inherited = {
+        name: value
+        for name, value in caller.items()
+        if name in INHERITED_VARIABLES or name.startswith(INHERITED_PREFIX)
+    }
+    if not caller.get("HOME") and home_folder() is None:
+        inherited["HOME"] = str(temporary)
+    if not caller.get("LOGNAME") and not caller.get("USER"):
+        inherited["USER"] = str(os.getuid())
     return {**inherited, "TMPDIR": str(temporary), **command.variables}

@@ -35,11 +35,12 @@ def key(python: str, host: Host) -> str | None:
     variables = environment(command, os.environ, tempfile.gettempdir())
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PRINT_IMPORT_PATHS],
+            [python, "-P", "-X", "utf8", "-c", PRINT_IMPORT_PATHS],
             env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=IMPORT_PATHS_TIMEOUT_S,
             check=True,
         )

@@ -24,6 +24,7 @@ from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
 from autotune.shared.errors import InputError, StackError
 from autotune.shared.instructions import has_vnni
+from autotune.shared.paths import kind_of, written
 from autotune.shared.records import DEFAULT_STACK, StackFacts
 from autotune.space import Surroundings
 from autotune.space.knobs import KNOBS
@@ -43,10 +44,11 @@ def folder() -> Path:
 
 def created() -> dict[str, str]:
     """The stacks that `create` finished: name -> interpreter."""
-    return {
-        path.parent.name: str(path.parent / "bin" / "python")
-        for path in sorted(folder().glob(f"*/{COMPLETE_MARKER}"))
-    }
+    try:
+        complete = sorted(folder().glob(f"*/{COMPLETE_MARKER}"))
+    except OSError:  # a cache that cannot be read holds no stacks
+        return {}
+    return {path.parent.name: str(path.parent / "bin" / "python") for path in complete}
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
@@ -73,10 +75,11 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
                     "pass NAME=PYTHON, or create the stack with autotune stack create"
                 )
             python = created_stacks[name]
-        path = Path(python).expanduser()
-        if path.is_dir() and (path / "bin" / "python").is_file():
+        what = f"--stack {name}"
+        path = written(python, what)
+        if kind_of(path, what) == "folder" and kind_of(path / "bin" / "python", what) == "file":
             path = path / "bin" / "python"
-        if not path.is_file() or not os.access(path, os.X_OK):
+        if kind_of(path, what) != "file" or not os.access(path, os.X_OK):
             raise InputError(f"--stack {argument}: {path} is not a Python interpreter")
         stacks[name] = os.path.abspath(path)  # not resolved: the python of a venv is a link
     return stacks
@@ -290,7 +293,9 @@ def create(name: str, extras: Sequence[str], announce: Callable[[str], None]) ->
         raise InputError(f"the name of a stack has letters, digits, . _ or -; got {name!r}")
     packages = requirements(extras)
     environment = folder() / name
-    if (environment / COMPLETE_MARKER).exists():
+    if cache.NOWHERE in environment.parents:
+        raise InputError("there is no home folder for stacks: set HOME or XDG_CACHE_HOME")
+    if os.path.exists(environment / COMPLETE_MARKER):  # unlike Path.exists, never an error
         raise InputError(
             f"stack {name} exists at {environment}; remove that folder to create the stack again"
         )
@@ -314,6 +319,6 @@ def create(name: str, extras: Sequence[str], announce: Callable[[str], None]) ->
     except OSError as error:
         raise StackError(f"stack {name} could not be created: {error}") from error
     finally:
-        if not (environment / COMPLETE_MARKER).exists():
+        if not os.path.exists(environment / COMPLETE_MARKER):
             shutil.rmtree(environment, ignore_errors=True)
     return python

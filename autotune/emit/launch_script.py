@@ -13,7 +13,7 @@ from importlib import resources
 
 import numpy as np
 
-from autotune.driver.command import INHERITED_VARIABLES, Command
+from autotune.driver.command import INHERITED_PREFIX, INHERITED_VARIABLES, Command
 from autotune.driver.runner import POINT_KNOBS, Inputs, measure_request, open_request
 from autotune.emit.huggingface import ScriptLine
 from autotune.search.serving import requests_at
@@ -144,6 +144,7 @@ def launch_script(
         SCRIPT_LINE="" if line is None else script_comment(line),
         CHECKER=" ".join(quote(word) for word in checker),
         INHERITED_VARIABLES=" ".join(INHERITED_VARIABLES),
+        INHERITED_PREFIX=INHERITED_PREFIX,
         WORKERS=worker_lines(commands),
         SCORER=" ".join(quote(word) for word in scorer),
     )

@@ -259,11 +259,11 @@ def _first_error(error: ValidationError) -> str:
 
 def _keys_of(parts: Sequence[str]) -> tuple[str, ...]:
     """The keys that may stand at the place `parts` of the file, the last of which is none."""
-    around: type[BaseModel] = SpaceFile
-    for part, model in (("knobs", KnobSpec), ("constraints", Constraint)):
-        around = model if parts[0] == part else around
-    for part, model in (("range", Range), ("when", Bound), ("forbid", Bound)):
-        around = model if part in parts[1:-1] else around
+    sections: dict[str, type[BaseModel]] = {"knobs": KnobSpec, "constraints": Constraint}
+    inner: dict[str, type[BaseModel]] = {"range": Range, "when": Bound, "forbid": Bound}
+    around = sections.get(parts[0], SpaceFile)
+    for part in parts[1:-1]:
+        around = inner.get(part, around)
     return tuple(around.model_fields)
 
 

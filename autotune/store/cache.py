@@ -11,10 +11,21 @@ from pathlib import Path
 
 import platformdirs
 
+NOWHERE = Path(os.devnull)
+"""The cache of a user without a home folder: below a device nothing can be read or written."""
+
 
 def folder() -> Path:
-    """The path of the cache: `$XDG_CACHE_HOME/autotune`, by default `~/.cache/autotune`."""
-    return platformdirs.user_cache_path("autotune")
+    """The path of the cache: `$XDG_CACHE_HOME/autotune`, by default `~/.cache/autotune`.
+
+    A user id without an entry, as in some containers, may have neither. The path is then below
+    NOWHERE.
+    """
+    try:
+        found = platformdirs.user_cache_path("autotune")
+    except RuntimeError:
+        return NOWHERE / "autotune"
+    return found if found.is_absolute() else NOWHERE / "autotune"
 
 
 def write(path: Path, text: str) -> None:

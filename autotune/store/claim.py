@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.shared.errors import ResumeError
+from autotune.shared.errors import OutputError, ResumeError
+from autotune.shared.paths import kind_of
 from autotune.store.folder import RunFolder, create
 from autotune.store.journal import Journal
 
@@ -40,8 +41,11 @@ def claim(path: Path, *, resume: bool) -> Claim:
     Raises OutputError if another search has the folder, or if it cannot be written. Raises
     ResumeError if it holds something else than a run.
     """
-    existed = path.exists()
-    if not (resume and path.is_dir()):
+    kind = kind_of(path, "--output", OutputError)
+    existed = kind is not None
+    if resume and kind == "file":
+        raise OutputError(f"--output {path} is a file; pass the folder of a run")
+    if not (resume and kind == "folder"):
         folder = create(path)
         return Claim(folder=folder, journal=Journal(folder.trials), fresh=True, existed=existed)
     folder = RunFolder(path)
@@ -65,7 +69,10 @@ def claim(path: Path, *, resume: bool) -> Claim:
 
 def _check_is_run(folder: RunFolder) -> None:
     """Raises ResumeError if the folder has no manifest and holds files that no search leaves."""
-    left = {path.name for path in folder.path.iterdir()}
+    try:
+        left = {path.name for path in folder.path.iterdir()}
+    except OSError as error:
+        raise OutputError(f"--output {folder.path} cannot be read: {error.strerror}") from error
     if not folder.manifest.exists() and left - LEFTOVERS:
         raise ResumeError(f"--output {folder.path} holds no run (no manifest.json)")
 

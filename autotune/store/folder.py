@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.shared.errors import OutputError, ResumeError
+from autotune.shared.paths import kind_of
 from autotune.shared.records import to_jsonable
 
 FORMAT = 1
@@ -124,8 +126,11 @@ class RunFolder:
 
 
 def folder_of(path: Path) -> RunFolder:
-    """The run folder `path`, or the one that holds the file `path` (its best.yaml)."""
-    return RunFolder(path if path.is_dir() else path.parent)
+    """The run folder `path`, or the one that holds the file `path` (its best.yaml).
+
+    Raises ResumeError if it cannot be known what `path` is.
+    """
+    return RunFolder(path if kind_of(path, "the run", ResumeError) == "folder" else path.parent)
 
 
 def write(path: Path, text: str, *, executable: bool = False) -> None:
@@ -140,7 +145,8 @@ def write(path: Path, text: str, *, executable: bool = False) -> None:
             partial.chmod(0o755)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
@@ -155,12 +161,15 @@ def create(path: Path) -> RunFolder:
 
     Raises OutputError if `path` is not empty, is no folder, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(
-            f"--output {path} exists and is not empty; add --resume to continue it, "
-            "or pass another folder"
-        )
+    kind = kind_of(path, "--output", OutputError)
+    if kind == "file":
+        raise OutputError(f"--output {path} is a file; pass a folder")
     try:
+        if kind == "folder" and any(path.iterdir()):
+            raise OutputError(
+                f"--output {path} exists and is not empty; add --resume to continue it, "
+                "or pass another folder"
+            )
         path.mkdir(parents=True, exist_ok=True)
         (path / ".work").mkdir()
     except OSError as error:

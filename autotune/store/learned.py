@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from autotune.host import Host
+from autotune.shared.errors import OutputError
 from autotune.shared.records import STRICT, Config, ModelFacts, dumps
 from autotune.store import cache
 from autotune.store.wire import WireError, loads, parse
@@ -79,8 +80,14 @@ def remember(host: Host, finding: Finding) -> None:
 
 
 def forget(host: Host) -> None:
-    """Delete this host's file."""
-    locate(host).unlink(missing_ok=True)
+    """Delete this host's file. Raises OutputError if that is refused."""
+    place = locate(host)
+    try:
+        place.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputError(f"{place} cannot be removed: {error.strerror}") from error
 
 
 def pick_leaders(configs: Sequence[Config]) -> list[Config]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.shared.errors import DatasetError
+from autotune.shared.paths import check_downloads, kind_of, written
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -114,8 +115,9 @@ def read_json(dataset: str) -> Any | None:
 
     Raises DatasetError for a file that is missing, is not JSON, or is not UTF-8.
     """
+    path = written(dataset, "dataset", DatasetError)
     looks_local = suffix_of(dataset) in SUFFIXES or dataset.startswith((".", "/", "~"))
-    if not looks_local and not _exists(dataset):
+    if not looks_local and kind_of(path, "dataset", DatasetError) is None:
         return None
     text = read_text(dataset)
     if not text.strip():
@@ -158,20 +160,13 @@ def _parse_json_or_lines(text: str) -> Any:
     return found
 
 
-def _exists(dataset: str) -> bool:
-    try:
-        return Path(dataset).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # a name that is too long, or an unknown ~user
-        return False
-
-
 def read_text(dataset: str) -> str:
     """Return a local file's text, its line ends unchanged.
 
     Raises DatasetError if the file is missing, is a folder, or is not UTF-8.
     """
     try:
-        return Path(dataset).expanduser().read_bytes().decode("utf-8-sig")
+        return written(dataset, "dataset", DatasetError).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DatasetError(f"dataset {dataset}: no such file") from None
     except IsADirectoryError:
@@ -190,6 +185,7 @@ def read_text(dataset: str) -> str:
 
 def hub_rows(dataset: str, split: str) -> list[Any]:
     """Return the rows of a dataset id, from the hub or its local cache. Raises DatasetError."""
+    check_downloads(f"dataset {dataset}", DatasetError)
     try:
         import datasets  # slow to import, and optional
     except ImportError:

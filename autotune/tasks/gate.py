@@ -89,9 +89,9 @@ class Gate:
         if reason is not None and not self._rule.accept_degenerate:
             raise DegenerateBaselineError(
                 f"{reason}, so it cannot tell a right configuration from a wrong one; check that "
-                "the labels (or tags) are the model's, that the model is fine-tuned for this task "
-                "and that the dataset is its own; --accept-degenerate judges by agreement with "
-                "eager instead"
+                "the labels (or tags) are the model's, that the model is fine-tuned for this task, "
+                "that the dataset is its own and that there are enough rows; --accept-degenerate "
+                "judges by agreement with eager instead"
             )
         return Reference(
             outputs=outputs,

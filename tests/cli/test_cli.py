@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
-from commands import STUB
+from commands import STUB, command
 from events import events, reported
 
 from autotune import demo
@@ -157,13 +159,115 @@ def test_more_threads_than_cores(refused):
         (("--stack", "new=/nowhere/python"), "/nowhere/python is not a Python interpreter"),
         (("--stack", "never-created"), "no such stack"),
         (("--calibration", "none.json"), "no such file"),
+        (("--calibration", "~nouser/x.json"), "there is no such home folder"),
+        (("--dataset", "~nouser/x.json"), "there is no such home folder"),
+        (("--output", "~nouser/run"), "there is no such home folder"),
+        (("--stack", "x=~nouser/python"), "there is no such home folder"),
+        (("--space", "~nouser/x.yaml"), "there is no such home folder"),
+        (("--dataset", "d" * 300), "File name too long"),
+        (("--calibration", "d" * 300 + ".json"), "File name too long"),
+        (("--output", "o" * 300), "--output .* cannot be read: File name too long"),
+        (("--resume", "--output", "o" * 300), "File name too long"),
+        (("--stack", f"x={'p' * 300}"), "--stack x .* File name too long"),
+        (("--space", f"./{'s' * 300}.yaml"), "File name too long"),
+        (("--max-latency-ms", "nan"), "expected a number, got 'nan'"),
+        (("--max-latency-ms", "inf"), "expected a number, got 'inf'"),
+        (("--seed", "-1"), "-1 is not in the range"),
+        (("--seed", "99999999999"), "is not in the range"),
+        (("--max-memory", "9" * 400 + "g"), "a size is written 512m or 4g"),
+        (("--time-budget", "9" * 400), "a duration is written 90s"),
     ],
 )
 def test_options_that_make_no_sense(refused, tmp_path, arguments, words):
     if arguments == ("--resume",):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "diary.txt").write_text("dear diary")
-    assert words in refused(*arguments)
+    assert re.search(words, refused(*arguments))
+
+
+@pytest.mark.parametrize("model", ["m" * 300, f"./{'m' * 300}", "~nouser/model", "./m\udcff"])
+def test_model_names_that_are_no_path(refused, model):
+    words = "File name too long|no such home folder|no text in this locale"
+    assert re.search(words, refused(model=model))
+
+
+def test_output_that_is_a_file(refused, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "--output file is a file; pass a folder" in refused("--output", "file")
+    again = refused("--output", "file", "--resume")
+    assert "--output file is a file; pass the folder of a run" in again
+
+
+AS_ANYBODY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+"""Starts a command without root's right to enter every folder."""
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that a command started with AS_ANYBODY may not enter."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0)
+    try:
+        entered = subprocess.run([*AS_ANYBODY, "ls", folder], capture_output=True).returncode == 0
+    except OSError:
+        entered = True
+    if entered:
+        pytest.skip("may enter every folder")
+    yield folder
+    folder.chmod(0o700)
+
+
+UNREADABLE = [
+    ("search", "--model", "locked/m"),
+    ("search", "--model", "demo", "--dataset", "locked/d.json"),
+    ("search", "--model", "demo", "--output", "locked/run"),
+    ("search", "--model", "demo", "--output", "locked"),
+    ("search", "--model", "demo", "--output", "locked", "--resume"),
+    ("search", "--model", "demo", "--stack", "x=locked/python"),
+    ("search", "--model", "demo", "--stack", "x=locked"),
+    ("search", "--model", "demo", "--space", "locked/x.yaml"),
+    *((name, "locked/run") for name in ("report", "compare", "run", "verify")),
+    ("export", "locked/run", "--output", "out"),
+    ("serve-test", "locked/best.yaml", "--rate", "1"),
+    ("learned", "--forget"),
+    ("stack", "create", "new", "--extra", "openmp"),
+]
+
+
+@pytest.mark.parametrize("line", UNREADABLE)
+def test_a_folder_that_may_not_be_entered(tmp_path, locked, line):
+    done = subprocess.run(
+        [*AS_ANYBODY, *command(*line)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(locked)},
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("autotune: ")]
+    assert "Permission denied" in line
+    assert "Traceback" not in done.stderr
+
+
+TO_STANDARD_OUTPUT = [
+    ("--help",),
+    ("--version",),
+    ("spaces", "list"),
+    ("spaces", "validate", "qa"),
+    ("learned",),
+    ("stack", "list", "--json"),
+]
+
+
+@pytest.mark.parametrize("line", TO_STANDARD_OUTPUT)
+def test_a_standard_output_that_is_full_is_one_line(tmp_path, line):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(*line), stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == ("autotune: standard output cannot be written: No space left on device\n")
 
 
 def test_resume_without_a_folder(autotune):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from commands import STUB, command
@@ -18,7 +19,7 @@ from fakes import measurement, surroundings
 
 from autotune.cli.common import printable, say
 from autotune.cli.display import Drawn, Events, Lines, Quiet, chosen
-from autotune.cli.result import show_table
+from autotune.cli.result import show_result, show_table
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
 from autotune.shared.records import Accuracy, Failure, Trial
@@ -29,7 +30,7 @@ BASE, BETTER = baseline(surroundings()), complete(surroundings(), {"mode": "jit"
 ACCURACY = Accuracy(
     metrics={"f1": 90.0}, relative_drop=0.0, agreement=1.0, max_abs_logit_difference=0, allowed=True
 )
-SEARCH = ("search", "--model", "demo", "--max-samples", "2", "--max-seq-length", "64")
+SEARCH = ("search", "--model", "demo", "--max-samples", "4", "--max-seq-length", "64")
 QUESTIONS = ("--dataset", str(STUB / "questions.json"))
 SMALL = (*SEARCH, *QUESTIONS, "--doc-stride", "16", "--set", "mode=eager", "--output", "run")
 
@@ -230,3 +231,28 @@ def test_an_interrupt_ends_a_search_with_what_it_has(tmp_path, sent):
     assert "autotune search --resume --output run" in out
     assert json.loads((tmp_path / "run" / "report.json").read_text())["interrupted"]
     assert not (tmp_path / "run" / ".work").exists()
+
+
+EXAMPLE = Path(__file__).parents[2] / "reports" / "example" / "report.json"
+
+
+def shown_result(folder, monkeypatch, encoding):
+    """The last line that `show_result` writes to a standard output of this encoding."""
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding, "backslashreplace"))
+    show_result(json.loads(EXAMPLE.read_text()), folder)
+    return raw.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize(
+    "name", ["run", "caf\u00e9 au lait", "it's", "new\nline", "\x1b[31m", "x" * 120, "\udcff"]
+)
+def test_the_command_of_the_result_can_be_pasted(tmp_path, monkeypatch, name, encoding):
+    run = tmp_path / name
+    run.mkdir()
+    (run / "launch.sh").write_text("echo launched\n")
+    line = shown_result(run, monkeypatch, encoding)
+    pasted = line.partition(b"Run it: ")[2]
+    done = subprocess.run([b"bash", b"-c", pasted], capture_output=True, check=False)
+    assert done.stdout == b"launched\n", line

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -86,7 +87,39 @@ def test_a_worker_inherits_only_listed_variables():
     caller = {"PATH": "/bin", "OMP_NUM_THREADS": "64", "KMP_AFFINITY": "x", "PYTHONPATH": "/p"}
     (command,) = commands()
     found = environment(command, caller, "/run/tmp")
-    assert found == {"PATH": "/bin", "TMPDIR": "/run/tmp", **command.variables}
+    user = {"USER": str(os.getuid())}
+    assert found == {"PATH": "/bin", "TMPDIR": "/run/tmp", **user, **command.variables}
+
+
+HUB = {
+    "HF_HOME": "/h",
+    "HF_HUB_ETAG_TIMEOUT": "3",
+    "HF_DATASETS_OFFLINE": "1",
+    "HUGGINGFACE_HUB_CACHE": "/c",
+    "TRANSFORMERS_CACHE": "/t",
+    "https_proxy": "p",
+    "no_proxy": "localhost",
+    "ALL_PROXY": "q",
+    "LC_CTYPE": "C.UTF-8",
+}
+
+
+def test_a_worker_finds_the_hub_and_its_cache_as_its_caller_does():
+    (command,) = commands()
+    caller = {"HOME": "/home/me", "USER": "me", "OMP_NUM_THREADS": "64", **HUB}
+    found = environment(command, caller, "/run/tmp")
+    assert {"HOME": "/home/me", "USER": "me", **HUB}.items() <= found.items()
+    assert found["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_user_without_an_entry_gets_a_home_and_a_name(monkeypatch):
+    monkeypatch.setattr("autotune.driver.command.home_folder", lambda: None)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    (command,) = commands()
+    found = environment(command, {"PATH": "/bin"}, "/run/tmp")
+    assert (found["HOME"], found["USER"]) == ("/run/tmp", "54321")
+    found = environment(command, {"HOME": "/elsewhere", "LOGNAME": "me"}, "/run/tmp")
+    assert (found["HOME"], found["LOGNAME"], found.get("USER")) == ("/elsewhere", "me", None)
 
 
 def test_pinning_to_more_cores_than_there_are_is_an_unsupported_failure():

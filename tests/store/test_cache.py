@@ -25,3 +25,14 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path):
     cache.write(blocked / "entry.json", "new")
     assert blocked.read_text() == "old"
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch):
+    def refused(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", refused)
+    place = cache.folder() / "entry.json"
+    cache.write(place, "new")
+    assert not place.exists()
+    assert cache.NOWHERE in place.parents

@@ -6,6 +6,7 @@ import pytest
 from bench_search import SMALL
 from fakes import host, surroundings
 
+from autotune.shared.errors import OutputError
 from autotune.shared.records import ModelFacts
 from autotune.space import compile_space, load_space
 from autotune.store import cache, learned
@@ -121,3 +122,9 @@ def test_seeds_come_before_the_priors_as_near_as_the_space_has_them():
     )
     assert narrow.priors[0].as_dict() == {**jit.as_dict(), "padding": "longest"}
     assert len(narrow.priors) > 1
+
+
+def test_forgetting_what_cannot_be_removed_is_one_line():
+    locate(host()).mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be removed: Is a directory"):
+        forget(host())

@@ -133,7 +133,7 @@ def reopen(folder: RunFolder) -> FinishedRun:
             rows=task.with_model_labels(data.rows),
             features=EncodedFeatures.load(folder.workload),
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, WireError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ResumeError(f"{folder.path} holds no finished run: {error}") from error
 
 

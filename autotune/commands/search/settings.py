@@ -10,6 +10,7 @@ from pathlib import Path
 from autotune import demo
 from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
+from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.tasks.base import Columns, Dataset, Task
 from autotune.tasks.gate import GateRule
 from autotune.tasks.workload import RowSets, split
@@ -102,15 +103,17 @@ def resolve_model(name: str) -> str:
     """Return a folder's absolute path, or a hub id unchanged. Raises ModelError."""
     if name == demo.NAME:
         return str(demo.MODEL)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    path = written(name, "--model", ModelError)
+    kind = kind_of(path, "--model", ModelError)
+    if kind == "folder":
+        if kind_of(path / "config.json", "--model", ModelError) != "file":
             raise ModelError(f"--model {name}: the folder has no config.json; pass a model folder")
         return str(path.resolve())
-    if path.exists():
+    if kind == "file":
         raise ModelError(f"--model {name} is a file; pass the folder that holds config.json")
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"--model {name}: neither a folder nor a model id (owner/name)")
+    check_downloads(f"--model {name}", ModelError)
     return name
 
 
@@ -129,7 +132,7 @@ def find_space(name: str) -> Path:
 
     Raises SpaceError for an unknown name. A path is not checked.
     """
-    path = Path(name)
+    path = written(name, "--space", SpaceError)
     if path.suffix in (".yaml", ".yml") or os.sep in name:
         return path
     known = shipped_spaces()

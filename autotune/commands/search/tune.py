@@ -50,6 +50,7 @@ from autotune.shared.errors import (
     SpaceError,
     StackError,
 )
+from autotune.shared.paths import shell_word
 from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
 from autotune.space import (
     baseline,
@@ -199,7 +200,8 @@ class Tuning:
         except (InputError, KeyboardInterrupt) as error:
             if journal.trials and isinstance(error, KeyboardInterrupt):
                 self._announce(
-                    f"finished trials are kept; continue with --resume --output {folder.path}"
+                    "finished trials are kept; continue with --resume --output "
+                    f"{shell_word(folder.path)}"
                 )
             elif claimed.fresh and not journal.trials:
                 claimed.give_up()
