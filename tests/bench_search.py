@@ -13,7 +13,13 @@ from autotune.search.limits import Limits
 from autotune.search.loop import Search, SearchPlan
 from autotune.search.objective import objective_named
 from autotune.search.study import Study, open_storage
-from autotune.space import baseline, compile_space, load_space, parse_overrides
+from autotune.space import (
+    baseline,
+    compile_space,
+    dynamic_baseline,
+    load_space,
+    parse_overrides,
+)
 from autotune.store.journal import Journal
 from autotune.tasks.base import Task
 from autotune.tasks.gate import Gate, GateRule
@@ -87,6 +93,7 @@ class Bench:
                 run_name="test",
                 space=space,
                 baseline=baseline(where),
+                dynamic=dynamic_baseline(where),
                 limits=Limits(trials=trials, time_budget_s=budget),
                 max_drop=0.01,
                 seed=seed,

@@ -7,8 +7,10 @@ so that `--help` is fast.
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -23,10 +25,36 @@ from autotune.cli.search import search
 from autotune.cli.spaces import spaces
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The commands. A run or its best.yaml in the place of a command is named as what it is."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-"):
+            path = Path(word)
+            if path.suffix in (".yaml", ".yml") or (path / "best.yaml").is_file():
+                raise click.UsageError(
+                    f"{word} is no command; to run it: autotune run {shlex.quote(word)} "
+                    "(or verify, serve-test)",
+                    ctx,
+                )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="autotune")
 def cli() -> None:
     """Find the fastest correct way to run a Hugging Face model on this CPU."""
+
+
+@click.command()
+def version() -> None:
+    """Print the version of autotune."""
+    click.echo(f"autotune, version {__version__}")
 
 
 SHOWN = (
@@ -44,6 +72,7 @@ SHOWN = (
     doctor,
     learned,
     stack,
+    version,
 )
 HIDDEN = (changes, score)
 for command in (*SHOWN, *HIDDEN):

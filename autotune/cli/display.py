@@ -18,7 +18,6 @@ from autotune.cli.result import show_result
 from autotune.search.objective import Objective
 from autotune.search.ranking import AGAIN, BASELINE
 from autotune.shared.records import Config, Trial
-from autotune.shared.stats import Interval
 from autotune.space import knobs
 
 if TYPE_CHECKING:
@@ -57,15 +56,6 @@ class Quiet:
     def result(self, report: dict[str, Any], folder: Path) -> None:
         show_result(report, folder)
 
-    def _gain(self, progress: Progress) -> Interval | None:
-        """The speedup of the best configuration so far over the baseline."""
-        best, baseline = progress.best.measurement, progress.baseline.measurement
-        if best is None or baseline is None:
-            return None
-        return self._objective.speedup(
-            self._objective.interval(best), self._objective.interval(baseline)
-        )
-
     def _speed(self, trial: Trial) -> str:
         """The measured speed and metrics; empty without a measurement."""
         if trial.measurement is None:
@@ -93,9 +83,11 @@ class Lines(Quiet):
         outcome = self._speed(trial)
         if outcome and trial.failure is not None:
             outcome += f" REJECTED {trial.failure.kind}"
+        elif trial.failure is not None and trial.screen is not None:
+            outcome = short(trial.failure.detail)  # screened out: no fault, only slower
         elif trial.failure is not None:
             outcome = f"FAILED {trial.failure.kind}: {short(trial.failure.detail)}"
-        gain = self._gain(progress)
+        gain = progress.gain
         so_far = f" | best {gain.median:.2f}x" if gain else ""
         say(f"{head} {_named(trial)}: {outcome}{so_far}")
 
@@ -116,7 +108,7 @@ class Events(Quiet):
         )
 
     def finished(self, progress: Progress) -> None:
-        trial, gain = progress.trial, self._gain(progress)
+        trial, gain = progress.trial, progress.gain
         measured = trial.measurement
         _event(
             "trial",
@@ -240,7 +232,7 @@ class Drawn(Quiet):
     def _described(self, trial: Trial, progress: Progress | None = None) -> Text:
         from rich.text import Text
 
-        gain = self._gain(progress) if progress is not None else None
+        gain = progress.gain if progress is not None else None
         times = f"{gain.median:.2f}x  " if gain else ""
         return Text(f"{times}{self._speed(trial)}\n{knobs.describe(trial.config)}")
 

@@ -92,6 +92,8 @@ def stack_list(*, as_json: bool, debug: bool) -> None:
         listed = stacks.fingerprints()
         if as_json:
             show(json.dumps(listed, indent=2))
+        elif not listed:
+            show("no stacks; make one: autotune stack create NAME --extra torch")
         for name, entry in () if as_json else listed.items():
             words = " ".join(f"{k} {v}" for k, v in entry["versions"].items())
             show(f"{name}: {entry['python']}\n    {entry.get('error') or words}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from autotune.shared.errors import InputError
 from autotune.shared.paths import written
@@ -40,22 +41,38 @@ class FilePath(click.ParamType[Path]):
             self.fail(str(error), param, ctx)
 
 
+DURATION_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+"""First letter of a unit -> its seconds, the longest first."""
+DURATION_PART = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)(?![a-z])\s*"
+)
+MAX_DURATION_S = 366 * 86400.0
+
+
 class Duration(click.ParamType[float]):
-    """`90s`, `10m`, `1h30m` or a number of seconds, as float seconds."""
+    """`90s`, `10m`, `5min`, `1h30m` as float seconds. A number needs its unit."""
 
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float):
             return value
-        text = str(value).strip()
-        match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s?)?", text)
-        if not text or match is None:
-            self.fail(f"a duration is written 90s, 10m or 1h30m; got {value!r}", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        total = hours * 3600 + minutes * 60 + seconds
-        if total <= 0:
-            self.fail(f"a duration must be above zero, got {value!r}", param, ctx)
+        text = str(value).strip().lower()
+        parts, place = [], 0
+        while match := DURATION_PART.match(text, place):
+            parts.append((match[2][0], float(match[1])))
+            place = match.end()
+        units = [unit for unit, _ in parts]
+        in_order = units == [unit for unit in DURATION_UNITS if unit in units]
+        if not parts or place != len(text) or not in_order:
+            self.fail(
+                f"a duration is written 90s, 10m or 1h30m, with units; got {value!r}",
+                param,
+                ctx,
+            )
+        total = sum(number * DURATION_UNITS[unit] for unit, number in parts)
+        if not 0 < total <= MAX_DURATION_S:
+            self.fail(f"a duration is above zero and at most a year, got {value!r}", param, ctx)
         return total
 
 
@@ -89,3 +106,28 @@ class Share(click.ParamType[float]):
         if not 0 <= share < 1:
             self.fail(f"expected a share such as 1% or 0.01, got {value!r}", param, ctx)
         return share
+
+
+class TaskName(click.ParamType[str]):
+    """A task's name. `tasks.task_named` checks it; the shell completes it."""
+
+    name = "task"
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        from autotune.tasks import ALIASES, TASKS
+
+        names = [*TASKS, *ALIASES]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class SpaceName(click.ParamType[str]):
+    """A search space's name or file. `settings.find_space` checks it; the shell completes it."""
+
+    name = "space"
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        from autotune.commands.search.settings import shipped_spaces
+
+        files = [CompletionItem(incomplete, type="file")]
+        names = [name for name in shipped_spaces() if name.startswith(incomplete)]
+        return [*map(CompletionItem, names), *files]

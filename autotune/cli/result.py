@@ -21,8 +21,10 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
     from autotune.report.text import (
         by_reason,
         engine_sentence,
+        falls_short,
         launch_sentence,
         noise_sentence,
+        split_sentence,
         table,
     )
 
@@ -43,9 +45,13 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
         console.print(text(report["verdict"]))
         if not report["noise"]["quiet"]:
             console.print(text(noise_sentence(report["noise"]), style="yellow"))
-        for sentence in (engine_sentence(report["engine"]), launch_sentence(report)):
+        for sentence in (split_sentence(report), engine_sentence(report["engine"])):
             if sentence:
                 console.print(text(sentence))
+        launched = launch_sentence(report)
+        if launched:
+            short = falls_short(report["launch_check"])
+            console.print(text(launched, style="yellow" if short else ""))
         lines = []
         if report["interrupted"]:
             lines.append(

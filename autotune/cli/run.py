@@ -187,6 +187,14 @@ def _show_score(found: PromiseCheck, as_json: bool) -> None:
         f"{objective.shown(measured.median)} ({objective.shown(measured.low)} to "
         f"{objective.shown(measured.high)}), promised "
         f"{objective.shown(found.promised.median)} ({objective.shown(found.promised.low)} to "
-        f"{objective.shown(found.promised.high)}), ratio {found.ratio:.3f}, intervals "
-        f"{'overlap' if found.consistent else 'are apart'}; {metrics}"
+        f"{objective.shown(found.promised.high)}), ratio {found.ratio:.3f}: {_judged(found)}; "
+        f"{metrics}"
     )
+
+
+def _judged(found: PromiseCheck) -> str:
+    """How a measurement compares with its promise, in words."""
+    if found.consistent:
+        return "as promised, the intervals overlap"
+    better = found.ratio > 1
+    return f"{'better' if better else 'worse'} than promised, the intervals do not overlap"

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autotune.cli.common import (
+    EXIT_NOTHING_FOUND,
     Interruptible,
     Reported,
     debug_option,
@@ -17,7 +18,16 @@ from autotune.cli.common import (
     objective_option,
     set_option,
 )
-from autotune.cli.parameters import SEED, Duration, FilePath, Finite, Share, Size
+from autotune.cli.parameters import (
+    SEED,
+    Duration,
+    FilePath,
+    Finite,
+    Share,
+    Size,
+    SpaceName,
+    TaskName,
+)
 from autotune.shared.errors import InputError, OutputError, ResumeError
 from autotune.shared.paths import kind_of
 
@@ -26,10 +36,9 @@ from autotune.shared.paths import kind_of
 @click.option("--model", help="A model folder, a hub id, or `demo`.  [required]")
 @click.option(
     "--task",
-    default="qa",
-    show_default=True,
+    type=TaskName(),
     help="What the model does: qa, text-classification, token-classification or "
-    "feature-extraction.",
+    "feature-extraction.  [default: by the model's config.json, else qa]",
 )
 @click.option(
     "--dataset",
@@ -45,7 +54,11 @@ from autotune.shared.paths import kind_of
     metavar="DATASET",
     help="Rows that static int8 calibrates on.  [default: rows that are not scored]",
 )
-@click.option("--space", help="A search space: its name or a .yaml file.  [default: the task's]")
+@click.option(
+    "--space",
+    type=SpaceName(),
+    help="A search space: its name or a .yaml file.  [default: the task's]",
+)
 @click.option(
     "--stack",
     "stacks",
@@ -164,9 +177,11 @@ def search(
         given = {name for name in options if _is_given(context, name)}
         if resume and output is not None:
             options = _resumed(options, given, output)
-        settings = _settings(options, given)
+        told, settings = _settings(options, given)
         objective = objective_named(settings.objective)
         with chosen(objective, as_json=as_json, quiet=quiet) as display:
+            if told is not None:
+                display.announce(told)
             finished = Tuning(
                 settings,
                 output=output,
@@ -176,16 +191,20 @@ def search(
                 announce=display.announce,
             ).run()
             display.result(finished.report, finished.folder.path)
+        report = finished.report
+        if not report["trials"]["others"] and not report["interrupted"]:
+            sys.exit(EXIT_NOTHING_FOUND)
 
 
 def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def _settings(options: dict[str, Any], given: Collection[str]) -> Any:
-    """The settings of `options`, of which the command line names those in `given`.
+def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | None, Any]:
+    """What was decided for the user, in words, and the settings.
 
-    The others are defaults, or those of the run to resume. Raises InputError.
+    `given` are the options that the command line names. The others are defaults, or those of the
+    run to resume. Raises InputError.
     """
     from autotune.commands.search.settings import Settings
     from autotune.search.objective import ServerObjective
@@ -193,7 +212,11 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> Any:
 
     if not options["model"]:
         raise InputError("--model is needed: a model folder, a hub id, or demo")
+    told = None
+    if options["task"] is None:
+        options["task"], told = _task_of(options["model"])
     task = task_named(options["task"])
+    options["task"] = task.name
     if options["max_seq_length"] is None:
         options["max_seq_length"] = task.default_max_seq_length
     if options["doc_stride"] is None:
@@ -210,12 +233,30 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> Any:
         if options["objective"].partition("-")[0] != ServerObjective.kind:
             raise InputError("--max-latency-ms is the limit of --objective server; add that")
         options["objective"] = ServerObjective(limit_ms / 1000).name
-    return Settings(
+    return told, Settings(
         time_budget_s=options.pop("time_budget"),
         trial_timeout_s=options.pop("trial_timeout"),
         max_memory_bytes=options.pop("max_memory"),
         **options,
     )
+
+
+def _task_of(model: str) -> tuple[str, str]:
+    """The task of a model for which none was named, and the words that say so.
+
+    A model that is still on the hub cannot be asked: it is taken to be for question answering.
+    """
+    from autotune.commands.search.settings import infer_task, resolve_model
+    from autotune.shared.errors import ModelError
+
+    resolved = resolve_model(model)
+    try:
+        task, architecture = infer_task(resolved)
+    except ModelError:
+        if Path(resolved).is_absolute():
+            raise
+        return "qa", "task: qa, as --task is not given and the model is not on this machine yet"
+    return task, f"task: {task}, by the model's {architecture}"
 
 
 def _resumed(options: dict[str, Any], given: Collection[str], output: Path) -> dict[str, Any]:

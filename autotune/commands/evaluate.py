@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 
 from autotune.commands.search.settings import resolve_model
 from autotune.driver import stacks
-from autotune.driver.runner import Outcome, ProcessRunner
+from autotune.driver.runner import Inputs, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.objective import features_per_s
@@ -36,7 +36,16 @@ from autotune.space.surroundings import Value
 from autotune.store.folder import RunFolder, write
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
-from autotune.tasks.workload import Workload, encode, inputs_of, split
+from autotune.tasks.workload import (
+    NOTHING_KEPT,
+    Kept,
+    Workload,
+    encode,
+    inputs_of,
+    kept_by,
+    split,
+    uncalibrated,
+)
 
 TIMEOUT_S = 24 * 3600.0
 """Timeout of preparation and one pass: evaluating a whole dataset may take hours."""
@@ -104,9 +113,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The values of best.yaml; empty without --config."""
+    """The values of best.yaml; empty without --config. `run` is the folder that holds it."""
 
     values: Mapping[str, Value]
+    run: RunFolder | None = None
     python: str | None = None
     max_seq_length: int | None = None
     doc_stride: int | None = None
@@ -123,11 +133,9 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
     check_agreement(flagged, chosen.values, asked.config)
     dataset = task.load(asked.dataset, None)
     task = dataset.task
-    rows = split(
-        dataset.rows,
-        asked.max_eval_samples or 0,
-        None if asked.calibration is None else task.load(asked.calibration, None).rows,
-    )
+    # Rows of the dataset never calibrate: the engine is to be that of --config, or as asked.
+    calibration = [] if asked.calibration is None else task.load(asked.calibration, None).rows
+    rows = split(dataset.rows, asked.max_eval_samples or 0, calibration)
     model, host = resolve_model(asked.model), detect()
     with tempfile.TemporaryDirectory(prefix="autotune-evaluate-") as temporary:
         folder = RunFolder(Path(temporary))
@@ -153,11 +161,15 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
                 folder=folder,
             )
         config = configure(chosen, flagged, task, name, workload.facts, host)
-        refusal = found[name].refusal(config)
+        kept = NOTHING_KEPT
+        if asked.calibration is None:
+            kept = kept_for(chosen, workload.facts, name, python)
+        inputs = inputs_of(folder, workload.source, host, kept=kept)
+        refusal = found[name].refusal(config) or uncalibrated(config, inputs, kept)
         if refusal is not None:
             raise StackError(refusal)
-        announce(f"running {knobs.describe(config)}")
-        outcome = run(config, workload, folder, found, host)
+        announce(f"running {knobs.describe(config)}" + words_of(kept))
+        outcome = run(config, workload, inputs, folder, found, host)
     if outcome.measurement is None:
         assert outcome.failure is not None
         lines = outcome.log.strip().splitlines()
@@ -183,8 +195,11 @@ def read_config(path: Path | None, task: Task) -> Chosen:
             python=str(best["stack"]["python"]),
             max_seq_length=int(best["max_seq_length"]),
             doc_stride=int(best["doc_stride"]),
+            run=RunFolder(file.parent),
         )
         made_for = best["task"]
+    except FileNotFoundError:
+        raise InputError(f"--config {path}: {file} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -249,9 +264,32 @@ def configure(
     return complete(where, wanted)
 
 
+def kept_for(chosen: Chosen, facts: ModelFacts, stack: str, python: str) -> Kept:
+    """What the run of `chosen` keeps and this evaluation may use.
+
+    That is nothing for another model: its engine would give the old model's answers. It is no
+    engine for another interpreter. Raises ResumeError if the run's manifest is damaged.
+    """
+    run = chosen.run
+    if run is None or not run.manifest.exists():  # best.yaml was copied without its run
+        return NOTHING_KEPT
+    if run.read_manifest().get("model", {}).get("digest") != facts.digest:
+        return NOTHING_KEPT
+    kept = kept_by(run, stack)
+    return kept if python == chosen.python else replace(kept, engine=None)
+
+
+def words_of(kept: Kept) -> str:
+    """From what the engine is prepared, for people; empty if from the model alone."""
+    if kept.engine is not None:
+        return f", from the engine in {kept.engine}"
+    return f", calibrated on the rows of {kept.calibration}" if kept.calibration else ""
+
+
 def run(
     config: Config,
     workload: Workload,
+    inputs: Inputs,
     folder: RunFolder,
     found: Mapping[str, StackFacts],
     host: Host,
@@ -260,7 +298,7 @@ def run(
     runner = ProcessRunner(
         host=host,
         stacks=found,
-        inputs=inputs_of(folder, workload.source, host),
+        inputs=inputs,
         expected=workload.expected,
         workdir=folder.work / "trial",
         timeout_s=TIMEOUT_S,

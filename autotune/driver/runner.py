@@ -125,6 +125,7 @@ class EngineFiles:
     files: tuple[Path, ...]
     prepare_s: float  # seconds of the first preparation, which exported the files
     again_s: float | None  # of the latest one, from the files; None: prepared once only
+    properties: Mapping[str, str]  # what the engine's library was told
 
 
 class ProcessRunner:
@@ -278,6 +279,7 @@ class ProcessRunner:
                 files=tuple(Path(cache) / name for name in opened.files),
                 prepare_s=first.prepare_s if first else opened.phases_s["prepare"],
                 again_s=opened.phases_s["prepare"] if first else None,
+                properties=opened.properties,
             )
         return session
 

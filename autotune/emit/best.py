@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,10 +20,16 @@ def best_yaml(
     stack: dict[str, str],
     host: dict[str, Any],
     promise: dict[str, Any],
+    engine: Mapping[str, Any],
+    environment: Mapping[str, str],
+    cpus: Sequence[str],
 ) -> str:
     """Return the text of the file.
 
-    `promise` holds the measured speed and accuracy: objective, speedup and metrics.
+    `promise` holds the measured speed and accuracy: objective, speedup and metrics. `engine` says
+    how to build the engine by hand: its files, and what its library was told. `environment` and
+    `cpus` (one entry an instance) are those of the workers. Paths of the run's own files are
+    relative to its folder.
     """
     content = {
         "format": 1,
@@ -33,6 +40,9 @@ def best_yaml(
         "max_seq_length": max_seq_length,
         "doc_stride": doc_stride,
         "promise": promise,
+        "engine": dict(engine),
+        "environment": dict(environment),
+        "cpus": list(cpus),
         "stack": stack,
         "host": host,
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from autotune.search.finals import visits
 from autotune.search.objective import Objective
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.shared.records import Config, Measurement, Trial
@@ -139,6 +140,33 @@ def batch_quantiles(measurement: Measurement) -> list[float]:
     return [percentile(samples, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
 
 
+def example_quantiles(visits: Sequence[Trial]) -> list[float]:
+    """QUANTILES quantiles of the seconds of a batch for each of its model inputs.
+
+    `visits` are the trials of one configuration, each with the batches of its own passes.
+    """
+    samples = [s for visit in visits for s in seconds_an_input(measured(visit))]
+    return [percentile(samples, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
+
+
+def seconds_an_input(measurement: Measurement) -> list[float]:
+    """The seconds of each batch of the counted passes, divided by its model inputs.
+
+    Instances that shared a pass have their batches one after the other in `batch_features`.
+    """
+    counts = {p.instance: len(p.batch_s) for p in measurement.passes}
+    first = dict.fromkeys(counts, 0)
+    if sum(counts.values()) == len(measurement.batch_features):
+        place = 0
+        for instance in sorted(counts):
+            first[instance], place = place, place + counts[instance]
+    return [
+        seconds / measurement.batch_features[first[p.instance] + number]
+        for p in measurement.counted
+        for number, seconds in enumerate(p.batch_s)
+    ]
+
+
 def analysis(
     trials: Sequence[Trial], baseline: Trial, best: Trial, objective: Objective, metric: str
 ) -> dict[str, Any]:
@@ -153,5 +181,9 @@ def analysis(
         "batch_quantiles": {
             "baseline": batch_quantiles(measured(baseline)),
             "best": batch_quantiles(measured(best)),
+        },
+        "example_quantiles": {
+            side: example_quantiles(visits(trials).get(trial.config, [trial]))
+            for side, trial in (("baseline", baseline), ("best", best))
         },
     }

@@ -6,6 +6,7 @@ The schema is described in docs/report.md.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from autotune.shared.stats import Interval, percentile
 from autotune.space import knobs
 
 FORMAT = 1
+ENOUGH_CONFIGS = 6
+"""So many configurations besides the baselines are enough to say that a search was one."""
+ENDING_S = 100.0
+"""About how many seconds the finals and the run of launch.sh take."""
 NOISY_SHARE, NOISY_SPREAD = 0.1, 1.3
 """A host is not quiet if over 10% of passes were disturbed, or the reference varied over 1.3x."""
 
@@ -83,12 +88,21 @@ def build(result: Result, context: Context) -> dict[str, Any]:
     searched = [t for t in trials if t.origin in SEARCHED]
     # A finalist is shown with its measurement from the finals, before the other configurations
     # of its mode and precision: their single measurements may be partly luck.
-    latest = {t.config.id: t for t in trials if t.measurement is not None}
+    latest = {t.config.id: t for t in searched if t.measurement is not None}
     for final in finals(trials):
         latest[final.config.id] = final
+    # The two baselines have rows of their own. The best stands for its kind, also where another
+    # finalist of that kind was as fast with more knobs changed.
+    best = [result.best] if result.significant else []
+    elsewhere = {t.config for t in (result.baseline, result.dynamic) if t and t not in best}
     allowed = [
-        *leaders(list(latest.values()), objective, (FINAL,)),
-        *leaders(list(latest.values()), objective, SEARCHED),
+        trial
+        for trial in (
+            *best,
+            *leaders(list(latest.values()), objective, (FINAL,)),
+            *leaders(list(latest.values()), objective, SEARCHED),
+        )
+        if trial.config not in elsewhere
     ]
 
     per_mode: dict[str, Trial] = {}
@@ -108,6 +122,8 @@ def build(result: Result, context: Context) -> dict[str, Any]:
 
     def shown(trial: Trial) -> dict[str, Any]:
         gain = result.gain if trial.config == result.best.config else None
+        if result.dynamic is not None and trial.config == result.dynamic.config:
+            gain = result.dynamic_gain
         return entry(trial, result.baseline, objective, gain)
 
     return {
@@ -128,12 +144,15 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "elapsed_s": context.elapsed_s,
         "trials": {
             "measured": len(searched),
+            "others": len(result.others),  # than the two baselines
             "succeeded": sum(t.succeeded for t in searched),
             "failed": sum(not t.succeeded for t in searched),
             "finals": sum(t.origin == FINAL for t in trials),  # visits, of all finalists
         },
         "baseline": shown(result.baseline),
+        "dynamic_baseline": None if result.dynamic is None else shown(result.dynamic),
         "best": shown(result.best),
+        "gain": gain_in_parts(result),
         "best_by_mode": [shown(trial) for trial in per_mode.values()],
         "screened": screened(searched, per_mode.keys(), result.baseline, objective),
         "failures": {
@@ -158,6 +177,23 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "noise": noise(trials),
         "engine": None,
         "launch_check": None,
+    }
+
+
+def gain_in_parts(result: Result) -> dict[str, Any]:
+    """The gain of the best over both baselines, and what each group of knobs gives of it."""
+    return {
+        "over_baseline": to_jsonable(result.gain),
+        "over_dynamic": to_jsonable(result.over_dynamic),
+        "factors": [
+            {
+                "name": factor.name,
+                "description": knobs.describe(factor.config),
+                "config": factor.config.as_dict(),
+                "gain": to_jsonable(factor.gain),
+            }
+            for factor in result.factors
+        ],
     }
 
 
@@ -245,20 +281,59 @@ def verdict(result: Result, context: Context) -> str:
     assert base.accuracy
     main = context.metrics[0]
     if not result.significant:
-        return (
-            "No significant gain: no configuration within the accuracy limit is significantly "
-            f"faster than the baseline ({knobs.describe(base.config)}). Keep the baseline."
-        )
+        return _without_gain(result, context)
     own, other = objective.interval(best.measurement), objective.interval(base.measurement)
     gain = result.gain
     late = objective.caveat(best.measurement)
     if late is not None:
         return f"No configuration keeps the limit: the best, {knobs.describe(best.config)}, {late}."
+    beside = ""
+    if result.over_dynamic is not None:
+        over = result.over_dynamic
+        beside = (
+            f", and {over.median:.1f}x {objective.compared} the same with dynamic padding "
+            f"({over.low:.1f} to {over.high:.1f})"
+        )
     short = objective.caveat(base.measurement)
     at_least = "" if short is None else f" The baseline {short}, so the gain is a lower bound."
     return (
         f"{knobs.describe(best.config)} {objective.verb} {gain.median:.1f}x {objective.compared} "
-        f"the baseline ({gain.low:.1f} to {gain.high:.1f}): {objective.shown(own.median)} against "
+        f"the baseline ({gain.low:.1f} to {gain.high:.1f}){beside}: "
+        f"{objective.shown(own.median)} against "
         f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
         f"{base.accuracy.metrics[main]:.2f}.{at_least}"
     )
+
+
+def _without_gain(result: Result, context: Context) -> str:
+    """The outcome of a search that found no significant gain, by what it had tried."""
+    others, base = result.others, knobs.describe(result.baseline.config)
+    if not others:
+        ended = "before the interrupt" if result.interrupted else "in the time"
+        return (
+            f"Nothing but the baseline ({base}) was tried {ended}, {context.elapsed_s:.0f} s, so "
+            "nothing can be recommended. Search for longer: --time-budget "
+            f"{enough_minutes(result, context.elapsed_s)}m is about enough here."
+        )
+    if all(t.measurement is None and t.screen is None for t in others):
+        kinds = collections.Counter(t.failure.kind for t in others if t.failure is not None)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        return (
+            f"No gain was found, but none of the {len(others)} other configurations could be "
+            f"measured ({counts}). Look at their failures before you keep the baseline ({base})."
+        )
+    return (
+        f"No significant gain: none of {len(others)} configurations within the accuracy limit is "
+        f"significantly faster than the baseline ({base}). Keep the baseline."
+    )
+
+
+def enough_minutes(result: Result, elapsed_s: float) -> int:
+    """About how many minutes a search needs to try ENOUGH_CONFIGS, by what its baseline took.
+
+    At least twice the seconds of this search, which were not enough.
+    """
+    spent_s = sum(trial.duration_s for trial in result.trials)
+    trial_s = result.trials[0].duration_s
+    needed_s = (elapsed_s - spent_s) + (2 + ENOUGH_CONFIGS) * trial_s + ENDING_S
+    return math.ceil(max(needed_s, 2 * elapsed_s) / 60)

@@ -5,6 +5,7 @@ Names are escaped here because plotly interprets some HTML tags.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -45,9 +46,10 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         },
         {
             "title": "Speed by engine and precision",
-            "about": "The best allowed configuration of each, with the interval of its median. A "
-            "hollow bar loses more accuracy than allowed. A hatched bar is an estimate: a few "
-            "batches showed that the configuration is slower (screening).",
+            "about": "The best allowed configuration of each, with the interval of its median; the "
+            "best of all stands for its kind. A hollow bar loses more accuracy than allowed. A "
+            "hatched bar is an estimate: a few batches showed that the configuration is slower "
+            "(screening)." + longer_bars(engines, report),
             "height": 120 + 26 * len(engines),
             "figure": by_mode(engines, scale, unit),
         },
@@ -58,9 +60,9 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "figure": progress(report, scale, unit),
         },
         {
-            "title": "Time of a batch",
-            "about": "The share of batches that finish within a time, over all passes of the "
-            "finals. The two configurations may have batches of different sizes.",
+            "title": "Time of an example",
+            "about": "The time of a batch for each of its model inputs: the share of batches "
+            "within a time, over all passes of the finals. So batches of different sizes compare.",
             "height": 320,
             "figure": batches(report),
         },
@@ -71,7 +73,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "title": "What each knob reached",
                 "about": f"The best allowed {unit} measured with each value of a knob. The other "
-                "knobs may differ.",
+                "knobs may differ. Neighbouring knobs have different colours, to tell them apart.",
                 "height": 90 + 20 * sum(len(one["values"]) for one in shown),
                 "figure": reached(shown, scale, unit),
             }
@@ -126,6 +128,7 @@ def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> 
     )
     reference = report["baseline"]["metrics"][report["metrics"][0]]
     limit = reference * (1 - report["max_accuracy_drop"])
+    label = f"limit of the gate: {metric} {limit:.2f}"
     return {
         "data": traces,
         "layout": {
@@ -140,6 +143,12 @@ def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> 
                     "y0": limit,
                     "y1": limit,
                     "line": {"color": ACCENT, "width": 1, "dash": "dash"},
+                    "label": {
+                        "text": label,
+                        "textposition": "start",
+                        "yanchor": "bottom",
+                        "font": {"color": ACCENT, "size": 11},
+                    },
                 }
             ],
         },
@@ -161,7 +170,7 @@ class Bar:
 
     @property
     def colour(self) -> str:
-        return COLOURS[self.name.split()[0]]
+        return COLOURS[self.name.split()[0].rstrip(",")]
 
 
 def bars(report: Mapping[str, Any]) -> list[Bar]:
@@ -181,6 +190,21 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     ]
     found += [
         Bar(
+            name=name,
+            words=text.shown(entry["objective"]["median"], objective),
+            value=entry["objective"]["median"],
+            low=entry["objective"]["low"],
+            high=entry["objective"]["high"],
+            description=entry["description"],
+        )
+        for name, entry in (
+            ("eager, dynamic padding", report["dynamic_baseline"]),
+            ("eager (the baseline)", report["baseline"]),
+        )
+        if entry is not None
+    ]
+    found += [
+        Bar(
             name=one["name"],
             words=text.estimated(one, objective),
             value=one["value"],
@@ -192,6 +216,22 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
         for one in report["screened"]
     ]
     return sorted(found, key=lambda bar: bar.value, reverse=not objective["maximize"])
+
+
+def longer_bars(found: Sequence[Bar], report: Mapping[str, Any]) -> str:
+    """A sentence on allowed bars that are better than the best's; empty if there are none."""
+    best, maximize = report["best"]["objective"]["median"], report["objective"]["maximize"]
+    better = [
+        bar.name
+        for bar in found
+        if not bar.hollow and (bar.value > best if maximize else bar.value < best)
+    ]
+    if not better:
+        return ""
+    return (
+        f" {escape(', '.join(better))}: better than the best by a single measurement in the "
+        "search, which was partly luck; the best was measured again in the finals."
+    )
 
 
 def by_mode(found: Sequence[Bar], scale: float, unit: str) -> dict[str, Any]:
@@ -210,8 +250,12 @@ def by_mode(found: Sequence[Bar], scale: float, unit: str) -> dict[str, Any]:
                 "hovertemplate": "%{customdata}<br>%{x:.1f}<extra></extra>",
                 "marker": {
                     "color": ["rgba(0,0,0,0)" if bar.hollow else bar.colour for bar in found],
-                    "opacity": [0.45 if bar.hatched else 1.0 for bar in found],
-                    "pattern": {"shape": ["/" if bar.hatched else "" for bar in found]},
+                    "pattern": {
+                        "shape": ["/" if bar.hatched else "" for bar in found],
+                        "fgcolor": [bar.colour for bar in found],
+                        "fgopacity": 0.7,  # legible on white and on black
+                        "solidity": 0.35,
+                    },
                     "line": {"color": [bar.colour for bar in found], "width": 1.5},
                 },
                 "error_x": {
@@ -274,27 +318,43 @@ def progress(report: Mapping[str, Any], scale: float, unit: str) -> dict[str, An
 
 
 def batches(report: Mapping[str, Any]) -> dict[str, Any]:
-    traces = []
+    traces, seen_ms = [], []
     for name, colour in (("baseline", PLAIN), ("best", ACCENT)):
-        quantiles = report["batch_quantiles"][name]
+        quantiles = [1000 * seconds for seconds in report["example_quantiles"][name]]
+        seen_ms += quantiles
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": name,
-                "x": [1000 * seconds for seconds in quantiles],
+                "x": quantiles,
                 "y": [100 * n / (len(quantiles) - 1) for n in range(len(quantiles))],
                 "line": {"color": colour},
                 "hovertemplate": "%{y:.0f}% within %{x:.2f} ms<extra>" + name + "</extra>",
             }
         )
+    ticks = plain_ticks(min(seen_ms), max(seen_ms))
     return {
         "data": traces,
         "layout": {
-            "xaxis": {"title": {"text": "ms"}, "type": "log"},
+            "xaxis": {
+                "title": {"text": "ms for a model input"},
+                "type": "log",
+                "tickvals": ticks,
+                "ticktext": [f"{tick:g}" for tick in ticks],
+            },
             "yaxis": {"title": {"text": "% of batches"}, "range": [0, 100]},
         },
     }
+
+
+def plain_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... from just below `low` to just above `high`, for a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    below = [tick for tick in steps if tick <= low]
+    above = [tick for tick in steps if tick >= high]
+    return [tick for tick in steps if below[-1] <= tick <= above[0]]
 
 
 def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict[str, Any]:
@@ -320,7 +380,16 @@ def reached(shown: Sequence[Mapping[str, Any]], scale: float, unit: str) -> dict
 
 
 def around(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    rows = list(reversed(changes))
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for change in changes:  # one dot a value: the best one, an allowed one first
+        key = (change["knob"], str(change["to"]))
+        known = best.get(key)
+        if known is None or (change["allowed"], change["times"]) > (
+            known["allowed"],
+            known["times"],
+        ):
+            best[key] = change
+    rows = list(reversed(best.values()))
     return {
         "data": [
             {

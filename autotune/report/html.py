@@ -18,6 +18,10 @@ from autotune.report.figures import figures
 from autotune.shared.records import Trial
 from autotune.space.knobs import describe
 
+INTERRUPTED = "The search was interrupted. This is the best configuration so far."
+COLD_START = ("start", "import", "prepare", "warm_up")
+"""The phases of a process from its start to its first timed pass."""
+
 
 def html(report: Mapping[str, Any]) -> str:
     """The page."""
@@ -25,17 +29,25 @@ def html(report: Mapping[str, Any]) -> str:
 
     header, rows = text.table(report)
     drawn = figures(report)
+    short = report["launch_check"] is not None and text.falls_short(report["launch_check"])
     sentences = [
+        text.split_sentence(report),
         text.accuracy_sentence(report),
-        text.limit_sentence(report["limit"]),
+        text.limit_sentence(report),
         text.engine_sentence(report["engine"]),
-        text.launch_sentence(report),
+        None if short else text.launch_sentence(report),
+    ]
+    warnings = [
+        text.launch_sentence(report) if short else None,
+        INTERRUPTED if report["interrupted"] else None,
+        None if report["noise"]["quiet"] else text.noise_sentence(report["noise"]),
     ]
     return _template("report.html.j2").render(
         report=report,
         title=f"{report['model']['name']}: {report['workload']['task']}",
         headline=headline(report),
         sentences=[sentence for sentence in sentences if sentence],
+        warnings=[warning for warning in warnings if warning],
         noise=text.noise_sentence(report["noise"]),
         comparison=comparison(report),
         header=header,
@@ -83,11 +95,17 @@ def embedded(value: Any) -> str:
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, str]:
-    """The speedup in large type, and the words below it."""
+    """The speedup in large type, the words below it, and its class in the style sheet."""
     gain = report["best"]["speedup"]
+    if not report["trials"]["others"]:
+        words = "nothing but the baseline was tried"
+        return {"number": "not searched", "words": words, "kind": "none"}
     if not report["significant"]:
-        return {"number": "1.0x", "words": "no significant gain: keep the baseline"}
+        advice = "so far" if report["interrupted"] else ": keep the baseline"
+        words = f"no significant gain{'' if advice[0] == ':' else ' '}{advice}"
+        return {"number": "1.0x", "words": words, "kind": "none"}
     return {
+        "kind": "gain",
         "number": f"{gain['median']:.1f}x",
         "words": f"{report['objective']['compared']} the baseline ({gain['low']:.1f} to "
         f"{gain['high']:.1f}, {gain['coverage']:.0%} interval)",
@@ -103,7 +121,7 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
     def speed(entry: Mapping[str, Any]) -> str:
         own = entry["throughput"]
-        return f"{own['median']:.1f}/s ({own['low']:.1f} to {own['high']:.1f})"
+        return f"{own['median']:.1f} examples/s ({own['low']:.1f} to {own['high']:.1f})"
 
     def batch(name: str) -> Any:
         return lambda entry: f"{1000 * entry['batch_s'][name]:.1f} ms"
@@ -116,12 +134,18 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
 
     def start_up(entry: Mapping[str, Any]) -> str:
-        phases = entry["phases_s"]
-        return ", ".join(
-            f"{name.replace('_', ' ')} {phases[name]:.1f} s"
-            for name in ("import", "prepare", "warm_up")
-            if name in phases
-        )
+        """In the search. A forked process has paid for its start and its imports before."""
+        forked = entry["effective"].get("forked", False)
+        names = ("prepare", "warm_up") if forked else COLD_START
+        return phase_words(entry["phases_s"], names)
+
+    def cold_start() -> list[tuple[str, str, str]]:
+        phases = (report["launch_check"] or {}).get("phases_s")
+        if phases is None:
+            return []
+        total = sum(phases.get(name, 0.0) for name in COLD_START)
+        words = f"{total:.1f} s: {phase_words(phases, COLD_START)}"
+        return [("cold start of launch.sh", "not measured", words)]
 
     def metric(name: str) -> Any:
         return lambda entry: f"{entry['metrics'][name]:.2f}" if entry["metrics"] else "-"
@@ -138,5 +162,13 @@ def comparison(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "padding",
             lambda entry: f"{entry['padded_tokens'] / entry['tokens'] - 1:.1%} of the tokens more",
         ),
-        both("start-up", start_up),
+        both("start-up in the search", start_up),
+        *cold_start(),
     ]
+
+
+def phase_words(phases_s: Mapping[str, float], names: Sequence[str]) -> str:
+    """The seconds of these phases, for people."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {phases_s[name]:.1f} s" for name in names if name in phases_s
+    )

@@ -69,7 +69,7 @@ class AnsweredOf(TypedDict):
 @strict
 class Entry(TypedDict):
     trial: int
-    origin: Literal["baseline", "prior", "search", "again", "final"]
+    origin: Literal["baseline", "dynamic", "prior", "search", "again", "final", "judged", "step"]
     id: str
     config: dict[str, Value]
     description: str
@@ -89,6 +89,23 @@ class Entry(TypedDict):
     agreement: float | None
     max_abs_logit_difference: float | None
     failure: FailureOf | None
+
+
+@strict
+class Part(TypedDict):
+    """One part of the gain: `config` over the configuration of the part before it."""
+
+    name: str
+    description: str
+    config: dict[str, Value]
+    gain: IntervalOf
+
+
+@strict
+class Gain(TypedDict):
+    over_baseline: IntervalOf
+    over_dynamic: IntervalOf | None
+    factors: list[Part]
 
 
 @strict
@@ -195,6 +212,8 @@ class LaunchCheck(TypedDict):
     metrics: dict[str, float]
     promised_metrics: dict[str, float]
     same_metrics: bool
+    phases_s: NotRequired[dict[str, float]]
+    first_ratio: NotRequired[float]
     beside: NotRequired[IntervalOf]
 
 
@@ -222,6 +241,7 @@ class Objective(TypedDict):
 @strict
 class Trials(TypedDict):
     measured: int
+    others: int
     succeeded: int
     failed: int
     finals: int
@@ -241,7 +261,9 @@ class Report(TypedDict):
     elapsed_s: float
     trials: Trials
     baseline: Entry
+    dynamic_baseline: Entry | None
     best: Entry
+    gain: Gain
     best_by_mode: list[Entry]
     screened: list[Screened]
     failures: dict[str, list[Failed]]
@@ -257,6 +279,7 @@ class Report(TypedDict):
     knobs: list[KnobReached]
     one_at_a_time: list[Change]
     batch_quantiles: Quantiles
+    example_quantiles: Quantiles
     limit: Limit | None
     noise: Noise
     engine: Engine | None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotune.search.bounds import PEAK_PRECISION
 from autotune.search.objective import objective_named
 
 COLUMNS = ("", "configuration", "speed", "interval", "speedup")
@@ -29,27 +31,39 @@ def percent(drop: float) -> str:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the baseline, the best of each engine, the screened, the best."""
+    """Header and rows: the best, then each engine and precision by speed, then the baselines."""
+    objective, base = report["objective"], report["baseline"]
     header = [*COLUMNS, *(name.replace("_", " ") for name in report["metrics"]), "verdict"]
-    rows = [_row("baseline", report["baseline"], report)]
-    rows += [
-        _row(f"{e['config']['mode']} {e['config']['precision']}", e, report)
-        for e in report["best_by_mode"]
+    others = [
+        (
+            entry["objective"]["median"],
+            _row(f"{entry['config']['mode']} {entry['config']['precision']}", entry, report),
+        )
+        for entry in report["best_by_mode"]
+        if entry["id"] != report["best"]["id"]
     ]
-    rows += [
-        [
-            one["name"],
-            one["description"],
-            estimated(one, report["objective"]),
-            f"{one['batches']} batches",
-            f"{_sign(one, True)} {one['speedup']:.1f}x",
-            *("-" for _ in report["metrics"]),
-            "slow",
-        ]
-        for one in report["screened"]
-    ]
-    rows.append(_row("best", report["best"], report))
+    others += [(one["value"], _screened_row(one, report)) for one in report["screened"]]
+    others.sort(key=lambda pair: pair[0], reverse=objective["maximize"])
+    rows = [row for _, row in others]
+    if report["best"]["id"] != base["id"]:
+        rows.insert(0, _row("best", report["best"], report))
+    second = report["dynamic_baseline"]
+    if second is not None and second["id"] != report["best"]["id"]:
+        rows.append(_row("baseline, dynamic padding", second, report))
+    rows.append(_row("baseline", base, report))
     return header, rows
+
+
+def _screened_row(one: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    return [
+        one["name"],
+        one["description"],
+        estimated(one, report["objective"]),
+        f"{one['batches']} batches",
+        f"{_sign(one, True)} {one['speedup']:.1f}x",
+        *("-" for _ in report["metrics"]),
+        "slow",
+    ]
 
 
 def estimated(screened: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
@@ -93,6 +107,17 @@ def _range(own: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
     return f"{shown(own['low'], objective)} to {shown(own['high'], objective)}"
 
 
+LAUNCH_MIN_RATIO = 0.8
+"""launch.sh falls short if it reaches less than this share of the reported speed."""
+
+
+def falls_short(check: Mapping[str, Any]) -> bool:
+    """Whether launch.sh failed, was much slower than reported, or had other answers."""
+    if "error" in check:
+        return True
+    return check["ratio"] < LAUNCH_MIN_RATIO or not check["same_metrics"]
+
+
 def launch_sentence(report: Mapping[str, Any]) -> str | None:
     """The speed and accuracy of launch.sh; None where launch.sh was not run."""
     check = report["launch_check"]
@@ -101,13 +126,33 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
     if "error" in check:
         return f"launch.sh failed: {check['error']}"
     same = "same" if check["same_metrics"] else "DIFFERENT"
+    metric = report["metrics"][0]
     limit_s, remark = objective_named(check["objective"]).limit_s, ""
-    if "beside" in check:
-        beside = check["beside"]
-        speed = (
-            f"ran at {beside['median']:.0%} of the search's speed "
-            f"({beside['low']:.0%} to {beside['high']:.0%})"
+    beside = check.get("beside")
+    in_turn = (
+        ""
+        if beside is None
+        else f"{beside['median']:.0%} of the search's speed ({beside['low']:.0%} to "
+        f"{beside['high']:.0%})"
+    )
+    if check["ratio"] < LAUNCH_MIN_RATIO and limit_s is None:
+        first = check.get("first_ratio")
+        tries = "" if first is None else f" ({first:.0%} at a first try)"
+        told = (
+            f"launch.sh reached only {check['ratio']:.0%} of the reported speed{tries}, with the "
+            f"{same} {metric}. "
         )
+        if beside is not None:
+            told += (
+                f"In turn with the search's own process it ran at {in_turn}, so the host has "
+                "slowed down since the search. "
+            )
+        return (
+            f"{told}Do not rely on the reported speed: once the host is quiet, measure it again "
+            "with `autotune verify`."
+        )
+    if beside is not None:
+        speed = f"ran at {in_turn}"
         if not check["consistent"]:
             remark = f" The host has changed: that is {check['ratio']:.0%} of the reported speed."
     elif limit_s is None:
@@ -120,7 +165,7 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
         p99_s = limit_s / check["ratio"]
         speed = f"answered the reported rate with a p99 of {1000 * p99_s:.0f} ms"
         remark = " `autotune serve-test` finds a rate that keeps the limit for longer."
-    return f"launch.sh {speed}, with the {same} {report['metrics'][0]}.{remark}"
+    return f"launch.sh {speed}, with the {same} {metric}.{remark}"
 
 
 NOT_QUIET = "The host was not quiet"
@@ -148,6 +193,24 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
     )
 
 
+def split_sentence(report: Mapping[str, Any]) -> str | None:
+    """The gain as a product of its parts, each with its interval; None if it has no parts."""
+    gain = report["gain"]
+    if not gain["factors"]:
+        return None
+    parts = " x ".join(
+        f"{one['gain']['median']:.2f} {one['name']} "
+        f"({one['gain']['low']:.2f} to {one['gain']['high']:.2f})"
+        for one in gain["factors"]
+    )
+    whole = gain["over_baseline"]
+    product = math.prod(one["gain"]["median"] for one in gain["factors"])
+    words = f"{whole['median']:.1f}x = {parts}."
+    if not whole["low"] <= product <= whole["high"]:
+        words += f" The parts were measured after the finals, and multiply to {product:.1f}x."
+    return words
+
+
 def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
     """How the best configuration's main metric differs from the baseline's."""
     difference, metric = report["best"]["difference"], report["metrics"][0]
@@ -173,15 +236,28 @@ def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def limit_sentence(limit: Mapping[str, Any] | None) -> str | None:
-    """The best configuration's operations a second beside the host's peak."""
-    if limit is None or not limit["peaks"]:
+AT_PEAK = 0.95
+"""From this share of the peak on, matrix products run as fast as the host can."""
+
+
+def limit_sentence(report: Mapping[str, Any]) -> str | None:
+    """How near the matrix products come to the host's peak; None where no peak bounds them.
+
+    int8 has no peak that was measured, and fewer operations than counted if the engine skips some.
+    """
+    limit, config = report["limit"], report["best"]["config"]
+    precision = PEAK_PRECISION.get(str(config["precision"]), "")
+    if limit is None or precision not in limit["peaks"]:
         return None
-    peaks = " and ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in limit["peaks"].items())
-    return (
-        f"Its matrix products run at {limit['per_s'] / 1e9:.0f} billion operations a second, "
-        f"padding included. This host's peak with {limit['threads']} threads is {peaks}."
-    )
+    share = limit["per_s"] / limit["peaks"][precision]
+    padded = report["best"]["padded_tokens"] / report["best"]["tokens"] - 1
+    if share >= AT_PEAK:
+        return (
+            f"Its matrix products run as fast as this host can in {precision}. Only less work "
+            f"would be faster: less padding (now {padded:.0%} of the tokens more), lower precision "
+            "or a smaller model."
+        )
+    return f"Its matrix products run at {share:.0%} of this host's peak speed in {precision}."
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -194,8 +270,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         escape(report["verdict"]),
     ]
     sentences = (
+        split_sentence(report),
         accuracy_sentence(report),
-        limit_sentence(report["limit"]),
+        limit_sentence(report),
         engine_sentence(report["engine"]),
         launch_sentence(report),
     )

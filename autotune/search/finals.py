@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
-from autotune.search.ranking import FINAL, JUDGED, SEARCHED, complexity, leaders, measured
+from autotune.search.ranking import (
+    DYNAMIC,
+    FINAL,
+    JUDGED,
+    SEARCHED,
+    complexity,
+    leaders,
+    measured,
+)
 from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
 from autotune.shared.stats import (
     CONFIDENCE,
@@ -69,11 +77,18 @@ FINALS_LIMITS = FinalsLimits()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The outcome of the finals. `gain` is how many times better than the baseline `best` was, the
-    median over rounds. The two trials hold the passes of all their visits."""
+    median over rounds. The trials hold the passes of all their visits.
+
+    `dynamic` is the baseline with dynamic padding, and the other gains are those over it: None if
+    it was not measured, or is `best` itself.
+    """
 
     baseline: Trial
     best: Trial
     gain: Interval
+    dynamic: Trial | None = None
+    dynamic_gain: Interval | None = None
+    over_dynamic: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +150,10 @@ class Finals:
     seed: int = 0
 
     def finalists(self, trials: Sequence[Trial]) -> list[Config]:
-        """The baseline, then the leaders, best first. A leader that fails in the finals is out."""
+        """The two baselines, then the leaders, best first. One that fails in the finals is out.
+
+        The second baseline, with dynamic padding, is left out if it was not measured.
+        """
         ranked = [
             trial
             for trial in leaders(trials, self.objective, SEARCHED)
@@ -147,7 +165,15 @@ class Finals:
             if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + NEAR_LEADER_SHARE
         ]
         best = [trial.config for trial in max(near, ranked[:MIN_FINALISTS], key=len)]
-        return list(dict.fromkeys([trials[0].config, *best]))
+        return list(dict.fromkeys([trials[0].config, *self._dynamic(trials), *best]))
+
+    def _dynamic(self, trials: Sequence[Trial]) -> list[Config]:
+        """The baseline with dynamic padding, in a list; empty if it was not measured or failed."""
+        return [
+            trial.config
+            for trial in trials
+            if trial.origin == DYNAMIC and trial.succeeded and not _failures(trials, trial.config)
+        ]
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
         """The finalists to visit next; None when the finals are over.
@@ -224,6 +250,14 @@ class Finals:
         rounds = max(MIN_ROUNDS, min(self._rounds_s / round_s + 0.5, self.limits.max_rounds))
         return sum(map(_opening_s, finalists)) * processes(rounds) + rounds * round_s
 
+    def remaining_s(self, trials: Sequence[Trial], elapsed_s: float) -> float:
+        """About how many seconds the rest of the finals will take."""
+        spent_s = sum(trial.duration_s for trial in trials if trial.origin == FINAL)
+        left_s = max(0.0, self.expected_s(trials) - spent_s)
+        if self.time_budget_s is None:
+            return left_s
+        return min(left_s, max(0.0, self.time_budget_s - elapsed_s))
+
     def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
         """None if some finalist was never visited."""
         results = {trial.config: trial for trial in finals(trials)}
@@ -233,8 +267,17 @@ class Finals:
         first = leaders([results[config] for config in finalists], self.objective, (FINAL,))[0]
         alike = [config for config in finalists if self._alike(trials, first.config, config)]
         best = min(alike, key=lambda config: complexity(config, trials[0].config))
-        gain = self._gain(trials, best, trials[0].config)
-        return Verdict(baseline=results[trials[0].config], best=results[best], gain=gain)
+        base = trials[0].config
+        second = next(iter(self._dynamic(trials)), None)
+        beside = second is not None and best not in (base, second)
+        return Verdict(
+            baseline=results[base],
+            best=results[best],
+            gain=self._gain(trials, best, base),
+            dynamic=None if second is None else results[second],
+            dynamic_gain=None if second is None else self._gain(trials, second, base),
+            over_dynamic=self._gain(trials, best, second) if second and beside else None,
+        )
 
     def _alike(self, trials: Sequence[Trial], first: Config, other: Config) -> bool:
         """Whether `first` is not surely better than `other`, nor by more than ALIKE_SHARE."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autotune.search.finals import FINALS_LIMITS, FinalsLimits
+from autotune.search.split import SPLIT_LIMITS, SplitLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,3 +18,6 @@ class Limits:
     trials: int | None
     time_budget_s: float | None
     finals: FinalsLimits = FINALS_LIMITS
+    split: SplitLimits = SPLIT_LIMITS
+    check_s: float = 0.0
+    """Seconds after the search, outside the budget here, in which launch.sh is run."""

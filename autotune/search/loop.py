@@ -25,19 +25,24 @@ from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
     AGAIN,
     BASELINE,
+    DYNAMIC,
     FINAL,
     JUDGED,
+    OTHERS,
     PRIOR,
     SEARCH,
     SEARCHED,
+    STEP,
     leaders,
     measured,
 )
 from autotune.search.result import Result, conclude
+from autotune.search.split import MIN_ROUNDS, is_over, step_trials, steps
 from autotune.search.study import Study
 from autotune.search.tuner import Observation, Tuner, expect_opening_s
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
+from autotune.shared.stats import Interval, shuffled
 from autotune.shared.stopping import continued, remaining_rule
 from autotune.space import Space
 from autotune.store.journal import Journal
@@ -66,12 +71,14 @@ class SearchPlan:
 
     `max_drop` is the largest relative loss of accuracy that is allowed, `spent_s` the seconds of
     the time budget that were used before the search. `bounds` rules out configurations that
-    cannot be as good as the leader; None rules out nothing.
+    cannot be as good as the leader; None rules out nothing. `dynamic` is the baseline with dynamic
+    padding, which every search measures beside it.
     """
 
     run_name: str
     space: Space
     baseline: Config
+    dynamic: Config
     limits: Limits
     max_drop: float
     seed: int
@@ -91,6 +98,8 @@ class Progress:
     remaining_s: float | None
     baseline: Trial
     best: Trial
+    gain: Interval | None
+    """Of `best` over the baseline."""
 
 
 class Listener(Protocol):
@@ -167,10 +176,12 @@ class Search:
         self._measure_baseline()
         interrupted = False
         try:
+            self._measure_dynamic()
             self._restore_study()
             self._explore()
             self._hold_finals()
             self._judge_winner()
+            self._split_gain()
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -183,8 +194,9 @@ class Search:
 
     @property
     def _configs_tried(self) -> int:
-        """The number of configurations so far; a second try does not count."""
-        return sum(trial.origin != AGAIN for trial in self._searched)
+        """The number of configurations so far. A second try does not count, nor the baseline with
+        dynamic padding, which is measured whatever the limits."""
+        return sum(trial.origin not in (AGAIN, DYNAMIC) for trial in self._searched)
 
     @property
     def _baseline(self) -> Trial:
@@ -211,6 +223,12 @@ class Search:
                 f"the baseline (eager float32) failed, {failure.kind}: {failure.detail}; "
                 "nothing can be compared with it"
             )
+
+    def _measure_dynamic(self) -> None:
+        """Measure the baseline with dynamic padding too, unless the time is up already."""
+        tried = any(trial.origin == DYNAMIC for trial in self._searched)
+        if not tried and not self._out_of_time():
+            self._try(self._plan.dynamic, DYNAMIC)
 
     def _restore_study(self) -> None:
         self._study.fail_stale(self._plan.run_name)
@@ -395,9 +413,11 @@ class Search:
         return f"at this host's peak it could reach {self._objective.shown(limit)}"
 
     def _finished(self) -> bool:
-        trials, budget = self._plan.limits.trials, self._plan.limits.time_budget_s
-        if trials is not None and self._configs_tried >= trials:
-            return True
+        trials = self._plan.limits.trials
+        return (trials is not None and self._configs_tried >= trials) or self._out_of_time()
+
+    def _out_of_time(self) -> bool:
+        budget = self._plan.limits.time_budget_s
         return budget is not None and self.elapsed_s + self._left_s() >= budget
 
     def _share_spent(self) -> float:
@@ -408,15 +428,21 @@ class Search:
         return max(by_count, by_time)
 
     def _left_s(self) -> float:
-        """Seconds that the finals will take, and half a typical trial that may run before them."""
-        typical = statistics.median(t.duration_s for t in self._searched)
-        return self._ending_s() + typical / 2
+        """Seconds that the finals will take, and half a typical trial that may run before them.
+
+        The baselines are no measure of the others, which are faster. Until one of these was tried,
+        only the finals are waited for.
+        """
+        others = [t.duration_s for t in self._searched if t.origin in OTHERS]
+        return self._ending_s() + (statistics.median(others) / 2 if others else 0.0)
 
     def _ending_s(self) -> float:
-        """Seconds that the finals, and judging the winner on more rows, will take."""
-        finals_s = self._finals.expected_s(self._journal.trials)
+        """Seconds that the finals, judging the winner on more rows and the split will take."""
+        limits = self._plan.limits
+        seconds = self._finals.expected_s(self._journal.trials)
+        seconds += limits.split.seconds(limits.time_budget_s)
         best = leaders(self._searched, self._objective, SEARCHED)
-        return finals_s + (self._judging_s(best[0]) if best else 0.0)
+        return seconds + (self._judging_s(best[0]) if best else 0.0)
 
     def _hold_finals(self) -> None:
         """Visit the finalists round by round; their processes stay open side by side for some
@@ -460,6 +486,49 @@ class Search:
             return 0.0
         return self._more_rows.expected_s(self._baseline, winner)
 
+    def _split_gain(self) -> None:
+        """Visit the configurations from the baseline to the best in turn, if there is time."""
+        limits, trials = self._plan.limits, self._journal.trials
+        result = conclude(trials, self._finals)
+        if not result.significant or result.best.origin != FINAL:
+            return
+        configs = self._affordable_steps(result.best.config)
+        self._runner.keep_open(configs)
+        while configs and not is_over(trials, limits.split, limits.time_budget_s):
+            rng = random.Random(f"{self._plan.seed} {len(trials)}")
+            for config in shuffled(configs, rng):
+                if self._try(config, STEP).succeeded:
+                    continue
+                if config in (configs[0], configs[-1]):
+                    return  # without the baseline or the best there is nothing to split
+                configs = [other for other in configs if other != config]
+
+    def _affordable_steps(self, best: Config) -> list[Config]:
+        """The baseline and the steps to `best` for which there is time; empty if there is none.
+
+        The best engine in float32 may take long to prepare. It is the first to be left out.
+        """
+        limits = self._plan.limits
+        time_s = limits.split.seconds(limits.time_budget_s)
+        visit_s = limits.split.visit.budget_s + self._objective.serving_s
+        opening_s = expect_opening_s(self._observations())
+        chain = [
+            step
+            for step in steps(self._baseline.config, best)
+            if step.config == best or self._runs(step.config)
+        ]
+        for left_out in ((), ("engine",)):
+            kept = [s.config for s in chain if s.config == best or s.groups != left_out]
+            configs = [self._baseline.config, *kept]
+            openings_s = sum(opening_s(one) for one in {_session(config) for config in configs})
+            if openings_s + MIN_ROUNDS * visit_s * len(configs) <= time_s:
+                return configs
+        return []
+
+    def _runs(self, config: Config) -> bool:
+        """Whether nothing is known that keeps `config` from running."""
+        return self._plan.space.violation(config) is None and _session(config) not in self._unusable
+
     def _try(self, config: Config, origin: str) -> Trial:
         """Measure and judge `config`, and write the trial to the journal."""
         number = len(self._journal.trials)
@@ -489,6 +558,9 @@ class Search:
         what it allows is measured further."""
         if origin == JUDGED:
             return self._judge_on_more_rows(config)
+        if origin == STEP:  # judged by nobody: a step only says where the gain comes from
+            outcome = self._runner.run(config, self._plan.limits.split.visit)
+            return outcome, None, outcome.failure
         if origin == FINAL:
             outcome = self._runner.run(config, self._finals.visit)
             return outcome, *self._judge(config, outcome, origin)
@@ -551,27 +623,52 @@ class Search:
         return trial.accuracy.relative_drop - self._plan.max_drop if trial.accuracy else 0.0
 
     def _progress(self, trial: Trial) -> Progress:
-        searched = self._searched
-        best = leaders(searched, self._objective, SEARCHED)
-        elapsed_s, limits = self.elapsed_s, self._plan.limits
-        budget, trials = limits.time_budget_s, limits.trials
-        estimates = []
-        final = trial.origin in (FINAL, JUDGED)
-        if trials is not None and not final:
-            typical = statistics.median(t.duration_s for t in searched)
-            estimates.append((trials - self._configs_tried) * typical + self._left_s())
-        if budget is not None and not final:
-            estimates.append(budget - elapsed_s)
+        final = trial.origin not in SEARCHED
+        best, gain = self._best_so_far(final)
         return Progress(
             phase="finals" if final else "search",
             trial=trial,
             done=self._configs_tried,
-            trials=trials,
-            elapsed_s=elapsed_s,
-            remaining_s=max(0.0, min(estimates)) if estimates else None,
+            trials=self._plan.limits.trials,
+            elapsed_s=self.elapsed_s,
+            remaining_s=self._remaining_in_all_s(trial.origin),
             baseline=self._baseline,
-            best=best[0] if best else self._baseline,
+            best=best,
+            gain=gain,
         )
+
+    def _best_so_far(self, final: bool) -> tuple[Trial, Interval | None]:
+        """The best trial and its gain over the baseline: in the finals, by the finals alone."""
+        if final:
+            verdict = self._finals.verdict(self._journal.trials)
+            if verdict is not None:
+                return verdict.best, verdict.gain
+        found = leaders(self._searched, self._objective, SEARCHED)
+        best, base = (found[0] if found else self._baseline), self._baseline
+        if best.measurement is None or base.measurement is None:
+            return best, None
+        own, other = (self._objective.interval(measured(t)) for t in (best, base))
+        return best, self._objective.speedup(own, other)
+
+    def _remaining_in_all_s(self, origin: str) -> float | None:
+        """About how many seconds are left until the command ends, the run of launch.sh included."""
+        limits, elapsed_s = self._plan.limits, self.elapsed_s
+        split_s = limits.split.seconds(limits.time_budget_s)
+        if origin == STEP:
+            spent_s = sum(t.duration_s for t in step_trials(self._journal.trials))
+            return max(0.0, split_s - spent_s) + limits.check_s
+        if origin == FINAL:
+            finals_s = self._finals.remaining_s(self._journal.trials, elapsed_s)
+            return finals_s + split_s + limits.check_s
+        if origin == JUDGED:
+            return split_s + limits.check_s
+        estimates = []
+        if limits.trials is not None:
+            typical = statistics.median(t.duration_s for t in self._searched)
+            estimates.append((limits.trials - self._configs_tried) * typical + self._left_s())
+        if limits.time_budget_s is not None:
+            estimates.append(limits.time_budget_s - elapsed_s)
+        return max(0.0, min(estimates)) + limits.check_s if estimates else None
 
 
 def _session(config: Config) -> Config:

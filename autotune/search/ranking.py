@@ -8,11 +8,14 @@ from autotune.search.objective import Objective
 from autotune.shared.records import Config, Measurement, Trial
 
 BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
-JUDGED = "judged"
-"""The origins of a trial. `again` is a second try of a configuration that was disturbed, `judged`
-the accuracy test of the winner of the finals on more rows."""
-SEARCHED = (BASELINE, PRIOR, SEARCH, AGAIN)
+DYNAMIC, JUDGED, STEP = "dynamic", "judged", "step"
+"""The origins of a trial. `dynamic` is the baseline with dynamic padding, `again` a second try of
+a configuration that was disturbed, `judged` the accuracy test of the winner of the finals on more
+rows, and `step` a visit that splits the gain into its parts (`search.split`)."""
+SEARCHED = (BASELINE, DYNAMIC, PRIOR, SEARCH, AGAIN)
 """The origins of the trials before the finals."""
+OTHERS = (PRIOR, SEARCH, AGAIN)
+"""The origins of configurations that are neither of the two baselines."""
 
 
 def measured(trial: Trial) -> Measurement:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.search.finals import Finals
-from autotune.search.ranking import SEARCHED, leaders, measured
+from autotune.search.finals import Finals, Verdict
+from autotune.search.objective import Objective
+from autotune.search.ranking import DYNAMIC, OTHERS, SEARCHED, leaders, measured
+from autotune.search.split import Factor, split
 from autotune.shared.records import Trial
 from autotune.shared.stats import (
     CONFIDENCE,
@@ -28,6 +30,11 @@ class Result:
 
     If there were finals, `baseline` and `best` hold the passes of all their visits. `gain` is then
     the median over rounds of how many times better `best` was than the baseline in that round.
+
+    `dynamic` is the baseline with dynamic padding, None if it was not measured. `dynamic_gain` is
+    how many times better it is than the baseline, `over_dynamic` how many times better `best` is
+    than it. `factors` are the parts of `gain`; there are none if `best` is the baseline, or if
+    there was no time to measure them.
     """
 
     baseline: Trial
@@ -38,24 +45,32 @@ class Result:
     interrupted: bool = False
     provisional: bool = False  # no finals were held, or too few rounds for an interval
     spread: ProcessSpread = UNKNOWN_HOST
+    dynamic: Trial | None = None
+    dynamic_gain: Interval | None = None
+    over_dynamic: Interval | None = None
+    factors: tuple[Factor, ...] = ()
+
+    @property
+    def others(self) -> list[Trial]:
+        """The trials of the search, other than those of the two baselines."""
+        return [t for t in self.trials if t.origin in OTHERS]
 
 
 def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = False) -> Result:
     """The result of `trials`; the first must be a successful trial of the baseline."""
     objective = finals.objective
     verdict = finals.verdict(trials)
-    if verdict is not None:
-        baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
-    else:
-        baseline, best = trials[0], leaders(trials, objective, SEARCHED)[0]
-        gain = objective.speedup(
-            objective.interval(measured(best)), objective.interval(measured(baseline))
-        )
+    if verdict is None:
+        verdict = _without_finals(trials, objective)
+    baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
     provisional = gain.coverage < CONFIDENCE
     significant = best.config != baseline.config and (
         gain.low > (PROVISIONAL_GAIN if provisional else 1.0)
     )
-    if not significant:
+    factors: tuple[Factor, ...] = ()
+    if significant:
+        factors = split(trials, objective, best.config) or _by_padding(verdict)
+    else:
         best, gain = baseline, median_interval([1.0])
     return Result(
         baseline=baseline,
@@ -66,4 +81,39 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
         interrupted=interrupted,
         provisional=provisional,
         spread=finals.spread(trials),
+        dynamic=verdict.dynamic,
+        dynamic_gain=verdict.dynamic_gain,
+        over_dynamic=verdict.over_dynamic if significant else None,
+        factors=factors,
+    )
+
+
+def _without_finals(trials: Sequence[Trial], objective: Objective) -> Verdict:
+    """The verdict by the measurements of the search, of a search that ended before its finals."""
+    baseline, best = trials[0], leaders(trials, objective, SEARCHED)[0]
+    second = next(iter(leaders(trials, objective, (DYNAMIC,))), None)
+
+    def gain(one: Trial, other: Trial) -> Interval:
+        return objective.speedup(
+            objective.interval(measured(one)), objective.interval(measured(other))
+        )
+
+    beside = second is not None and best.config not in (baseline.config, second.config)
+    return Verdict(
+        baseline=baseline,
+        best=best,
+        gain=gain(best, baseline),
+        dynamic=second,
+        dynamic_gain=None if second is None else gain(second, baseline),
+        over_dynamic=gain(best, second) if second and beside else None,
+    )
+
+
+def _by_padding(verdict: Verdict) -> tuple[Factor, ...]:
+    """The gain in two parts, dynamic padding and all else, where its steps were not visited."""
+    if verdict.dynamic is None or verdict.dynamic_gain is None or verdict.over_dynamic is None:
+        return ()
+    return (
+        Factor(name="dynamic padding", config=verdict.dynamic.config, gain=verdict.dynamic_gain),
+        Factor(name="all else", config=verdict.best.config, gain=verdict.over_dynamic),
     )

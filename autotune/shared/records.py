@@ -202,8 +202,9 @@ class Opened:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    phases_s: dict[str, float]  # import, prepare
+    phases_s: dict[str, float]  # start, import, prepare
     files: tuple[str, ...] = ()  # cached files from which the engine can be prepared again
+    properties: dict[str, str] = field(default_factory=dict)  # of the engine's own library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +237,7 @@ class Measurement:
     padded_tokens: int  # with padding
     batch_features: tuple[int, ...]  # features in each batch of a pass
     passes: tuple[Pass, ...]
-    phases_s: dict[str, float]  # import, load, prepare, warm_up, measure
+    phases_s: dict[str, float]  # start, import, prepare, warm_up, measure
     peak_rss_bytes: int
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker found them
     # SHA-256 of the last pass's outputs; if instances shared the pass, of all their digests

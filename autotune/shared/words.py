@@ -8,15 +8,36 @@ from collections.abc import Iterable
 
 MIN_LIKENESS = 0.6
 """A known name that is less like the unknown one than this (0 to 1) is not suggested."""
+LISTED = 8
+"""More names than this are not listed in a message."""
 SHOWN_CHARACTERS = 60
 """Most characters of a value in a message."""
 
 
+def nearest(name: object, known: Iterable[object]) -> str | None:
+    """The name of `known` that is most like `name`, whatever their case; None if none is."""
+    by_folded = {str(one).casefold(): str(one) for one in known}
+    found = difflib.get_close_matches(str(name).casefold(), by_folded, 1, MIN_LIKENESS)
+    return by_folded[found[0]] if found else None
+
+
+def known_names(name: object, known: Iterable[object], where: str = "") -> str:
+    """The end of a message that refuses `name`: `did you mean threads? ...`.
+
+    A short list is given whole. `where` says where a longer one is found.
+    """
+    names = [str(one) for one in known]
+    best = nearest(name, names)
+    first = f"did you mean {best}? " if best is not None else ""
+    if len(names) <= LISTED or not where:
+        return f"{first}known: {', '.join(names)}"
+    return f"{first}{where} lists all {len(names)}"
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`, did you mean NAME?` with the nearest of the `known` names, or nothing if none is near."""
-    names = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=MIN_LIKENESS)
-    return f", did you mean {names[near[0]]}?" if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f", did you mean {near}?"
 
 
 def as_read(value: object) -> str:

@@ -34,6 +34,12 @@ def baseline(surroundings: Surroundings) -> Config:
     return complete(surroundings, {})
 
 
+def dynamic_baseline(surroundings: Surroundings) -> Config:
+    """The baseline with dynamic padding: each batch is as wide as its longest row, rows in the
+    dataset's order. `pipeline()` and DataCollatorWithPadding do this."""
+    return complete(surroundings, {"padding": "longest"})
+
+
 def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
     """The configuration with the `wanted` values and defaults for the other active knobs.
 
@@ -99,10 +105,8 @@ def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]])
     """Raises SpaceError if `--drop` names an unknown knob, or one that `--set` also names."""
     for name in dropped:
         if name not in KNOBS:
-            raise SpaceError(
-                f"--drop {name}: unknown knob{suggestion(name, KNOBS)}; "
-                f"known knobs: {', '.join(KNOBS)}"
-            )
+            near = suggestion(name, KNOBS) or f"; known knobs: {', '.join(KNOBS)}"
+            raise SpaceError(f"--drop {name}: unknown knob{near}")
         if name in overrides:
             raise SpaceError(f"--drop {name} and --set {name} contradict each other")
 

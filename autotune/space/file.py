@@ -287,10 +287,8 @@ def _check_knob(name: str, *, where: str, also: Sequence[str] = ()) -> None:
     """Raises SpaceError if `name` is no knob and not one of `also`."""
     known = [*KNOBS, *also]
     if name not in known:
-        raise SpaceError(
-            f"{where}: unknown knob {name!r}{suggestion(name, known)}; "
-            f"known knobs: {', '.join(KNOBS)}"
-        )
+        near = suggestion(name, known) or f"; known knobs: {', '.join(KNOBS)}"
+        raise SpaceError(f"{where}: unknown knob {name!r}{near}")
 
 
 def _check_condition(condition: Condition, *, where: str) -> None:

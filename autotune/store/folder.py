@@ -17,6 +17,11 @@ from autotune.shared.errors import OutputError, ResumeError
 from autotune.shared.paths import kind_of
 from autotune.shared.records import to_jsonable
 
+FILES_OF_A_RUN = (
+    *("best.yaml", "manifest.json", "launch.sh"),
+    *("report.json", "report.html", "report.md"),
+)
+"""Files that stand for the run that holds them."""
 FORMAT = 1
 """The version of manifest.json that this code writes and reads."""
 
@@ -126,11 +131,19 @@ class RunFolder:
 
 
 def folder_of(path: Path) -> RunFolder:
-    """The run folder `path`, or the one that holds the file `path` (its best.yaml).
+    """The run folder `path`, or the one that holds the file `path` of a run (its best.yaml).
 
-    Raises ResumeError if it cannot be known what `path` is.
+    Raises ResumeError if there is nothing at `path`, if it is another file, or if that cannot be
+    known.
     """
-    return RunFolder(path if kind_of(path, "the run", ResumeError) == "folder" else path.parent)
+    kind = kind_of(path, "the run", ResumeError)
+    if kind == "folder":
+        return RunFolder(path)
+    if kind is None:
+        raise ResumeError(f"{path} does not exist; pass the folder of a run, or its best.yaml")
+    if path.name not in FILES_OF_A_RUN:
+        raise ResumeError(f"{path} is no file of a run; pass the folder of a run, or its best.yaml")
+    return RunFolder(path.parent)
 
 
 def write(path: Path, text: str, *, executable: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.shared.errors import DatasetError
+from autotune.shared.hub import hub_answers, use_cache_only
 from autotune.shared.paths import check_downloads, kind_of, written
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
@@ -115,9 +117,7 @@ def read_json(dataset: str) -> Any | None:
 
     Raises DatasetError for a file that is missing, is not JSON, or is not UTF-8.
     """
-    path = written(dataset, "dataset", DatasetError)
-    looks_local = suffix_of(dataset) in SUFFIXES or dataset.startswith((".", "/", "~"))
-    if not looks_local and kind_of(path, "dataset", DatasetError) is None:
+    if not is_local(dataset):
         return None
     text = read_text(dataset)
     if not text.strip():
@@ -134,6 +134,13 @@ def read_json(dataset: str) -> Any | None:
     except ValueError as error:
         raise DatasetError(f"dataset {dataset} is neither JSON nor JSON lines: {error}") from None
     return found
+
+
+def is_local(dataset: str) -> bool:
+    """Return whether `dataset` is meant as a file, not as a dataset id."""
+    path = written(dataset, "dataset", DatasetError)
+    looks_local = suffix_of(dataset) in SUFFIXES or dataset.startswith((".", "/", "~"))
+    return looks_local or kind_of(path, "dataset", DatasetError) is not None
 
 
 def _parse_json_or_lines(text: str) -> Any:
@@ -194,11 +201,21 @@ def hub_rows(dataset: str, split: str) -> list[Any]:
             "pip install 'autotune-cpu[datasets]', or pass a file"
         ) from None
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries
+    reached = hub_answers()
+    if not reached:
+        use_cache_only()
+        datasets.config.HF_HUB_OFFLINE = True
     try:
         loaded = datasets.load_dataset(dataset, split=split)
         return [_with_class_names(row, loaded.features) for row in loaded]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
+        if not reached:
+            raise DatasetError(
+                f"dataset {dataset!r} is not in the local cache, and the hub does not answer; "
+                "download it where the hub is reachable and pass --dataset FILE"
+            ) from error
         raise DatasetError(
             f"dataset {dataset!r}, split {split!r} cannot be loaded ({type(error).__name__}: "
             f"{words}); download it where the hub is reachable and pass --dataset FILE"

@@ -18,7 +18,7 @@ from autotune.driver.replies import Expected
 from autotune.driver.runner import Inputs
 from autotune.host import Host
 from autotune.shared.errors import DatasetError, ModelError
-from autotune.shared.records import ModelFacts, ModelSource, to_jsonable
+from autotune.shared.records import Config, ModelFacts, ModelSource, to_jsonable
 from autotune.store.folder import RunFolder
 from autotune.store.wire import WireError, parse
 from autotune.tasks.base import Row, Task
@@ -158,21 +158,55 @@ def encode_sets(
         raise ModelError(f"the worker's reply is malformed: {error}") from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a finished run keeps, from which its engine can be prepared again. None: not kept."""
+
+    engine: Path | None = None  # one folder for each stack
+    calibration: Path | None = None  # encoded rows
+
+
+NOTHING_KEPT = Kept()
+UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
+
+
+def kept_by(run: RunFolder, stack: str) -> Kept:
+    """Return what the finished run in `run` keeps for its engine on `stack`."""
+    return Kept(
+        engine=run.engine if (run.engine / stack).is_dir() else None,
+        calibration=run.calibration if run.calibration.is_dir() else None,
+    )
+
+
 def inputs_of(
-    folder: RunFolder, source: ModelSource, host: Host, cache: Path | None = None
+    folder: RunFolder,
+    source: ModelSource,
+    host: Host,
+    *,
+    cache: Path | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Inputs:
     """Return the workers' inputs for the workload that is encoded in `folder`.
 
-    `cache` is the folder where engines keep compiled or converted models. None: `folder.cache`.
+    Everything that prepares an engine calls this: a search, and evaluate, run, verify, serve-test
+    and launch.sh, which pass what the run `kept`. Engines start from the kept engine. Where there
+    is none they write what they convert into `cache` (None: `folder.cache`), and static int8
+    calibrates on the rows of `folder`, else on the kept ones.
     """
-    calibrated = folder.calibration.exists()
+    calibration = folder.calibration if folder.calibration.is_dir() else kept.calibration
     return Inputs(
         source=source,
         features=str(folder.workload.resolve()),
-        calibration=str(folder.calibration.resolve()) if calibrated else None,
+        calibration=None if calibration is None else str(calibration.resolve()),
         instruction_sets=host.instruction_sets,
-        cache=str((cache or folder.cache).resolve()),
+        cache=str((kept.engine or cache or folder.cache).resolve()),
     )
+
+
+def uncalibrated(config: Config, inputs: Inputs, kept: Kept = NOTHING_KEPT) -> str | None:
+    """Return why static int8 cannot be prepared from `inputs`. None if it can, or is not asked."""
+    ready = inputs.calibration is not None or kept.engine is not None
+    return None if ready or config["precision"] != "int8_static" else UNCALIBRATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

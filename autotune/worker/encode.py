@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.folders import TOKENIZER_FILES, refusal_of_folder
+from autotune.shared.hub import hub_answers, use_cache_only
 from autotune.shared.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, MASK, META_FILE, Features
 from autotune.worker.engines import torch_model
@@ -22,7 +23,6 @@ from autotune.worker.inputs import choose_padding, longest_input, model_inputs
 from autotune.worker.slim import transformers
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
 def _loading_advice(source: ModelSource, error: Exception) -> str:
@@ -42,82 +42,6 @@ def _loading_advice(source: ModelSource, error: Exception) -> str:
         f"`hf download {source.path} --local-dir DIR` on a machine that reaches the hub, "
         "and pass --model DIR"
     )
-
-
-def refusal_of_folder(folder: Path, *, allow_pickle: bool) -> str | None:
-    """Why the files in a folder are no model for this, and the remedy. None if they may be one.
-
-    Only names of files are read, and two small JSON files: this runs before anything is loaded.
-    """
-    names = {path.name for path in folder.iterdir()}
-
-    def has(*patterns: str) -> bool:
-        return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
-
-    if "adapter_config.json" in names and "config.json" not in names:
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
-        return (
-            f"{folder} is a LoRA adapter: merge it into {base} with peft's merge_and_unload(), "
-            "save that model with its tokenizer, and pass --model with its folder"
-        )
-    if "config.json" not in names:
-        if has("*.gguf"):
-            return f"{folder} holds GGUF weights, which are llama.cpp's: pass the original model"
-        inner = [path.parent for path in sorted(folder.glob("*/config.json"))]
-        inner = [path for path in inner if "Transformer" in path.name] or inner
-        if inner:
-            return f"{folder} holds a model in a folder of its own: pass --model {inner[0]}"
-        return f"{folder} has no config.json: pass the folder of a model that save_pretrained wrote"
-    method = (_read_json(folder / "config.json").get("quantization_config") or {}).get(
-        "quant_method"
-    )
-    if method:
-        return (
-            f"{folder}: the weights are quantised by {method}, for other hardware or libraries: "
-            "pass the float model that they were made from"
-        )
-    if not has("*.safetensors", "*.safetensors.index.json"):
-        pickled = has("pytorch_model*.bin", "*.pt", "*.pth")
-        if pickled and not allow_pickle:
-            return (
-                f"{folder} has no model.safetensors; pickled weights can run code while "
-                "they load: convert them, or pass --allow-pickle if you trust their author"
-            )
-        if not pickled:
-            kinds = (
-                (
-                    "TensorFlow",
-                    has("tf_model*.h5"),
-                    "from_pretrained(DIR, from_tf=True)",
-                ),
-                ("Flax", has("flax_model*.msgpack"), "from_pretrained(DIR, from_flax=True)"),
-                ("OpenVINO", has("openvino_model*.xml"), ""),
-                ("ONNX", has("*.onnx") or any(folder.glob("onnx/*.onnx")), ""),
-            )
-            for kind, found, call in kinds:
-                if found:
-                    remedy = (
-                        f"convert them with {call} and save_pretrained()"
-                        if call
-                        else "pass the folder of the torch model that they were made from"
-                    )
-                    return f"{folder} has {kind} weights only, and none for torch: {remedy}"
-            return f"{folder} has a config.json and no weights: copy model.safetensors there"
-    if not has(*TOKENIZER_FILES):
-        return (
-            f"{folder} has no tokenizer files: copy tokenizer.json, tokenizer_config.json and "
-            "special_tokens_map.json there from the model that it was fine-tuned from"
-        )
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def load_tokenizer(source: ModelSource, *, words: bool = False) -> Any:
@@ -194,6 +118,8 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
     if its checkpoint lacks weights of the head.
     """
     torch_model.silence_transformers()
+    if not os.path.isdir(source.path) and not hub_answers():
+        use_cache_only()
     if os.path.isdir(source.path):
         refusal = refusal_of_folder(Path(source.path), allow_pickle=source.allow_pickle)
         if refusal is not None:

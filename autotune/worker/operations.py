@@ -90,6 +90,14 @@ def set_torch_knobs(process: Mapping[str, Scalar]) -> None:
     torch.set_num_interop_threads(int(process["interop_threads"]))
 
 
+def seconds_alive() -> float:
+    """Seconds since this process was started or forked."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()  # the name may hold spaces
+    started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+
+
 def count_padded_tokens(planned: Sequence[PlannedBatch]) -> int:
     """The tokens of these batches, padding included."""
     return sum(p.width * len(p.rows) for p in planned)
@@ -170,7 +178,7 @@ class Operations:
 
         Raises TrialFailure as `set_torch_knobs` and `Engine.prepare` do.
         """
-        start = time.perf_counter()
+        start, alive_s = time.perf_counter(), seconds_alive()
         model = ModelSource(**source)
         from autotune.worker.engines import engine_class
 
@@ -196,7 +204,11 @@ class Operations:
                 new_engine.write_artefacts(material)
             self._group.wait("exported")
         prepared = new_engine.prepare(material)
-        phases = {"import": imported - start, "prepare": time.perf_counter() - imported}
+        phases = {
+            "start": alive_s,
+            "import": imported - start,
+            "prepare": time.perf_counter() - imported,
+        }
         reference_outputs = None
         if reference is not None and os.path.exists(reference):
             with np.load(reference, allow_pickle=False) as arrays:
@@ -212,7 +224,7 @@ class Operations:
             reference_outputs=reference_outputs,
             phases_s=phases,
         )
-        return Opened(phases_s=phases, files=prepared.files)
+        return Opened(phases_s=phases, files=prepared.files, properties=dict(prepared.properties))
 
     def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
         """Time `point` (batch size and padding) by `rule`, and write the outputs to the workdir.

@@ -170,6 +170,9 @@ def test_best_yaml_reads_back_whatever_the_model_is_called(name):
         stack={"torch": "2.8.0"},
         host={"cores": 2},
         promise={"median": 1.0},
+        engine={"files": []},
+        environment={"OMP_NUM_THREADS": "2"},
+        cpus=["0,1"],
     )
     content = yaml.safe_load(text)
     assert content["model"]["path"] == name

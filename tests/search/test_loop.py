@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,12 @@ from fakes import FakeRunner, pass_seconds, surroundings
 from autotune.driver.runner import Outcome
 from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_PER_PROCESS, finals, processes
 from autotune.search.loop import PRIORS_FIRST
+from autotune.search.ranking import SEARCHED
+from autotune.search.split import STEP_RULE
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Failure
 from autotune.shared.stats import gain_interval
-from autotune.space import baseline, compile_space, load_space
+from autotune.space import baseline, compile_space, dynamic_baseline, load_space
 from autotune.store.journal import read_trials
 
 
@@ -28,13 +31,15 @@ def test_the_baseline_is_first_then_some_priors_and_late_the_others(bench):
     result = bench.search(runner, trials=30)
     assert runner.ran[0] == baseline(surroundings())
     priors = compile_space(load_space(SMALL), surroundings()).priors
-    assert runner.ran[1 : 1 + PRIORS_FIRST] == list(priors[:PRIORS_FIRST])
+    assert runner.ran[1] == dynamic_baseline(surroundings())
+    assert runner.ran[2 : 2 + PRIORS_FIRST] == list(priors[:PRIORS_FIRST])
     assert len(priors) > PRIORS_FIRST
     assert set(priors) <= set(runner.ran[:30])
     assert set(priors[PRIORS_FIRST:]) - set(runner.ran[:15])
     assert {t.origin for t in result.trials if t.config in priors[:PRIORS_FIRST]} <= {
         "prior",
         "final",
+        "step",
     }
 
 
@@ -51,8 +56,8 @@ def test_the_search_finds_a_configuration_near_the_optimum(bench):
 
 def test_no_configuration_is_run_twice_before_the_finals(bench):
     result = bench.search(FakeRunner(), trials=60)
-    searched = [t.config for t in result.trials if t.origin != "final"]
-    assert len(searched) == len(set(searched)) == 60
+    searched = [t.config for t in result.trials if t.origin in SEARCHED]
+    assert len(searched) == len(set(searched)) == 61  # and the baseline with dynamic padding
 
 
 def of_finals(result):
@@ -63,23 +68,24 @@ def test_what_is_reported_was_measured_again_in_turn(bench):
     runner = FakeRunner()
     result = bench.search(runner, trials=12)
     again = of_finals(result)
-    assert runner.rules[-len(again) :] == [VISIT_RULE] * len(again)
+    of_steps = [t for t in result.trials if t.origin == "step"]
+    last = len(runner.rules) - len(of_steps)
+    assert runner.rules[last - len(again) : last] == [VISIT_RULE] * len(again)
     assert runner.closed >= 2  # no process of the search serves the finals
-    assert len(runner.kept) == 3
-    assert runner.kept[0] == result.baseline.config
     ran = [trial.config for trial in again]
-    rounds = [ran[n : n + 3] for n in range(0, len(ran), 3)]
-    assert all(set(one) == set(runner.kept) for one in rounds)
+    rounds = [ran[n : n + 4] for n in range(0, len(ran), 4)]
+    assert all(set(one) == set(rounds[0]) for one in rounds)
+    assert {baseline(surroundings()), dynamic_baseline(surroundings())} < set(rounds[0])
     assert result.best in finals(result.trials)
     assert result.baseline in finals(result.trials)
-    assert len(result.best.measurement.passes) == 3 * len(again) // 3
+    assert len(result.best.measurement.passes) == 3 * len(again) // 4
 
 
 def test_a_host_that_slows_down_during_the_finals_changes_no_gain(bench):
     class Drifting(FakeRunner):
         def run(self, config, rule):
             visits = sum(rule == VISIT_RULE for rule in self.rules)
-            self.seconds = lambda c: pass_seconds(c) * (1 + visits // 3)
+            self.seconds = lambda c: pass_seconds(c) * (1 + visits // 4)
             return super().run(config, rule)
 
     result = bench.search(Drifting(), trials=12)
@@ -133,7 +139,7 @@ def test_a_baseline_that_fails_in_the_finals_ends_them(bench):
 
     result = bench.search(Worn(), trials=12)
     assert sum(not trial.succeeded for trial in of_finals(result)) == MIN_ROUNDS
-    assert len(of_finals(result)) <= MIN_ROUNDS + 2  # one visit at most to each of the others
+    assert len(of_finals(result)) <= MIN_ROUNDS + 3  # one visit at most to each of the others
     assert result.best.origin != "final"
 
 
@@ -150,7 +156,7 @@ class Stepwise(FakeRunner):
 
     def run(self, config, rule):
         outcome = super().run(config, rule)
-        if outcome.measurement is None or rule == VISIT_RULE:
+        if outcome.measurement is None or rule in (VISIT_RULE, STEP_RULE):
             return outcome
         count = {"first": 1, "rest": 2}[rule.rung]
         passes = outcome.measurement.passes[:count]
@@ -160,14 +166,14 @@ class Stepwise(FakeRunner):
 def test_only_what_passes_the_gate_is_measured_further(bench):
     runner = Stepwise()
     result = bench.search(runner, trials=40)
-    searched = [t for t in result.trials if t.origin != "final"]
+    searched = [t for t in result.trials if t.origin in SEARCHED]
     wrong = [t for t in searched if t.failure]
     good = [t for t in searched if len(t.measurement.passes) > 1]
     assert wrong
     assert good
     assert {len(t.measurement.passes) for t in wrong} == {1}
     assert {len(t.measurement.passes) for t in good} == {3}
-    rungs = [rule.rung for rule in runner.rules if rule != VISIT_RULE]
+    rungs = [rule.rung for rule in runner.rules if rule not in (VISIT_RULE, STEP_RULE)]
     assert rungs.count("first") == len(searched)
     assert rungs.count("rest") == len(good)
 
@@ -270,8 +276,8 @@ def test_a_space_is_searched_until_it_is_exhausted(bench):
         "padding=longest,length_sorted",
     ]
     result = bench.search(FakeRunner(), trials=500, overrides=overrides)
-    searched = [t for t in result.trials if t.origin != "final"]
-    assert len(searched) == 1 + 12  # the baseline is eager, outside the narrowed space
+    searched = [t for t in result.trials if t.origin in SEARCHED]
+    assert len(searched) == 2 + 12  # both baselines are eager, outside the narrowed space
 
 
 def test_a_time_budget_leaves_room_for_the_finals(bench):
@@ -279,7 +285,7 @@ def test_a_time_budget_leaves_room_for_the_finals(bench):
 
     class Slow(FakeRunner):
         def run(self, config, rule):
-            now[0] += max(pass_seconds(config), rule.budget_s)
+            now[0] += max(min(pass_seconds(config), rule.part_s or math.inf), rule.budget_s)
             return super().run(config, rule)
 
     result = bench.search(Slow(), trials=None, budget=200.0, clock=lambda: now[0])
@@ -314,8 +320,8 @@ def test_a_search_killed_anywhere_goes_on_where_it_was(bench, moment):
     second = FakeRunner()
     result = bench.search(second, trials=14)
     assert list(result.trials[:moment]) == before
-    searched = [t.config for t in result.trials if t.origin != "final"]
-    assert len(searched) == len(set(searched)) == 14
+    searched = [t.config for t in result.trials if t.origin in SEARCHED]
+    assert len(searched) == len(set(searched)) == 15
     assert len(second.ran) == len(result.trials) - moment
 
 
@@ -350,7 +356,7 @@ def test_an_interrupt_keeps_the_best_so_far(bench):
 
 def test_progress_has_an_estimate_and_the_best_so_far(bench):
     bench.search(FakeRunner(), trials=12)
-    last = bench.listener.progress[10]
+    last = bench.listener.progress[11]
     assert last.done == 11
     assert last.trials == 12
     assert last.remaining_s is not None
@@ -363,5 +369,5 @@ def test_the_same_seed_proposes_the_same_configurations(tmp_path):
         (tmp_path / name).mkdir()
         runner = FakeRunner()
         found = Bench(tmp_path / name).search(runner, trials=30, seed=7)
-        ran.append([trial.config for trial in found.trials if trial.origin != "final"])
+        ran.append([trial.config for trial in found.trials if trial.origin in SEARCHED])
     assert ran[0] == ran[1]

@@ -21,9 +21,12 @@ def shorten_searches() -> None:
     from autotune.commands.search.launch_check import MIN_ROUNDS, CheckLimits
     from autotune.emit.launch_script import LAUNCH_RULE
     from autotune.search.finals import VISIT_RULE, FinalsLimits
+    from autotune.search.split import STEP_RULE, SplitLimits
 
     short = {"budget_s": 0.1, "patience_s": 0.1}
+    step = replace(STEP_RULE, **short, part_s=0.2)
     pace = Pace(
+        split=SplitLimits(visit=step, max_rounds=3, time_s=2.0),
         finals=FinalsLimits(visit=replace(VISIT_RULE, **short, part_s=0.2), rounds_s=0.5),
         launch=replace(LAUNCH_RULE, min_passes=2, **short),
         check=CheckLimits(max_turn_s=0.05, min_turn_s=0.05, max_rounds=MIN_ROUNDS),

@@ -36,7 +36,7 @@ from autotune.store.wire import WireError, parse
 from autotune.tasks import task_named
 from autotune.tasks.base import SINGLE_LABEL, Row, Task
 from autotune.tasks.gate import Gate, GateRule, Reference
-from autotune.tasks.workload import inputs_of
+from autotune.tasks.workload import inputs_of, kept_by
 
 TIMEOUT_S = 900.0
 
@@ -99,12 +99,15 @@ class FinishedRun:
         fork_servers: ForkServers | None = None,
     ) -> ProcessRunner:
         """A runner whose scratch files, and engines that the run did not keep, are below `work`."""
-        kept = self.folder.engine
         return ProcessRunner(
             host=host,
             stacks=stacks,
             inputs=inputs_of(
-                self.folder, self.source, host, kept if kept.exists() else work / "cache"
+                self.folder,
+                self.source,
+                host,
+                cache=work / "cache",
+                kept=kept_by(self.folder, str(self.chosen["stack"])),
             ),
             expected=self.expected,
             workdir=work / "trial",

@@ -33,6 +33,8 @@ class PromiseCheck:
     promised: Interval
     metrics: dict[str, float]
     promised_metrics: dict[str, float]
+    phases_s: dict[str, float]
+    """Seconds of the slowest instance: `start`, `import`, `prepare`, `warm_up` and `measure`."""
 
     @property
     def ratio(self) -> float:
@@ -59,6 +61,7 @@ class PromiseCheck:
             "metrics": self.metrics,
             "promised_metrics": self.promised_metrics,
             "same_metrics": self.same_metrics,
+            "phases_s": self.phases_s,
         }
 
 
@@ -136,4 +139,5 @@ def judge(run: FinishedRun, measurement: Measurement, outputs: OutputArrays) -> 
         promised=run.promised,
         metrics=run.gate().judge(outputs, run.reference()).metrics,
         promised_metrics=dict(run.best["promise"]["metrics"]),
+        phases_s=dict(measurement.phases_s),
     )

@@ -14,6 +14,7 @@ from autotune.host import Host
 from autotune.search.bounds import Bounds
 from autotune.search.finals import FINALS_LIMITS, FinalsLimits
 from autotune.search.objective import Objective
+from autotune.search.split import SPLIT_LIMITS, SplitLimits
 from autotune.shared.records import Config, StackFacts, StoppingRule
 from autotune.space import Space
 from autotune.store.folder import RunFolder
@@ -25,6 +26,7 @@ class Pace:
     """How long a search may take after its last trial. Tests pass shorter limits."""
 
     finals: FinalsLimits = FINALS_LIMITS
+    split: SplitLimits = SPLIT_LIMITS
     launch: StoppingRule = LAUNCH_RULE
     """How long launch.sh measures."""
     check: CheckLimits = CHECK_LIMITS
@@ -47,6 +49,8 @@ class Run:
     bounds: Bounds | None
     """The host's limit for this model; None where the limit could not be measured."""
     baseline: Config
+    dynamic: Config
+    """The baseline with dynamic padding."""
     space: Space
     manifest: Mapping[str, Any]
     pace: Pace

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.commands.search.context import Run
 from autotune.commands.search.launch_check import launch_check
-from autotune.commands.search.saved import save_engine, save_exported
+from autotune.commands.search.saved import engine_files, save_engine, save_exported
 from autotune.driver.command import process_variables, worker_commands
 from autotune.driver.runner import MEMORY_SHARE, EngineFiles, Runner
 from autotune.emit.best import best_yaml
@@ -17,12 +17,13 @@ from autotune.emit.huggingface import ScriptLine, script_line
 from autotune.emit.launch_script import launch_script, requests
 from autotune.report.build import Context, build
 from autotune.report.html import failed, html
-from autotune.report.text import markdown
+from autotune.report.text import falls_short, markdown
 from autotune.search.ranking import measured
 from autotune.search.result import Result
 from autotune.shared.records import Trial, to_jsonable
 from autotune.space import knobs
 from autotune.store.folder import RunFolder, write
+from autotune.tasks.workload import inputs_of, kept_by
 
 
 def finish(
@@ -49,15 +50,17 @@ def finish(
             bounds=run.bounds,
         ),
     )
+    over = report["gain"]["over_dynamic"]
     promise = {
         "objective": run.objective.name,
         **report["best"]["objective"],
         "speedup": report["best"]["speedup"]["median"],
         "baseline": report["baseline"]["objective"]["median"],
+        "over_dynamic": None if over is None else over["median"],
         "metrics": report["best"]["metrics"],
     }
     report["engine"] = _save_engine(run, result, exported)
-    _write_launch_files(run, result, line, promise)
+    _write_launch_files(run, result, line, promise, engine_by_hand(run.folder, exported))
     write_report(run.folder, report)
     if not result.interrupted:
         report["launch_check"] = _check_launch(run, result, runner)
@@ -104,11 +107,16 @@ def _save_engine(run: Run, result: Result, exported: EngineFiles | None) -> dict
 
 
 def _write_launch_files(
-    run: Run, result: Result, line: ScriptLine | None, promise: dict[str, Any]
+    run: Run,
+    result: Result,
+    line: ScriptLine | None,
+    promise: dict[str, Any],
+    engine: Mapping[str, Any],
 ) -> None:
     """Write best.yaml, launch.jsonl and launch.sh."""
     best, folder, settings = result.best.config, run.folder, run.settings
     stack = run.stacks[str(best["stack"])]
+    commands = worker_commands(best, run.host, stack.python, stack.libiomp5)
     write(
         folder.best,
         best_yaml(
@@ -120,13 +128,17 @@ def _write_launch_files(
             stack={"python": stack.python, **stack.versions},
             host=run.host.fingerprint(),
             promise=promise,
+            engine=engine,
+            environment=commands[0].variables,
+            cpus=[str(command.expected.get("cpus", "any")) for command in commands],
         ),
     )
-    cache = f"{folder.engine.name}/{best['stack']}" if folder.engine.exists() else None
+    kept = kept_by(folder, str(best["stack"]))
+    cache = None if kept.engine is None else f"{folder.engine.name}/{best['stack']}"
     rate = promise["median"] if run.objective.limit_s is not None else None
     text = requests(
         best,
-        run.inputs,
+        inputs_of(folder, run.workload.source, run.host, kept=kept),
         cache,
         rule=run.pace.launch,
         rate=rate,
@@ -134,7 +146,7 @@ def _write_launch_files(
     )
     write(folder.requests, text)
     script = launch_script(
-        worker_commands(best, run.host, stack.python, stack.libiomp5),
+        commands,
         title=f"{settings.model}: {knobs.describe(best)}",
         line=line,
         checker=(sys.executable, "-m", "autotune", "changes"),
@@ -143,23 +155,45 @@ def _write_launch_files(
     write(folder.launch, script, executable=True)
 
 
+def engine_by_hand(folder: RunFolder, exported: EngineFiles | None) -> dict[str, Any]:
+    """How to build the engine: its files in the run's folder and its library's options."""
+    rows = folder.calibration
+    return {
+        "files": [str(file.relative_to(folder.path)) for file in sorted(engine_files(folder))],
+        "calibration": str(rows.relative_to(folder.path)) if rows.is_dir() else None,
+        "properties": {} if exported is None else dict(exported.properties),
+    }
+
+
 def _check_launch(run: Run, result: Result, runner: Runner) -> dict[str, Any]:
-    """What the report says about running launch.sh once."""
+    """What the report says about running launch.sh. Where it falls short it is run once more,
+    since a host may be busy for some seconds; the second run counts."""
     run.announce("running the launch script once")
+    check = as_stored(_launch_once(run, result, runner, "launch"))
+    if not falls_short(check):
+        return check
+    reached = "failed" if "error" in check else f"reached {check['ratio']:.0%} of the promise"
+    run.announce(f"launch.sh {reached}; running it once more")
+    again = as_stored(_launch_once(run, result, runner, "launch-again"))
+    if "error" not in again and "error" not in check:
+        again["first_ratio"] = check["ratio"]
+    return again
+
+
+def _launch_once(run: Run, result: Result, runner: Runner, name: str) -> dict[str, Any]:
     peak = measured(result.best).peak_rss_bytes
-    check = launch_check(
+    return launch_check(
         run.folder.launch,
         runner,
         result.best.config,
         run.objective,
-        work=run.folder.work / "launch",
+        work=run.folder.work / name,
         beside=2 * peak <= MEMORY_SHARE * run.host.memory_bytes,
         time_s=run.settings.launch_check_s,
         timeout_s=run.settings.trial_timeout_s,
         limits=run.pace.check,
         spread=result.spread,
     )
-    return as_stored(check)
 
 
 def as_stored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def describe_run(
     workload: Workload,
     objective: str,
     baseline: Config,
+    dynamic: Config,
     space_name: str,
     space: Space,
     space_digest: str,
@@ -65,6 +66,7 @@ def describe_run(
         "objective": objective,
         "max_accuracy_drop": settings.max_accuracy_drop,
         "baseline": baseline,
+        "dynamic_baseline": dynamic,
         "seeds": list(seeds),
         "space": {
             "file": space_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 from autotune import demo
 from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
+from autotune.shared.folders import refusal_of_folder
 from autotune.shared.paths import check_downloads, kind_of, written
+from autotune.shared.words import known_names
+from autotune.tasks import task_of_architectures
 from autotune.tasks.base import Columns, Dataset, Task
 from autotune.tasks.gate import GateRule
 from autotune.tasks.workload import RowSets, split
@@ -88,7 +92,7 @@ class Settings:
         budget = DEFAULT_TIME_BUDGET_S if self.limits_unset else self.time_budget_s
         if budget is not None:
             budget -= self.launch_check_s
-        return Limits(trials=self.trials, time_budget_s=budget)
+        return Limits(trials=self.trials, time_budget_s=budget, check_s=self.launch_check_s)
 
 
 def without_password(text: str) -> str:
@@ -107,7 +111,7 @@ def resolve_model(name: str) -> str:
     kind = kind_of(path, "--model", ModelError)
     if kind == "folder":
         if kind_of(path / "config.json", "--model", ModelError) != "file":
-            raise ModelError(f"--model {name}: the folder has no config.json; pass a model folder")
+            raise ModelError(f"--model {name}: {refusal_of_folder(path, allow_pickle=False)}")
         return str(path.resolve())
     if kind == "file":
         raise ModelError(f"--model {name} is a file; pass the folder that holds config.json")
@@ -115,6 +119,37 @@ def resolve_model(name: str) -> str:
         raise ModelError(f"--model {name}: neither a folder nor a model id (owner/name)")
     check_downloads(f"--model {name}", ModelError)
     return name
+
+
+def infer_task(model: str) -> tuple[str, str]:
+    """Return the task of a model by its config.json, and the architecture that says so.
+
+    `model` is what `resolve_model` returns. A hub id is looked for in the hub's local cache.
+    Raises ModelError if there is no config.json to read, or if it does not say.
+    """
+    found = sorted(_configs_of(model), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ModelError(f"--task: {model} is not on this machine yet, so its task is unknown")
+    try:
+        content = json.loads(found[-1].read_text(encoding="utf-8"))
+        architectures = [str(name) for name in content.get("architectures") or ()]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ModelError(f"--model {model}: config.json cannot be read: {error}") from error
+    task = task_of_architectures(architectures)
+    if task is None:
+        said = ", ".join(architectures) or "no architecture"
+        raise ModelError(f"--task: config.json names {said}, which fits no task; pass --task")
+    return task, architectures[0]
+
+
+def _configs_of(model: str) -> list[Path]:
+    """The config.json of a folder, or those of a hub id in the hub's cache."""
+    if os.path.isabs(model):
+        return [Path(model) / "config.json"]
+    environment = os.environ
+    home = Path(environment.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(environment.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    return list(hub.glob(f"models--{model.replace('/', '--')}/snapshots/*/config.json"))
 
 
 def shipped_spaces() -> dict[str, Path]:
@@ -138,9 +173,16 @@ def find_space(name: str) -> Path:
     known = shipped_spaces()
     if name not in known:
         raise SpaceError(
-            f"--space {name}: no such space; known: {', '.join(known)}, or pass a .yaml file"
+            f"--space {name}: no such space; {known_names(name, known)}, or pass a .yaml file"
         )
     return known[name]
+
+
+def dataset_of(settings: Settings, task: Task) -> str:
+    """Return the file or dataset id to read: the user's, else the demo's or the task's default."""
+    if settings.dataset is not None:
+        return settings.dataset
+    return str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
 
 
 def load_rows(settings: Settings, task: Task) -> tuple[Dataset, RowSets]:
@@ -148,11 +190,9 @@ def load_rows(settings: Settings, task: Task) -> tuple[Dataset, RowSets]:
 
     There may be no rows for calibration. Raises DatasetError.
     """
-    dataset, calibration = settings.dataset, settings.calibration
-    if dataset is None:
-        dataset = str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
-        if settings.model == demo.NAME and calibration is None:
-            calibration = str(demo.CALIBRATION)
+    dataset, calibration = dataset_of(settings, task), settings.calibration
+    if settings.dataset is None and settings.model == demo.NAME and calibration is None:
+        calibration = str(demo.CALIBRATION)
     columns = Columns(
         text=settings.text_column,
         text_pair=settings.text_pair_column,

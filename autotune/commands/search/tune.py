@@ -24,6 +24,7 @@ from autotune.commands.search.settings import (
     CREDENTIALS_MASK,
     DEFAULT_TIME_BUDGET_S,
     Settings,
+    dataset_of,
     find_space,
     load_rows,
     resolve_model,
@@ -55,6 +56,7 @@ from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
 from autotune.space import (
     baseline,
     compile_space,
+    dynamic_baseline,
     load_space,
     parse_overrides,
 )
@@ -64,10 +66,10 @@ from autotune.store.folder import RunFolder, default_path
 from autotune.store.journal import Journal
 from autotune.store.wire import WireError
 from autotune.tasks import task_named
+from autotune.tasks.files import is_local
 from autotune.tasks.gate import Gate, Reference
-from autotune.tasks.workload import RowSets, Workload, encode
+from autotune.tasks.workload import UNCALIBRATED, RowSets, Workload, encode
 
-UNCALIBRATED = "no rows to calibrate on: pass --calibration DATASET, rows that are not scored"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (
     *(errno.EROFS, errno.EIO, errno.ESTALE),
@@ -186,6 +188,10 @@ class Tuning:
     def run(self) -> Finished:
         """Raises InputError (nothing is left half-written) or SearchError."""
         self._began = time.monotonic()
+        named = dataset_of(self._settings, self._task)
+        if not is_local(named):
+            why = "" if self._settings.dataset else ", the default: no --dataset is given"
+            self._announce(f"fetching the dataset {named} from the hub{why}")
         dataset, rows = load_rows(self._settings, self._task)
         self._announce(f"reading {len(dataset.rows)} rows: {dataset.reading}")
         self._task = dataset.task
@@ -341,6 +347,7 @@ class Tuning:
             workload=workload,
             objective=self._objective.name,
             baseline=base,
+            dynamic=dynamic_baseline(surroundings),
             space_name=self._space_path.name,
             space=space,
             space_digest=space_digest(self._space_file, space),
@@ -357,6 +364,7 @@ class Tuning:
             workload=workload,
             bounds=bounds,
             baseline=base,
+            dynamic=dynamic_baseline(surroundings),
             space=space,
             manifest=manifest,
             pace=self._pace,
@@ -470,7 +478,8 @@ class Tuning:
                 run_name=str(folder.path.resolve()),
                 space=run.space,
                 baseline=run.baseline,
-                limits=replace(settings.limits, finals=run.pace.finals),
+                dynamic=run.dynamic,
+                limits=replace(settings.limits, finals=run.pace.finals, split=run.pace.split),
                 max_drop=settings.max_accuracy_drop,
                 seed=settings.seed,
                 bounds=run.bounds,

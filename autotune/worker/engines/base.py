@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from autotune.shared.errors import TrialFailure
 from autotune.shared.instructions import has_bf16, has_vnni
 from autotune.shared.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
@@ -67,6 +68,15 @@ class Material:
         """Whether the CPU sums int8 products without saturating."""
         return has_vnni(self.instruction_sets)
 
+    def calibration_rows(self) -> Sequence[Batch]:
+        """The calibration batches. Raises TrialFailure `unsupported` if there are none: a quantiser
+        without them makes an engine of random ranges, or none."""
+        if not self.calibration:
+            raise TrialFailure(
+                "unsupported", "static int8 has no rows to calibrate on: pass --calibration DATASET"
+            )
+        return self.calibration
+
     def cached(self, name: str) -> Path:
         """The path of the artefact `name`, whether it exists or not. Creates the folder.
 
@@ -87,6 +97,8 @@ class Prepared:
     call: Call
     effective: Mapping[str, Scalar] = field(default_factory=dict)  # facts that the record shows
     files: tuple[str, ...] = ()  # cached files that `call` runs without loading the model
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """What the engine's own library was told, by its own names, so that a person can do so too."""
 
 
 @contextlib.contextmanager

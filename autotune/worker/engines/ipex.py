@@ -146,7 +146,7 @@ def calibrate(prepared: Any, material: Material, attention: str) -> None:
     bits = "8" if material.vnni else "7"
     path = material.cached(f"ipex-{attention}-calibrated-{bits}.json")
     if not path.exists():
-        for batch in material.calibration:
+        for batch in material.calibration_rows():
             prepared(**_named(batch, material))
         with write_atomically(path) as partial:
             prepared.save_qconf_summary(str(partial))

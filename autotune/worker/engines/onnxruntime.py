@@ -125,24 +125,34 @@ class OnnxRuntimeEngine(Engine):
         effective: dict[str, Scalar] = {"threads": material.threads}
         if SHARE in call.notes:
             effective[SHARE] = float(call.notes[SHARE])
-        return Prepared(call=call, effective=effective, files=(path.name,))
+        properties = {
+            "intra_op_num_threads": str(material.threads),
+            "inter_op_num_threads": "1",
+            "graph_optimization_level": OPTIMIZATION_LEVELS[
+                str(self.options.get("graph_optimization", "all"))
+            ],
+            "providers": "CPUExecutionProvider",
+        }
+        return Prepared(call=call, effective=effective, properties=properties, files=(path.name,))
 
     def _ensure_exported(self, material: Material) -> Path:
         """The path of the ONNX file at this precision. Writes the file unless it exists."""
         options = self.options
         attention = str(options["attention"])
+        int8_path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
+        int8 = options["precision"] != "fp32"
+        if int8 and int8_path.exists():  # a run keeps this file alone, without that in float32
+            return int8_path
         fp32_path = material.cached(f"onnx-{attention}.onnx")
         if not fp32_path.exists():
             export_onnx(material, attention, fp32_path)
-        if options["precision"] == "fp32":
+        if not int8:
             return fp32_path
         per_channel = options.get("int8_weights") == "per_channel"
-        int8_path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
-        if not int8_path.exists():
-            with write_atomically(int8_path) as partial:
-                reduce_range = not material.vnni
-                quantize(fp32_path, partial, per_channel=per_channel, reduce_range=reduce_range)
-                note_share(partial, material)
+        with write_atomically(int8_path) as partial:
+            reduce_range = not material.vnni
+            quantize(fp32_path, partial, per_channel=per_channel, reduce_range=reduce_range)
+            note_share(partial, material)
         return int8_path
 
 

@@ -86,17 +86,14 @@ class OpenVinoEngine(Engine):
         hint = str(self.options.get("int8_rest", "fp32")) if self._is_int8 else precision
         core = openvino.Core()
         path = self._path(material, self._is_int8)
-        compiled = core.compile_model(
-            core.read_model(path),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "bf16" if hint == "bf16" else "f32",
-                "INFERENCE_NUM_THREADS": str(material.threads),
-                "NUM_STREAMS": "1",
-                "PERFORMANCE_HINT": "LATENCY",
-                "ENABLE_CPU_PINNING": "NO",
-            },
-        )
+        properties = {
+            "INFERENCE_PRECISION_HINT": "bf16" if hint == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": str(material.threads),
+            "NUM_STREAMS": "1",
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        compiled = core.compile_model(core.read_model(path), "CPU", properties)
         actual = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
         if ("bf16" in actual or "bfloat16" in actual) != (hint == "bf16"):
             raise TrialFailure("fallback", f"OpenVINO was asked for {hint}, but runs in {actual}")
@@ -113,6 +110,7 @@ class OpenVinoEngine(Engine):
         return Prepared(
             call=call,
             effective=effective,
+            properties=properties,
             files=(path.name, path.with_suffix(".bin").name),
         )
 
@@ -218,7 +216,7 @@ def quantize(model: Any, material: Material) -> Any:
     """The model with int8 matrix products, whose ranges come from the calibration batches."""
     import nncf
 
-    calibration = material.calibration
+    calibration = material.calibration_rows()
     return nncf.quantize(
         model,
         nncf.Dataset([{name: batch[name] for name in material.inputs} for batch in calibration]),

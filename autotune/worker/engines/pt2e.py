@@ -91,7 +91,7 @@ def quantize_model(material: Material, attention: str) -> QuantizedGraph:
             graph.graph.eliminate_dead_code()
             graph.recompile()
             prepared = quantize_pt2e.prepare_pt2e(graph, quantizer)
-            for rows in material.calibration:
+            for rows in material.calibration_rows():
                 prepared(*as_tensors(rows, inputs))
             converted = quantize_pt2e.convert_pt2e(prepared)
     except TrialFailure:
