@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def show_result(report: dict[str, Any], folder: Path) -> None:
     """Print the final table and the paths of the report and launch.sh."""
     from autotune.report.text import (
+        accuracy_sentence,
         by_reason,
         engine_sentence,
         falls_short,
@@ -45,7 +46,11 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
         console.print(text(report["verdict"]))
         if not report["noise"]["quiet"]:
             console.print(text(noise_sentence(report["noise"]), style="yellow"))
-        for sentence in (split_sentence(report), engine_sentence(report["engine"])):
+        for sentence in (
+            accuracy_sentence(report),
+            split_sentence(report),
+            engine_sentence(report["engine"]),
+        ):
             if sentence:
                 console.print(text(sentence))
         launched = launch_sentence(report)

@@ -16,7 +16,7 @@ from autotune.report.analysis import analysis
 from autotune.search.bounds import Bounds
 from autotune.search.finals import finals
 from autotune.search.objective import Objective, batch_percentiles, throughput
-from autotune.search.ranking import AGAIN, FINAL, SEARCHED, leaders, measured
+from autotune.search.ranking import AGAIN, FINAL, JUDGED, SEARCHED, leaders, measured
 from autotune.search.result import Result
 from autotune.shared.records import Trial, to_jsonable
 from autotune.shared.stats import Interval, percentile
@@ -152,6 +152,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         "baseline": shown(result.baseline),
         "dynamic_baseline": None if result.dynamic is None else shown(result.dynamic),
         "best": shown(result.best),
+        "accuracy": judgement(result, context.metrics[0]),
         "gain": gain_in_parts(result),
         "best_by_mode": [shown(trial) for trial in per_mode.values()],
         "screened": screened(searched, per_mode.keys(), result.baseline, objective),
@@ -194,6 +195,29 @@ def gain_in_parts(result: Result) -> dict[str, Any]:
             }
             for factor in result.factors
         ],
+    }
+
+
+def judgement(result: Result, metric: str) -> dict[str, Any] | None:
+    """How sure the gate is of the best configuration, on the most rows on which it was judged.
+
+    None if the best configuration is the baseline.
+    """
+    if not result.significant:
+        return None
+    config = result.best.config
+    judged = [t for t in result.trials if t.config == config and t.origin == JUDGED and t.accuracy]
+    accuracy = (judged or [result.best])[-1].accuracy
+    assert accuracy is not None
+    return {
+        "metric": metric,
+        "rows": accuracy.rows,
+        "loss": accuracy.relative_drop,
+        "low": None if accuracy.loss is None else accuracy.loss[0],
+        "high": None if accuracy.loss is None else accuracy.loss[1],
+        "certainty": accuracy.certainty,
+        "rows_to_prove": accuracy.rows_to_prove,
+        "score_drift": to_jsonable(accuracy.score_drift),
     }
 
 

@@ -64,6 +64,29 @@ class AnsweredOf(TypedDict):
     p99_s: float
     mean_batch: float
     unmet: float
+    p99_low_s: float
+    p99_high_s: float
+    p99_coverage: float
+
+
+@strict
+class Drift(TypedDict):
+    largest: float
+    p99: float
+
+
+@strict
+class Judgement(TypedDict):
+    """How sure the gate is of a configuration. Losses are relative to the baseline's metric."""
+
+    metric: str
+    rows: int
+    loss: float
+    low: float | None
+    high: float | None
+    certainty: Literal["proven", "not proven", "outside"]
+    rows_to_prove: int | None
+    score_drift: Drift | None
 
 
 @strict
@@ -263,6 +286,7 @@ class Report(TypedDict):
     baseline: Entry
     dynamic_baseline: Entry | None
     best: Entry
+    accuracy: Judgement | None
     gain: Gain
     best_by_mode: list[Entry]
     screened: list[Screened]

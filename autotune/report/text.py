@@ -212,15 +212,31 @@ def split_sentence(report: Mapping[str, Any]) -> str | None:
 
 
 def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
-    """How the best configuration's main metric differs from the baseline's."""
-    difference, metric = report["best"]["difference"], report["metrics"][0]
-    if difference is None or not report["significant"]:
+    """What accuracy the best configuration loses, and how sure that is."""
+    found = report["accuracy"]
+    if found is None:
         return None
-    change = report["best"]["metrics"][metric] - report["baseline"]["metrics"][metric]
-    low, high = difference
+    limit, rows = report["max_accuracy_drop"], found["rows"]
+    within = {
+        "proven": f"proven within the limit of {limit:.1%}",
+        "outside": f"outside the limit of {limit:.1%}",
+        "not proven": f"within the limit of {limit:.1%}, not proven on {rows} rows",
+    }[found["certainty"]]
+    if found["rows_to_prove"] is not None:
+        within += f" (about {found['rows_to_prove']} would prove it)"
+    interval = ""
+    if found["low"] is not None and found["high"] is not None:
+        interval = f" ({found['low']:+.2%} to {found['high']:+.2%})"
+    drift = found["score_drift"]
+    scores = (
+        ""
+        if drift is None
+        else f" Scores differ by at most {drift['largest']:.3f}, and 99% of them by at most "
+        f"{drift['p99']:.3f}."
+    )
     return (
-        f"Its {metric.replace('_', ' ')} differs from the baseline's by {change:+.2f} points "
-        f"({low:+.2f} to {high:+.2f}, 95% interval over the rows)."
+        f"Its {found['metric'].replace('_', ' ')} loses {found['loss']:+.2%} of the baseline's"
+        f"{interval} on {rows} rows: {within}.{scores}"
     )
 
 

@@ -373,6 +373,7 @@ class Accuracy:
     allowed: bool
     # 95% interval of the gain in the main metric over the reference, in percentage points
     difference: tuple[float, float] | None = None
+    loss: tuple[float, float] | None = None  # 95% interval of `relative_drop`
     rows: int = 0  # rows of the dataset that were judged
     certainty: str = UNPROVEN  # PROVEN, UNPROVEN or OUTSIDE
     rows_to_prove: int | None = None  # about how many would prove it; None if proven, or if none

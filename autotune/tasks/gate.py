@@ -125,6 +125,7 @@ class Gate:
             max_abs_logit_difference=difference,
             allowed=certainty != OUTSIDE,
             difference=None if low is None or high is None else (-high * before, -low * before),
+            loss=None if low is None or high is None else (low, high),
             rows=len(self._rows),
             certainty=certainty,
             rows_to_prove=self._rows_to_prove(drop, high),

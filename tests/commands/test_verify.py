@@ -91,7 +91,9 @@ def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
     gate = run.gate()
     monkeypatch.setattr(type(run), "gate", lambda self: gate)
     monkeypatch.setattr(
-        gate, "judge", lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0})
+        gate,
+        "judge",
+        lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0}, certainty="outside"),
     )
     monkeypatch.setattr(gate, "failure", lambda *_: Failure(kind="inaccurate", detail="f1 90"))
     assert "no longer right: f1 90" in again(run, Machine()).causes[0]

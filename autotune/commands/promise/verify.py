@@ -59,6 +59,7 @@ class Verified:
     best: Interval | None = None
     baseline: Interval | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    certainty: str | None = None  # of the accuracy: PROVEN, UNPROVEN or OUTSIDE; None: not measured
 
     @property
     def holds(self) -> bool:
@@ -205,6 +206,7 @@ def measure_again(
         best=speeds[best],
         baseline=speeds[base],
         metrics=accuracy.metrics,
+        certainty=accuracy.certainty,
     )
 
 
@@ -222,6 +224,7 @@ def lines(found: Verified) -> list[str]:
     text = [f"then and now: {line}" for line in found.differences]
     if found.speedup is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
+        metrics += f"; accuracy {found.certainty} within the limit" if found.certainty else ""
         text.append(
             f"{found.speedup.median:.2f}x {objective_named(found.objective).compared} the baseline "
             f"({found.speedup.low:.2f} to {found.speedup.high:.2f}), promised "

@@ -58,6 +58,7 @@ def finish(
         "baseline": report["baseline"]["objective"]["median"],
         "over_dynamic": None if over is None else over["median"],
         "metrics": report["best"]["metrics"],
+        "accuracy": report["accuracy"],
     }
     report["engine"] = _save_engine(run, result, exported)
     _write_launch_files(run, result, line, promise, engine_by_hand(run.folder, exported))
