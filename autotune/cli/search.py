@@ -192,7 +192,8 @@ def search(
             ).run()
             display.result(finished.report, finished.folder.path)
         report = finished.report
-        if not report["trials"]["others"] and not report["interrupted"]:
+        tried = report["trials"]["others"] or report["significant"]
+        if not tried and not report["interrupted"]:
             sys.exit(EXIT_NOTHING_FOUND)
 
 

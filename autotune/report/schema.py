@@ -92,7 +92,9 @@ class Judgement(TypedDict):
 @strict
 class Entry(TypedDict):
     trial: int
-    origin: Literal["baseline", "dynamic", "prior", "search", "again", "final", "judged", "step"]
+    origin: Literal[
+        "baseline", "dynamic", "beside", "prior", "search", "again", "final", "judged", "step"
+    ]
     id: str
     config: dict[str, Value]
     description: str

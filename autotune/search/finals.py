@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from autotune.search.objective import Objective, workload_s
 from autotune.search.ranking import (
+    BESIDE,
     DYNAMIC,
     FINAL,
     JUDGED,
@@ -172,7 +173,9 @@ class Finals:
         return [
             trial.config
             for trial in trials
-            if trial.origin == DYNAMIC and trial.succeeded and not _failures(trials, trial.config)
+            if trial.origin in (DYNAMIC, BESIDE)
+            and trial.succeeded
+            and not _failures(trials, trial.config)
         ]
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
@@ -264,19 +267,21 @@ class Finals:
         finalists = self.finalists(trials)
         if any(config not in results for config in finalists):
             return None
-        first = leaders([results[config] for config in finalists], self.objective, (FINAL,))[0]
-        alike = [config for config in finalists if self._alike(trials, first.config, config)]
+        beside = {trial.config for trial in trials if trial.origin == BESIDE}
+        able = [config for config in finalists if config not in beside]
+        first = leaders([results[config] for config in able], self.objective, (FINAL,))[0]
+        alike = [config for config in able if self._alike(trials, first.config, config)]
         best = min(alike, key=lambda config: complexity(config, trials[0].config))
         base = trials[0].config
         second = next(iter(self._dynamic(trials)), None)
-        beside = second is not None and best not in (base, second)
+        both = second is not None and best not in (base, second)
         return Verdict(
             baseline=results[base],
             best=results[best],
             gain=self._gain(trials, best, base),
             dynamic=None if second is None else results[second],
             dynamic_gain=None if second is None else self._gain(trials, second, base),
-            over_dynamic=self._gain(trials, best, second) if second and beside else None,
+            over_dynamic=self._gain(trials, best, second) if second and both else None,
         )
 
     def _alike(self, trials: Sequence[Trial], first: Config, other: Config) -> bool:

@@ -25,6 +25,7 @@ from autotune.search.observe import observed, phases
 from autotune.search.ranking import (
     AGAIN,
     BASELINE,
+    BESIDE,
     DYNAMIC,
     FINAL,
     JUDGED,
@@ -226,9 +227,10 @@ class Search:
 
     def _measure_dynamic(self) -> None:
         """Measure the baseline with dynamic padding too, unless the time is up already."""
-        tried = any(trial.origin == DYNAMIC for trial in self._searched)
+        tried = any(trial.origin in (DYNAMIC, BESIDE) for trial in self._journal.trials)
         if not tried and not self._out_of_time():
-            self._try(self._plan.dynamic, DYNAMIC)
+            origin = DYNAMIC if self._plan.space.contains(self._plan.dynamic) else BESIDE
+            self._try(self._plan.dynamic, origin)
 
     def _restore_study(self) -> None:
         self._study.fail_stale(self._plan.run_name)
@@ -623,7 +625,7 @@ class Search:
         return trial.accuracy.relative_drop - self._plan.max_drop if trial.accuracy else 0.0
 
     def _progress(self, trial: Trial) -> Progress:
-        final = trial.origin not in SEARCHED
+        final = trial.origin in (FINAL, JUDGED, STEP)
         best, gain = self._best_so_far(final)
         return Progress(
             phase="finals" if final else "search",

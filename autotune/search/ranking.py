@@ -8,10 +8,11 @@ from autotune.search.objective import Objective
 from autotune.shared.records import Config, Measurement, Trial
 
 BASELINE, PRIOR, SEARCH, AGAIN, FINAL = "baseline", "prior", "search", "again", "final"
-DYNAMIC, JUDGED, STEP = "dynamic", "judged", "step"
-"""The origins of a trial. `dynamic` is the baseline with dynamic padding, `again` a second try of
-a configuration that was disturbed, `judged` the accuracy test of the winner of the finals on more
-rows, and `step` a visit that splits the gain into its parts (`search.split`)."""
+DYNAMIC, BESIDE, JUDGED, STEP = "dynamic", "beside", "judged", "step"
+"""The origins of a trial. `dynamic` is the baseline with dynamic padding, or `beside` where the
+search space leaves that out, so that it cannot win. `again` is a second try of a configuration that
+was disturbed, `judged` the accuracy test of the winner of the finals on more rows, and `step` a
+visit that splits the gain into its parts (`search.split`)."""
 SEARCHED = (BASELINE, DYNAMIC, PRIOR, SEARCH, AGAIN)
 """The origins of the trials before the finals."""
 OTHERS = (PRIOR, SEARCH, AGAIN)

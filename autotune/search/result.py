@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.search.finals import Finals, Verdict
 from autotune.search.objective import Objective
-from autotune.search.ranking import DYNAMIC, OTHERS, SEARCHED, leaders, measured
+from autotune.search.ranking import BESIDE, DYNAMIC, OTHERS, SEARCHED, leaders, measured
 from autotune.search.split import Factor, split
 from autotune.shared.records import Trial
 from autotune.shared.stats import (
@@ -91,7 +91,7 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
 def _without_finals(trials: Sequence[Trial], objective: Objective) -> Verdict:
     """The verdict by the measurements of the search, of a search that ended before its finals."""
     baseline, best = trials[0], leaders(trials, objective, SEARCHED)[0]
-    second = next(iter(leaders(trials, objective, (DYNAMIC,))), None)
+    second = next(iter(leaders(trials, objective, (DYNAMIC, BESIDE))), None)
 
     def gain(one: Trial, other: Trial) -> Interval:
         return objective.speedup(

@@ -261,6 +261,8 @@ def _encode_rows(
     windowed = doc_stride is not None
     # As in run_qa.py: if padding is on the left, the long text comes first.
     swap = windowed and tokenizer.padding_side == "left"
+    if doc_stride is not None:
+        _check_room(tokenizer, text, max_seq_length=max_seq_length, doc_stride=doc_stride)
     encoded = tokenizer(
         *((pair, text) if swap else (text, pair) if pair is not None else (text,)),
         truncation=("only_first" if swap else "only_second") if windowed else True,
@@ -301,6 +303,27 @@ def _encode_rows(
         examples=examples,
         model_inputs=model_inputs,
     )
+
+
+def _check_room(
+    tokenizer: Any, questions: Sequence[str], *, max_seq_length: int, doc_stride: int
+) -> None:
+    """Raise TrialFailure `unsupported` if a question leaves no window for its context.
+
+    A window must be longer than `doc_stride`, by which it overlaps the next one.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = [len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
+    for number, length in enumerate(lengths, start=1):
+        if length + special + doc_stride >= max_seq_length:
+            raise TrialFailure(
+                "unsupported",
+                f"row {number} of those to run: the question {questions[number - 1][:40]!a}... "
+                f"has {length} tokens, which leaves {max(0, max_seq_length - special - length)} of "
+                f"{max_seq_length} for the context, and windows overlap by {doc_stride}; shorten "
+                f"it, pass a --doc-stride below that, or a --max-seq-length above "
+                f"{length + special + doc_stride}",
+            )
 
 
 def _fill_empty_rows(encoded: Any, tokenizer: Any, names: list[str], *, windowed: bool) -> None:

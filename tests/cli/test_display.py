@@ -23,6 +23,7 @@ from autotune.cli.result import show_result, show_table
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
 from autotune.shared.records import Accuracy, Failure, Trial
+from autotune.shared.stats import median_interval
 from autotune.space import baseline, complete
 
 OBJECTIVE = objective_named("throughput")
@@ -62,6 +63,7 @@ def progress(of, best):
         remaining_s=10.0,
         baseline=FIRST,
         best=best,
+        gain=median_interval([5.0]),
     )
 
 

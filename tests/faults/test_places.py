@@ -141,7 +141,7 @@ def test_a_load_that_begins_in_the_middle_is_said(searches):
 def test_a_host_where_nothing_helps_is_told_to_keep_the_baseline(searches):
     search = searches()
     (search.folder / "space.yaml").write_text(
-        "version: 1\ntask: qa\nknobs: {mode: eager, padding: max_length, batch_size: 8}\n"
+        "version: 1\ntask: qa\nknobs: {mode: eager, padding: max_length, batch_size: [8, 16]}\n"
     )
     code, errors = search.ended(search.start("--time-budget", "20s"))
     assert code == 0, errors
