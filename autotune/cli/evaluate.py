@@ -19,6 +19,25 @@ from autotune.shared.errors import InputError
 Command = Callable[..., Any]
 
 
+WITHOUT_EFFECT = (
+    *("overwrite_output_dir", "overwrite_cache", "report_to", "run_name", "seed", "data_seed"),
+    *("logging_dir", "logging_steps", "logging_strategy", "logging_first_step", "log_level"),
+    *("disable_tqdm", "save_steps", "save_strategy", "save_total_limit", "save_safetensors"),
+    *("eval_strategy", "evaluation_strategy", "eval_steps", "eval_accumulation_steps"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_drop_last"),
+    *("preprocessing_num_workers", "remove_unused_columns", "load_best_model_at_end"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("num_train_epochs", "max_steps", "warmup_steps", "warmup_ratio", "weight_decay"),
+    *("lr_scheduler_type", "max_train_samples", "train_file", "test_file", "use_fast_tokenizer"),
+)
+"""Flags of the scripts and of TrainingArguments that change nothing in an evaluation."""
+
+
+def without_effect(name: str) -> Callable[[Command], Command]:
+    """A flag that is accepted, with or without a value, and has no effect."""
+    return click.option(f"--{name}", is_flag=False, flag_value="", default=None, hidden=True)
+
+
 def flag(name: str, about: str) -> Callable[[Command], Command]:
     """A boolean flag as in transformers: alone, or followed by True or False."""
     return click.option(name, is_flag=False, flag_value="true", type=bool, default=None, help=about)
@@ -63,6 +82,8 @@ def shared(command: Command) -> Command:
         )
     ):
         command = option(command)
+    for name in WITHOUT_EFFECT:
+        command = without_effect(name)(command)
     return command
 
 
@@ -75,6 +96,9 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
 
         if not options["do_eval"]:
             raise InputError("--do_eval is what this command does; pass it")
+        given = [f"--{name}" for name in WITHOUT_EFFECT if options.pop(name) is not None]
+        if given:
+            say(f"{', '.join(given)}: no effect on an evaluation")
         files = [options[name] for name in ("dataset_name", "validation_file")]
         if files.count(None) != 1:
             raise InputError("pass --dataset_name or --validation_file, one of the two")
@@ -98,6 +122,7 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
                 calibration=options["calibration"],
                 max_seq_length=options["max_seq_length"],
                 doc_stride=options.get("doc_stride"),
+                version_2_with_negative=bool(options.get("version_2_with_negative")),
                 max_eval_samples=options["max_eval_samples"],
                 revision=options["model_revision"],
                 trust_remote_code=bool(options["trust_remote_code"]),
@@ -118,6 +143,13 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
 @click.command("run-qa")
 @shared
 @click.option("--doc_stride", type=click.IntRange(min=0))
+@click.option(
+    "--version_2_with_negative",
+    is_flag=False,
+    flag_value="true",
+    type=bool,
+    help="Some questions have no answer. Also found by the dataset itself.",
+)
 def run_qa(**options: Any) -> None:
     """Evaluate question answering with the flags and files of Hugging Face's run_qa.py."""
     evaluate("qa", options)

@@ -42,8 +42,8 @@ from autotune.shared.paths import kind_of
 )
 @click.option(
     "--dataset",
-    help="A .json, .jsonl or .csv file, or a dataset id.  [default: squad, stanfordnlp/sst2, "
-    "eriktks/conll2003; for demo its own]",
+    help="A .json, .jsonl, .csv or .tsv file, or a dataset id.  [default: rajpurkar/squad, "
+    "stanfordnlp/sst2, tomaarsen/conll2003; for demo its own]",
 )
 @click.option("--text-column", help="Column of the text (or words).  [default: the usual names]")
 @click.option("--text-pair-column", help="Column of the second text of a pair.")

@@ -8,6 +8,7 @@ and warm-up are reported separately. `score` and `verify` judge a finished run i
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from autotune.space.surroundings import Value
 from autotune.store.folder import RunFolder, write
 from autotune.tasks import task_named
 from autotune.tasks.base import Task
+from autotune.tasks.qa import QuestionAnswering
 from autotune.tasks.workload import (
     NOTHING_KEPT,
     Kept,
@@ -106,6 +108,7 @@ class Evaluation:
     max_seq_length: int | None = None
     doc_stride: int | None = None
     max_eval_samples: int | None = None
+    version_2_with_negative: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -131,17 +134,21 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
     chosen = read_config(asked.config, task)
     flagged = asked.flags.given()
     check_agreement(flagged, chosen.values, asked.config)
+    check_output(asked.output)
     dataset = task.load(asked.dataset, None)
     task = dataset.task
+    if asked.version_2_with_negative and isinstance(task, QuestionAnswering):
+        task = task.with_unanswerable()
     # Rows of the dataset never calibrate: the engine is to be that of --config, or as asked.
     calibration = [] if asked.calibration is None else task.load(asked.calibration, None).rows
-    rows = split(dataset.rows, asked.max_eval_samples or 0, calibration)
+    first = dataset.rows[: asked.max_eval_samples]  # the script's, not rows spread over the dataset
+    rows = split(first, 0, calibration)
     model, host = resolve_model(asked.model), detect()
     with tempfile.TemporaryDirectory(prefix="autotune-evaluate-") as temporary:
         folder = RunFolder(Path(temporary))
         name, python = interpreter(asked.stack, chosen)
         found = stacks.examine({name: python}, host, folder.work)
-        length = asked.max_seq_length or chosen.max_seq_length or task.default_max_seq_length
+        length = asked.max_seq_length or chosen.max_seq_length or script_max_seq_length(task)
         stride = asked.doc_stride if asked.doc_stride is not None else chosen.doc_stride
         announce(f"encoding {len(rows.scored)} examples")
         with start_worker(host, python, folder.work / "encode") as worker:
@@ -181,6 +188,26 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
     answers = workload.task.script_files(workload.rows, workload.features, outcome.outputs)
     save(asked.output, metrics, answers)
     return metrics
+
+
+def script_max_seq_length(task: Task) -> int:
+    """The example script's default length; 0 if the script takes the model's longest input."""
+    cuts = task.script is None or task.script.cuts_by_default
+    return task.default_max_seq_length if cuts else 0
+
+
+def check_output(output: Path) -> None:
+    """Raise OutputError if the results could not be written to the folder `output`."""
+    kind = kind_of(output, "--output_dir", OutputError)
+    if kind == "file":
+        raise OutputError(f"--output_dir {output} is a file; pass a folder")
+    folder = output.absolute()
+    while kind_of(folder, "--output_dir", OutputError) is None:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+        raise OutputError(
+            f"--output_dir {output} cannot be written; pass a folder you may write to"
+        )
 
 
 def read_config(path: Path | None, task: Task) -> Chosen:

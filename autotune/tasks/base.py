@@ -48,6 +48,7 @@ class Script:
     folder: str  # below examples/pytorch
     takes_doc_stride: bool = False  # the script has the flag --doc_stride
     pads_by_default: bool = True  # the script's default for --pad_to_max_length
+    cuts_by_default: bool = True  # rows are cut to a length; if not, to the model's longest input
     metrics_in_percent: bool = False  # 0 to 100; otherwise the script's metrics are 0 to 1
     labels_from_train: bool = False  # the script reads the label names from --train_file
 

@@ -72,12 +72,23 @@ def read_csv(dataset: str) -> list[dict[str, str]]:
 def read_tsv(dataset: str) -> list[dict[str, str]]:
     """Return the rows of a local TSV file with a header. Raises DatasetError.
 
-    A cell ends at a tab and a row at a line's end. A quotation mark is a character like any other,
-    as in the files of GLUE. Only a cell that begins and ends with one, and holds others in pairs
-    alone, is a quoted cell.
+    A row is a line. The cells are quoted, as Excel and pandas write them, if every line then has as
+    many cells as the header. Otherwise a quotation mark is a character like any other, as in the
+    files of GLUE, and only a cell that begins and ends with one, and holds others in pairs alone,
+    is a quoted cell.
     """
     lines = [line for line in lines_of(read_text(dataset)) if line]
-    return _rows_below_header(dataset, [[*map(_unquoted, line.split("\t"))] for line in lines])
+    cells = _quoted_cells(lines) or [[*map(_unquoted, line.split("\t"))] for line in lines]
+    return _rows_below_header(dataset, cells)
+
+
+def _quoted_cells(lines: Sequence[str]) -> list[list[str]] | None:
+    """Return the quoted cells of each line. None if the lines do not have equally many."""
+    try:
+        cells = [next(csv.reader([line], delimiter="\t", strict=True)) for line in lines]
+    except csv.Error:
+        return None
+    return cells if len({len(row) for row in cells}) == 1 else None
 
 
 def _unquoted(cell: str) -> str:

@@ -46,7 +46,7 @@ class QuestionAnswering(Task):
     outputs: ClassVar[Mapping[str, str]] = {"start_logits": "token", "end_logits": "token"}
     metrics = ("f1", "exact_match")
     answerable = True  # whether every question of the dataset has an answer
-    default_dataset: ClassVar[str] = "squad"
+    default_dataset: ClassVar[str] = "rajpurkar/squad"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 384
     default_doc_stride: ClassVar[int | None] = 128

@@ -36,7 +36,7 @@ class TokenClassification(Task):
     name: ClassVar[str] = "token-classification"
     head: ClassVar[str] = "AutoModelForTokenClassification"
     outputs: ClassVar[Mapping[str, str]] = {"logits": "token"}
-    default_dataset: ClassVar[str] = "eriktks/conll2003"
+    default_dataset: ClassVar[str] = "tomaarsen/conll2003"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128
     script: ClassVar[Script] = Script(
@@ -44,6 +44,7 @@ class TokenClassification(Task):
         folder="token-classification",
         labels_from_train=True,
         pads_by_default=False,
+        cuts_by_default=False,
     )
 
     @property

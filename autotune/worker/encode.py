@@ -22,6 +22,8 @@ from autotune.worker.flops import fit_work_polynomial
 from autotune.worker.inputs import choose_padding, longest_input, model_inputs
 from autotune.worker.slim import transformers
 
+UNCUT = 100_000
+"""Tokens to which rows are cut if neither the user nor the model limits them."""
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
@@ -202,6 +204,8 @@ def encode(
     - With `words`, each text is a list of words. The features then have the index of each token's
       word, and -1 for tokens without a word.
 
+    `max_seq_length` 0 stands for the model's longest input.
+
     Raises TrialFailure `unsupported` for a model that does not suit the task (see `inspect_model`)
     or has fewer positions than `max_seq_length`.
     """
@@ -212,6 +216,7 @@ def encode(
             f"max_seq_length must be at most the model's {facts.max_positions} positions, "
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
+    max_seq_length = max_seq_length or facts.max_positions or UNCUT
     inputs = model_inputs(model, tokenizer)
     encoded = [
         _encode_rows(

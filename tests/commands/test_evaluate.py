@@ -251,7 +251,7 @@ def test_the_loss_is_the_trainers(autotune, tmp_path, command, head, labels, row
         (("--do_eval", "False"), "--do_eval is what this command does"),
         (("--do_eval", "--dataset_name", "squad"), "one of the two"),
         (("--do_eval", "--no_cuda", "False"), "runs on the CPU"),
-        (("--do_eval", "--learning_rate", "3"), "No such option"),
+        (("--do_eval", "--no_such_flag", "3"), "No such option"),
         (("--do_eval", "--config", "none.yaml"), "does not exist"),
         (("--do_eval", "--bf16", "--bf16_full_eval"), "drop one"),
     ],
