@@ -30,6 +30,31 @@ DECODER = {**ENCODER, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.15}
 XLNET = {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "initializer_range": 0.15}
 T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+RELATIVE = {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "pad_token_id": 0,
+}
+OPT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 128,
+    "word_embed_proj_dim": 64,
+    "max_position_embeddings": 512,
+}
+BART = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 512,
+}
 
 FAMILIES = {  # name -> configuration class, arguments, kind of tokenizer
     "bert": ("BertConfig", ENCODER, "wordpiece"),
@@ -64,6 +89,25 @@ FAMILIES = {  # name -> configuration class, arguments, kind of tokenizer
     "gpt-neox": ("GPTNeoXConfig", {**ENCODER, "pad_token_id": 0}, "bytes"),
     "xlnet": ("XLNetConfig", {**XLNET, "pad_token_id": 0}, "left"),
     "t5": ("T5Config", {**T5, "decoder_start_token_id": 0, "eos_token_id": 2}, "ends"),
+    "albert": ("AlbertConfig", {**ENCODER, "embedding_size": 32}, "wordpiece"),
+    "electra": ("ElectraConfig", {**ENCODER, "embedding_size": 32}, "wordpiece"),
+    "mpnet": ("MPNetConfig", {k: v for k, v in ROBERTA.items() if k[:4] != "type"}, "bytes-cls"),
+    "deberta": ("DebertaConfig", {**ENCODER, **RELATIVE}, "bytes-cls"),
+    "deberta-v2": (
+        "DebertaV2Config",
+        {**ENCODER, **RELATIVE, "position_buckets": 32, "norm_rel_ebd": "layer_norm"},
+        "bytes-cls",
+    ),
+    "xlm-roberta": ("XLMRobertaConfig", ROBERTA, "bytes-cls"),
+    "camembert": ("CamembertConfig", ROBERTA, "bytes-cls"),
+    "ernie": ("ErnieConfig", ENCODER, "wordpiece"),
+    "rembert": ("RemBertConfig", {**ENCODER, "input_embedding_size": 32}, "wordpiece"),
+    "roformer": ("RoFormerConfig", {**ENCODER, "embedding_size": 64}, "wordpiece"),
+    "megatron-bert": ("MegatronBertConfig", ENCODER, "wordpiece"),
+    "layoutlm": ("LayoutLMConfig", ENCODER, "wordpiece"),
+    "bigbird": ("BigBirdConfig", {**ENCODER, "block_size": 16, "pad_token_id": 0}, "wordpiece"),
+    "opt": ("OPTConfig", {**OPT, "pad_token_id": 0}, "bytes"),
+    "bart": ("BartConfig", {**BART, "eos_token_id": 2, "pad_token_id": 0}, "ends"),
 }
 
 
