@@ -209,7 +209,7 @@ def hub_rows(dataset: str, split: str) -> list[Any]:
     except ImportError:
         raise DatasetError(
             f"{dataset} is a dataset id and needs the `datasets` library: "
-            "pip install 'autotune-cpu[datasets]', or pass a file"
+            "pip install datasets, or pass a file"
         ) from None
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries

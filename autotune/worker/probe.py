@@ -62,7 +62,7 @@ def ipex_mismatch(versions: dict[str, str]) -> str | None:
     if ipex is None:
         return (
             "intel-extension-for-pytorch is not installed in this stack; its last release, "
-            "2.8, needs torch 2.8: pip install 'autotune-cpu[ipex]' in an environment of its own"
+            "2.8, needs torch 2.8: run `autotune stack create ipex --extra ipex`"
         )
     if torch is None or series(ipex) != series(torch):
         return (
@@ -104,7 +104,7 @@ def probe(instruction_sets: list[str]) -> StackFacts:
             raise TrialFailure(
                 "unsupported",
                 f"{needed} is not installed for {sys.executable}; "
-                "pip install 'autotune-cpu[torch]' or 'autotune-cpu[ipex]'",
+                "pip install torch transformers safetensors",
             )
     importing = None
     try:

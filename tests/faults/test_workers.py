@@ -73,7 +73,7 @@ def test_a_worker_that_misbehaves_costs_its_own_trial_only(searched, fault):
         for trial in searched.trials()
         if trial["config"]["stack"] == "faulty"
         and trial["config"]["batch_size"] == 1 + list(ANSWERS).index(fault)
-        and trial["origin"] not in ("final", "again")
+        and trial["origin"] in ("prior", "search")
     ]
     failure = trial["failure"]
     if kind is None:

@@ -107,7 +107,7 @@ class OnnxRuntimeEngine(Engine):
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         for name in ("onnxruntime", "onnx"):
             if name not in environment.versions:
-                remedy = "pip install 'autotune-cpu[onnxruntime]'"
+                remedy = "pip install onnxruntime onnx"
                 return f"{name} is not installed in this stack: {remedy}"
         return unsupported_precision(precision, environment)
 

@@ -67,9 +67,7 @@ class OpenVinoEngine(Engine):
         needed = ["openvino"] + (["nncf"] if precision == "int8_static" else [])
         for name in needed:
             if name not in environment.versions:
-                return (
-                    f"{name} is not installed in this stack: pip install 'autotune-cpu[openvino]'"
-                )
+                return f"{name} is not installed in this stack: pip install openvino nncf"
         return unsupported_precision(precision, environment)
 
     def write_artefacts(self, material: Material) -> None:

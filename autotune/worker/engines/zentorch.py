@@ -27,7 +27,7 @@ class ZentorchEngine(InductorEngine):
         versions = environment.versions
         found, torch = versions.get("zentorch"), versions["torch"]
         if found is None:
-            return "zentorch is not installed in this stack: pip install 'autotune-cpu[zentorch]'"
+            return "zentorch is not installed in this stack: pip install zentorch"
         if series(found) != series(torch):
             return f"zentorch {found} needs torch {series(found)}.x, this stack has {torch}"
         return super().unsupported(precision, environment)
