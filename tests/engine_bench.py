@@ -43,8 +43,8 @@ class Bench:
                 worker,
                 task=TASK,
                 source=source,
-                rows=sample(TASK.load(str(demo.DATASET), None), rows),
-                calibration=sample(TASK.load(str(demo.CALIBRATION), None), 8),
+                rows=sample(TASK.load(str(demo.DATASET), None).rows, rows),
+                calibration=sample(TASK.load(str(demo.CALIBRATION), None).rows, 8),
                 folder=self.folder,
                 **{"max_seq_length": 384, "doc_stride": 128, **options},
             )

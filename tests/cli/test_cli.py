@@ -73,7 +73,7 @@ def test_hub_that_cannot_be_reached(refused, tmp_path):
 @pytest.mark.model
 def test_model_without_a_head_for_the_task(refused, shared):
     model = shared / "models" / "minilm-l6-sst2"
-    line = refused("--dataset", str(demo.DATASET), model=str(model))
+    line = refused("--task", "qa", "--dataset", str(demo.DATASET), model=str(model))
     assert "no trained head for AutoModelForQuestionAnswering" in line
     assert "fine-tuned for the task" in line
 

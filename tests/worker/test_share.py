@@ -181,4 +181,4 @@ def test_models_that_return_a_cache_are_traced_without_it(mode, family, tmp_path
     for batch in found.samples:
         batch["input_ids"][:, -1] = 2
     effective = run(mode, "fp32", found, attention="eager")
-    assert effective["trace_difference"] <= (0 if mode == "jit" else 1e-5)
+    assert effective["trace_difference"] <= 1e-5
