@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8_dynamic": 0.35, "int8_static": 0.3
 """Largest difference from eager float32, relative to its largest output."""
 
 
-def cells_of(family: str, folder: Path) -> dict[str, str]:
-    """Engine -> `ok`, or the kind of failure and its detail."""
+def cells_of(family: str, folder: Path, engines: Sequence[str]) -> dict[str, str]:
+    """Engine -> `ok`, or the kind of failure and its detail. Eager float32 comes first."""
     import numpy as np
 
     sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
@@ -82,6 +83,8 @@ def cells_of(family: str, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     reference = None
     for name, options in ENGINES.items():
+        if name not in (next(iter(ENGINES)), *engines):
+            continue
         engine = {"attention": facts.attention, **options}
         if options["mode"] in ("eager", "jit"):
             engine["linear"] = "torch"
@@ -117,6 +120,22 @@ def cells_of(family: str, folder: Path) -> dict[str, str]:
     return found
 
 
+def cells_in_process(family: str, engines: list[str]) -> dict[str, str]:
+    """`cells_of` in a process. If that dies, each engine is tried in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, family, "--cells", *engines], capture_output=True, text=True
+    )
+    if not done.returncode:
+        found: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+    if len(engines) == 1:
+        return {engines[0]: f"crash: the process ended with {done.returncode}"}
+    found = {}
+    for engine in engines:
+        found[engine] = cells_in_process(family, [engine])[engine]
+    return found
+
+
 def table(results: dict[str, dict[str, str]]) -> str:
     """The table, and the reasons of the cells that are not `ok`, in Markdown."""
     lines = ["| architecture | " + " | ".join(ENGINES) + " |", "|---" * (1 + len(ENGINES)) + "|"]
@@ -127,7 +146,7 @@ def table(results: dict[str, dict[str, str]]) -> str:
             kind, _, detail = cells[engine].partition(": ")
             shown.append(kind)
             if kind != "ok":
-                words = re.sub(r"[|<>`]", "", detail)[:160]
+                words = re.sub(r"[|<>`]", "", re.sub(r"/\S+", "...", detail))[:160]
                 reasons.setdefault(f"{kind}: {words}", []).append(f"{family} ({engine})")
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
     listed = [f"- {reason} — {', '.join(where)}" for reason, where in sorted(reasons.items())]
@@ -138,26 +157,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*")
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--cells", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cells", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent / "tests"))
     from families import FAMILIES
 
-    if options.cells:
+    if options.cells is not None:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            found = cells_of(options.families[0], Path(folder))
+            found = cells_of(options.families[0], Path(folder), options.cells)
         print(json.dumps(found))
         return
     results = {}
     for family in options.families or FAMILIES:
-        done = subprocess.run(
-            [sys.executable, __file__, "--cells", family], capture_output=True, text=True
-        )
-        if done.returncode:
-            died = f"crash: the process ended with {done.returncode}: {done.stderr[-200:]}"
-            results[family] = dict.fromkeys(ENGINES, " ".join(died.split()))
-        else:
-            results[family] = json.loads(done.stdout.strip().splitlines()[-1])
+        results[family] = cells_in_process(family, list(ENGINES))
         print(family, {k: v[:60] for k, v in results[family].items() if v != "ok"}, flush=True)
     text = table(results)
     if options.write is None:
