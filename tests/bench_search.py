@@ -78,6 +78,7 @@ class Bench:
         clock=None,
         gate=None,
         bounds=None,
+        more_rows=None,
     ):
         where = where or surroundings()
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
@@ -111,6 +112,7 @@ class Bench:
             journal=self.journal,
             objective=objective,
             references=Kept(self, gate),
+            more_rows=more_rows,
             listener=self.listener,
             clock=clock or (lambda: next(ticks) / 1000),  # what is proposed depends on costs
         )

@@ -136,8 +136,7 @@ def one_at_a_time(
 
 def batch_quantiles(measurement: Measurement) -> list[float]:
     """QUANTILES quantiles of the seconds of a batch, over all counted passes."""
-    samples = [s for p in measurement.counted for s in p.batch_s]
-    return [percentile(samples, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
+    return quantiles([s for p in measurement.counted for s in p.batch_s])
 
 
 def example_quantiles(visits: Sequence[Trial]) -> list[float]:
@@ -145,8 +144,13 @@ def example_quantiles(visits: Sequence[Trial]) -> list[float]:
 
     `visits` are the trials of one configuration, each with the batches of its own passes.
     """
-    samples = [s for visit in visits for s in seconds_an_input(measured(visit))]
-    return [percentile(samples, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
+    return quantiles([s for visit in visits for s in seconds_an_input(measured(visit))])
+
+
+def quantiles(samples: Sequence[float]) -> list[float]:
+    """QUANTILES quantiles of `samples`, from the smallest to the largest."""
+    ordered = sorted(samples)  # sorting sorted samples again costs little
+    return [percentile(ordered, 100 * n / (QUANTILES - 1)) for n in range(QUANTILES)]
 
 
 def seconds_an_input(measurement: Measurement) -> list[float]:

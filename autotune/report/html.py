@@ -101,8 +101,8 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
         words = "nothing but the baseline was tried"
         return {"number": "not searched", "words": words, "kind": "none"}
     if not report["significant"]:
-        advice = "so far" if report["interrupted"] else ": keep the baseline"
-        words = f"no significant gain{'' if advice[0] == ':' else ' '}{advice}"
+        advice = " so far" if report["interrupted"] else ": keep the baseline"
+        words = f"no significant gain{advice}"
         return {"number": "1.0x", "words": words, "kind": "none"}
     return {
         "kind": "gain",

@@ -155,28 +155,31 @@ class Finals:
 
         The second baseline, with dynamic padding, is left out if it was not measured.
         """
-        ranked = [
-            trial
-            for trial in leaders(trials, self.objective, SEARCHED)
-            if not _failures(trials, trial.config)
-        ]
+        ranked = self.ranked(trials, SEARCHED)
         near = [
             trial
             for trial in ranked[:MAX_FINALISTS]
             if self.objective.ratio(measured(ranked[0]), measured(trial)) <= 1 + NEAR_LEADER_SHARE
         ]
         best = [trial.config for trial in max(near, ranked[:MIN_FINALISTS], key=len)]
-        return list(dict.fromkeys([trials[0].config, *self._dynamic(trials), *best]))
+        dynamic = self.dynamic(trials)
+        baselines = [trials[0].config] if dynamic is None else [trials[0].config, dynamic.config]
+        return list(dict.fromkeys([*baselines, *best]))
 
-    def _dynamic(self, trials: Sequence[Trial]) -> list[Config]:
-        """The baseline with dynamic padding, in a list; empty if it was not measured or failed."""
+    def ranked(self, trials: Sequence[Trial], origins: Sequence[str]) -> list[Trial]:
+        """The leaders of these origins, best first, without those that failed later.
+
+        A configuration may fail in the finals, or in the accuracy test on more rows.
+        """
         return [
-            trial.config
-            for trial in trials
-            if trial.origin in (DYNAMIC, BESIDE)
-            and trial.succeeded
-            and not _failures(trials, trial.config)
+            trial
+            for trial in leaders(trials, self.objective, origins)
+            if not _failures(trials, trial.config)
         ]
+
+    def dynamic(self, trials: Sequence[Trial]) -> Trial | None:
+        """The baseline with dynamic padding; None if it was not measured, or failed."""
+        return next(iter(self.ranked(trials, (DYNAMIC, BESIDE))), None)
 
     def next_round(self, trials: Sequence[Trial], elapsed_s: float) -> list[Config] | None:
         """The finalists to visit next; None when the finals are over.
@@ -273,7 +276,8 @@ class Finals:
         alike = [config for config in able if self._alike(trials, first.config, config)]
         best = min(alike, key=lambda config: complexity(config, trials[0].config))
         base = trials[0].config
-        second = next(iter(self._dynamic(trials)), None)
+        dynamic = self.dynamic(trials)
+        second = None if dynamic is None else dynamic.config
         both = second is not None and best not in (base, second)
         return Verdict(
             baseline=results[base],

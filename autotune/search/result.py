@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.search.finals import Finals, Verdict
-from autotune.search.objective import Objective
-from autotune.search.ranking import BESIDE, DYNAMIC, OTHERS, SEARCHED, leaders, measured
+from autotune.search.ranking import OTHERS, SEARCHED, measured
 from autotune.search.split import Factor, split
 from autotune.shared.records import Trial
 from autotune.shared.stats import (
@@ -43,7 +42,6 @@ class Result:
     significant: bool
     trials: tuple[Trial, ...]
     interrupted: bool = False
-    provisional: bool = False  # no finals were held, or too few rounds for an interval
     spread: ProcessSpread = UNKNOWN_HOST
     dynamic: Trial | None = None
     dynamic_gain: Interval | None = None
@@ -61,7 +59,7 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
     objective = finals.objective
     verdict = finals.verdict(trials)
     if verdict is None:
-        verdict = _without_finals(trials, objective)
+        verdict = _without_finals(trials, finals)
     baseline, best, gain = verdict.baseline, verdict.best, verdict.gain
     provisional = gain.coverage < CONFIDENCE
     significant = best.config != baseline.config and (
@@ -79,7 +77,6 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
         significant=significant,
         trials=tuple(trials),
         interrupted=interrupted,
-        provisional=provisional,
         spread=finals.spread(trials),
         dynamic=verdict.dynamic,
         dynamic_gain=verdict.dynamic_gain,
@@ -88,10 +85,14 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
     )
 
 
-def _without_finals(trials: Sequence[Trial], objective: Objective) -> Verdict:
-    """The verdict by the measurements of the search, of a search that ended before its finals."""
-    baseline, best = trials[0], leaders(trials, objective, SEARCHED)[0]
-    second = next(iter(leaders(trials, objective, (DYNAMIC, BESIDE))), None)
+def _without_finals(trials: Sequence[Trial], finals: Finals) -> Verdict:
+    """The verdict by the measurements of the search, of a search whose finals have none.
+
+    They were not held, or broken off. What failed in them is not chosen.
+    """
+    objective, baseline = finals.objective, trials[0]
+    best = next(iter(finals.ranked(trials, SEARCHED)), baseline)
+    second = finals.dynamic(trials)
 
     def gain(one: Trial, other: Trial) -> Interval:
         return objective.speedup(

@@ -415,7 +415,7 @@ class Trial:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     number: int
-    origin: str  # baseline, prior, search, again, final or judged
+    origin: str  # one of autotune.search.ranking
     config: Config
     started: str  # ISO 8601, UTC
     duration_s: float

@@ -85,11 +85,6 @@ class RunFolder:
         return self.workload / "calibration"
 
     @property
-    def judged(self) -> Path:
-        """The encoded rows on which the winner is judged, and their reference outputs."""
-        return self.path / "judged"
-
-    @property
     def cache(self) -> Path:
         """Files that engines keep from one process of a search to the next."""
         return self.work / "cache"

@@ -120,12 +120,12 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
     if its checkpoint lacks weights of the head.
     """
     torch_model.silence_transformers()
-    if not os.path.isdir(source.path) and not hub_answers():
-        use_cache_only()
     if os.path.isdir(source.path):
         refusal = refusal_of_folder(Path(source.path), allow_pickle=source.allow_pickle)
         if refusal is not None:
             raise TrialFailure("unsupported", refusal)
+    elif not hub_answers():
+        use_cache_only()
     try:
         tokenizer = load_tokenizer(source, words=words)
     except TrialFailure:

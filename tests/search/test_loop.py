@@ -131,16 +131,63 @@ def test_a_leader_that_fails_in_the_finals_is_replaced(bench):
 
 
 def test_a_baseline_that_fails_in_the_finals_ends_them(bench):
-    class Worn(FakeRunner):
-        def run(self, config, rule):
-            if rule == VISIT_RULE and config["padding"] == "max_length":
-                return Outcome(failure=Failure(kind="crash", detail="worn out"))
-            return super().run(config, rule)
-
     result = bench.search(Worn(), trials=12)
     assert sum(not trial.succeeded for trial in of_finals(result)) == MIN_ROUNDS
     assert len(of_finals(result)) <= MIN_ROUNDS + 3  # one visit at most to each of the others
     assert result.best.origin != "final"
+
+
+class Worn(FakeRunner):
+    """The baseline crashes in the finals."""
+
+    def run(self, config, rule):
+        if rule == VISIT_RULE and config["padding"] == "max_length":
+            return Outcome(failure=Failure(kind="crash", detail="worn out"))
+        return super().run(config, rule)
+
+
+class Wrong:
+    """On more rows, every winner turns out to be wrong."""
+
+    def __init__(self):
+        self.judged = []
+
+    def expected_s(self, baseline, winner):
+        return 0.01
+
+    def judge(self, baseline, winner):
+        self.judged.append(winner.config)
+        return Outcome(), None, Failure(kind="inaccurate", detail="wrong on more rows")
+
+
+def test_a_winner_that_is_wrong_on_more_rows_is_replaced(bench):
+    wrong = Wrong()
+    result = bench.search(FakeRunner(), trials=12, more_rows=wrong)
+    assert len(wrong.judged) == len(set(wrong.judged)) > 1
+    assert result.best.config not in wrong.judged
+    assert not result.significant
+
+
+def test_without_finals_too_a_winner_that_is_wrong_on_more_rows_is_replaced(bench):
+    wrong = Wrong()
+    result = bench.search(Worn(), trials=12, more_rows=wrong)
+    assert len(wrong.judged) == len(set(wrong.judged)) > 1
+    assert result.best.config not in wrong.judged
+    assert not result.significant
+
+
+def test_an_interrupt_does_not_bring_back_what_was_wrong_on_more_rows(bench):
+    class Stopped(FakeRunner):
+        def run(self, config, rule):
+            if wrong.judged:
+                raise KeyboardInterrupt
+            return super().run(config, rule)
+
+    wrong = Wrong()
+    result = bench.search(Stopped(), trials=12, more_rows=wrong)
+    assert len(wrong.judged) == 1
+    assert result.interrupted
+    assert result.best.config not in wrong.judged
 
 
 def test_inaccurate_configurations_are_measured_and_never_win(bench):

@@ -172,14 +172,11 @@ def measure_again(
     measured = {config: measurements(found) for config, found in visits.items()}
     pairs = zip(measured[best], measured[base], strict=True)
     ratios = [objective.ratio(one, other) for one, other in pairs]
-    values = [[objective.value(one) for one in found] for found in measured.values()]
-    spread = process_spread(values, VISITS_PER_PROCESS)
+    values = {config: [objective.value(one) for one in found] for config, found in measured.items()}
+    spread = process_spread(list(values.values()), VISITS_PER_PROCESS)
     speedup = gain_interval(ratios, processes(len(ratios)), spread)
     accuracy = gate.judge(answers, reference)
-    speeds = {
-        config: median_interval([objective.value(m) for m in measurements(visits[config])])
-        for config in visits
-    }
+    speeds = {config: median_interval(values[config]) for config in values}
     causes = []
     inaccurate = gate.failure(accuracy, reference)
     if inaccurate is not None:

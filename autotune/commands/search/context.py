@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from autotune.commands.search.launch_check import CHECK_LIMITS, CheckLimits
 from autotune.commands.search.settings import Settings
-from autotune.driver.runner import Inputs
+from autotune.driver.forkserver import ForkServers
+from autotune.driver.replies import Expected
+from autotune.driver.runner import Inputs, ProcessRunner
 from autotune.emit.launch_script import LAUNCH_RULE
 from autotune.host import Host
 from autotune.search.bounds import Bounds
@@ -66,3 +69,18 @@ class Run:
     def compared_inputs(self) -> Inputs:
         """The inputs of a worker that also compares its outputs with the reference's."""
         return replace(self.inputs, reference=str(self.folder.reference.resolve()))
+
+    def runner(
+        self, fork_servers: ForkServers, *, inputs: Inputs, expected: Expected, workdir: Path
+    ) -> ProcessRunner:
+        """Runs configurations over `inputs`, with this search's limits of time and memory."""
+        return ProcessRunner(
+            host=self.host,
+            stacks=self.stacks,
+            inputs=inputs,
+            expected=expected,
+            workdir=workdir,
+            timeout_s=self.settings.trial_timeout_s,
+            fork_servers=fork_servers,
+            max_memory_bytes=self.settings.max_memory_bytes,
+        )

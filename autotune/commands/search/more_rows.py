@@ -17,7 +17,7 @@ from autotune.shared.errors import InputError
 from autotune.shared.records import ONE_PASS, Accuracy, Config, Failure, Measurement, Trial
 from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference
-from autotune.tasks.workload import encode_sets, inputs_of, sample
+from autotune.tasks.workload import encode_sets, sample
 
 TIME_SHARE = 0.1
 """Most of the time budget that may be spent on it."""
@@ -88,28 +88,24 @@ class MoreRowsJudge:
         run, workload = self._run, self._run.workload
         chosen = sample(self._further, count - len(workload.rows))
         rows = [*workload.rows, *workload.task.with_model_labels(chosen)]
-        settings, folder = run.settings, run.folder
+        settings, work = run.settings, run.folder.work
+        encoded = work / "judged-rows"
         with start_worker(
-            run.host, sys.executable, folder.work / "encode-judged", self._fork_servers
+            run.host, sys.executable, work / "encode-judged", self._fork_servers
         ) as worker:
             _, features = encode_sets(
                 worker,
                 task=workload.task,
                 source=workload.source,
-                sets={folder.judged: rows},
+                sets={encoded: rows},
                 max_seq_length=settings.max_seq_length,
                 doc_stride=settings.doc_stride,
             )
-        inputs = inputs_of(folder, workload.source, run.host)
-        runner = ProcessRunner(
-            host=run.host,
-            stacks=run.stacks,
-            inputs=replace(inputs, features=str(folder.judged.resolve())),
+        runner = run.runner(
+            self._fork_servers,
+            inputs=replace(run.inputs, features=str(encoded.resolve())),
             expected=Expected.of(rows, features),
-            workdir=folder.work / "judged",
-            timeout_s=settings.trial_timeout_s,
-            fork_servers=self._fork_servers,
-            max_memory_bytes=settings.max_memory_bytes,
+            workdir=work / "judged",
         )
         gate = Gate(task=workload.task, rows=rows, features=features, rule=settings.gate_rule)
         outcome = runner.run(_by_length(run.baseline), ONE_PASS)

@@ -130,7 +130,7 @@ def explained(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        go_on = f"continue with --resume --output {folder.path}"
+        go_on = f"continue with --resume --output {shell_word(folder.path)}"
         if error.errno in FULL:
             raise OutputError(f"{folder.path}: {error}; free some space, then {go_on}") from error
         if error.errno in UNWRITABLE and _is_inside(error, folder):
@@ -241,7 +241,12 @@ class Tuning:
         if self._settings.limits_unset:
             minutes = DEFAULT_TIME_BUDGET_S / 60
             self._announce(f"no --trials and no --time-budget: searching for {minutes:.0f} minutes")
-        runner = self._runner(run, opened.fork_servers)
+        runner = run.runner(
+            opened.fork_servers,
+            inputs=run.compared_inputs,
+            expected=workload.expected,
+            workdir=run.folder.work / "trial",
+        )
         try:
             result, elapsed_s = self._search(run, opened, rows, storage, runner)
         except SearchError as error:
@@ -332,7 +337,8 @@ class Tuning:
         surroundings = stacks.surroundings(
             host, found, attentions=workload.facts.attentions, objective=self._objective.kind
         )
-        seeds, base = self._seeds(opened, workload), baseline(surroundings)
+        seeds = self._seeds(opened, workload)
+        base, dynamic = baseline(surroundings), dynamic_baseline(surroundings)
         space = compile_space(
             self._space_file,
             surroundings,
@@ -347,7 +353,7 @@ class Tuning:
             workload=workload,
             objective=self._objective.name,
             baseline=base,
-            dynamic=dynamic_baseline(surroundings),
+            dynamic=dynamic,
             space_name=self._space_path.name,
             space=space,
             space_digest=space_digest(self._space_file, space),
@@ -364,7 +370,7 @@ class Tuning:
             workload=workload,
             bounds=bounds,
             baseline=base,
-            dynamic=dynamic_baseline(surroundings),
+            dynamic=dynamic,
             space=space,
             manifest=manifest,
             pace=self._pace,
@@ -443,18 +449,6 @@ class Tuning:
             reasons = [r for f in found.values() for r in f.modes.get(str(mode), {}).values()]
             if reasons and all(reason is not None for reason in reasons):
                 raise SpaceError(f"--set mode={mode}: {reasons[0]}")
-
-    def _runner(self, run: Run, fork_servers: ForkServers) -> ProcessRunner:
-        return ProcessRunner(
-            host=run.host,
-            stacks=run.stacks,
-            inputs=run.compared_inputs,
-            expected=run.workload.expected,
-            workdir=run.folder.work / "trial",
-            timeout_s=self._settings.trial_timeout_s,
-            fork_servers=fork_servers,
-            max_memory_bytes=self._settings.max_memory_bytes,
-        )
 
     def _search(
         self,

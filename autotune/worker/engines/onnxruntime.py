@@ -116,21 +116,15 @@ class OnnxRuntimeEngine(Engine):
 
     def prepare(self, material: Material) -> Prepared:
         path = self._ensure_exported(material)
-        call = OnnxModel(
-            path,
-            material.outputs,
-            threads=material.threads,
-            level=str(self.options.get("graph_optimization", "all")),
-        )
+        level = str(self.options.get("graph_optimization", "all"))
+        call = OnnxModel(path, material.outputs, threads=material.threads, level=level)
         effective: dict[str, Scalar] = {"threads": material.threads}
         if SHARE in call.notes:
             effective[SHARE] = float(call.notes[SHARE])
         properties = {
             "intra_op_num_threads": str(material.threads),
             "inter_op_num_threads": "1",
-            "graph_optimization_level": OPTIMIZATION_LEVELS[
-                str(self.options.get("graph_optimization", "all"))
-            ],
+            "graph_optimization_level": OPTIMIZATION_LEVELS[level],
             "providers": "CPUExecutionProvider",
         }
         return Prepared(call=call, effective=effective, properties=properties, files=(path.name,))

@@ -97,8 +97,7 @@ def quantize_model(material: Material, attention: str) -> QuantizedGraph:
     except TrialFailure:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:500]
-        raise TrialFailure("fallback", f"torch.export failed: {message}") from error
+        raise TrialFailure("fallback", f"torch.export failed: {error}") from error
     counter = _CountProducts(converted)
     with torch.no_grad():
         counter.run(*as_tensors(material.samples[0], inputs))
