@@ -68,6 +68,15 @@ def shorten(text: str) -> str:
     return line if len(line) <= MAX_DETAIL else f"{line[: MAX_DETAIL - 1]}…"
 
 
+def describe(error: BaseException) -> str:
+    """The type and message of `error`. Of an error inside TorchScript, its last line: what comes
+    before is the traced code."""
+    text = str(error)
+    if "Traceback of TorchScript" in text:
+        text = text.strip().rpartition("\n")[2].removeprefix(f"{type(error).__name__}: ")
+    return f"{type(error).__name__}: {text}"
+
+
 class TrialFailure(Exception):
     """A configuration cannot be measured.
 
@@ -79,3 +88,8 @@ class TrialFailure(Exception):
         self.kind = kind
         self.detail = shorten(detail)
         super().__init__(f"{kind}: {self.detail}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` is an allocation that failed. torch raises a RuntimeError for it."""
+    return isinstance(error, MemoryError) or "not enough memory" in str(error)

@@ -86,7 +86,7 @@ def _read_requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
 
 def answer(handlers: Handlers, request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request. Every exception becomes a failure with the exception's message."""
-    from autotune.shared.errors import TrialFailure, shorten
+    from autotune.shared.errors import TrialFailure, describe, is_out_of_memory, shorten
     from autotune.shared.records import to_jsonable
 
     reply: dict[str, Any] = {"id": request["id"]}
@@ -95,13 +95,10 @@ def answer(handlers: Handlers, request: dict[str, Any]) -> dict[str, Any]:
     except TrialFailure as failure:
         traceback.print_exc()
         reply["failure"] = {"kind": failure.kind, "detail": failure.detail}
-    except MemoryError as error:
-        traceback.print_exc()
-        reply["failure"] = {"kind": "out-of-memory", "detail": shorten(str(error)) or "MemoryError"}
     except Exception as error:
         traceback.print_exc()
-        kind = "out-of-memory" if "not enough memory" in str(error) else "crash"
-        reply["failure"] = {"kind": kind, "detail": shorten(f"{type(error).__name__}: {error}")}
+        kind = "out-of-memory" if is_out_of_memory(error) else "crash"
+        reply["failure"] = {"kind": kind, "detail": shorten(describe(error))}
     return reply
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.shared.errors import TrialFailure
+from autotune.shared.errors import TrialFailure, describe, is_out_of_memory
 from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
 from autotune.shared.records import (
     SCREEN_RATIO,
@@ -203,7 +204,7 @@ class Operations:
             if self._group.index == 0:
                 new_engine.write_artefacts(material)
             self._group.wait("exported")
-        prepared = new_engine.prepare(material)
+        prepared = _prepare(new_engine, material)
         phases = {
             "start": alive_s,
             "import": imported - start,
@@ -402,6 +403,25 @@ class Operations:
         history.serve_requests += 1
         self._group.wait(f"serve-{history.serve_requests}")
         return serve(call, features, rows, arrivals_s, point=point, seen_shapes=seen)
+
+
+def _prepare(engine: Engine, material: Material) -> Prepared:
+    """`engine.prepare`. What its library raises for this model is `unsupported`.
+
+    Only float32 eager stays as it is: whatever it raises, no engine can run the model.
+    """
+    options = engine.options
+    try:
+        return engine.prepare(material)
+    except (TrialFailure, MemoryError):
+        raise
+    except Exception as error:
+        asked = f"mode={options['mode']}, precision={options['precision']}"
+        if asked == "mode=eager, precision=fp32" or is_out_of_memory(error):
+            raise
+        traceback.print_exc()  # the log keeps what the one line below leaves out
+        reason = f"{asked} does not run this model: {describe(error)}"
+        raise TrialFailure("unsupported", reason) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

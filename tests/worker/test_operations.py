@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 
 import numpy as np
 import pytest
 
+from autotune.shared.errors import TrialFailure, describe
 from autotune.shared.records import Measurement, Screen, StoppingRule
 from autotune.worker import engines
 from autotune.worker.batches import FEATURES_FILE, META_FILE
@@ -30,6 +32,9 @@ class SleepingEngine(Engine):
         return None
 
     def prepare(self, material):
+        if "raises" in self.options:
+            raise self.options["raises"]
+
         def call(batch):
             time.sleep(TOKEN_S * batch["input_ids"].size)
             return [batch["input_ids"].astype(np.float32)]
@@ -58,18 +63,22 @@ def operations(tmp_path, monkeypatch):
     }
     (features / META_FILE).write_text(json.dumps(meta))
     opened = Operations(workdir=str(tmp_path))
-    opened.open(
+    prepare(opened, mode="sleeping", precision="fp32")
+    return opened
+
+
+def prepare(operations, **engine):
+    operations.open(
         source={"path": "m", "head": "AutoModel", "outputs": {"logits": "token"}},
-        engine={"mode": "sleeping", "precision": "fp32"},
+        engine=engine,
         process={"threads": 1, "interop_threads": 1, "flush_denormals": False},
-        features=str(features),
+        features=os.path.join(operations._workdir, "features"),
         calibration=None,
         reference=None,
         instruction_sets=[],
         cache=None,
         keep=False,
     )
-    return opened
 
 
 def measure(operations, leader_s):
@@ -90,3 +99,39 @@ def test_a_point_far_behind_the_leader_is_screened_out(operations):
     found = measure(operations, PASS_S / 10)
     assert isinstance(found, Screen)
     assert found.pass_s > PASS_S / 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such kernel"), ValueError("odd shapes")])
+def test_what_a_library_raises_for_a_model_is_unsupported_with_its_words(operations, error):
+    with pytest.raises(TrialFailure) as caught:
+        prepare(operations, mode="sleeping", precision="bf16", raises=error)
+    assert caught.value.kind == "unsupported"
+    assert caught.value.detail == (
+        f"mode=sleeping, precision=bf16 does not run this model: {describe(error)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ({"mode": "eager", "precision": "fp32"}, RuntimeError("a broken model")),
+        ({"mode": "sleeping", "precision": "fp32"}, MemoryError()),
+        ({"mode": "sleeping", "precision": "fp32"}, RuntimeError("not enough memory: 4 TB")),
+        ({"mode": "sleeping", "precision": "fp32"}, TrialFailure("fallback", "another engine")),
+    ],
+)
+def test_other_errors_of_preparing_keep_their_meaning(operations, monkeypatch, engine, error):
+    place = f"{__name__}:SleepingEngine"
+    monkeypatch.setattr(engines, "ENGINES", {"sleeping": place, "eager": place})
+    with pytest.raises(type(error)) as caught:
+        prepare(operations, **engine, raises=error)
+    assert caught.value is error
+
+
+def test_an_error_inside_torchscript_is_described_by_its_last_line():
+    error = RuntimeError(
+        "The following operation failed in the TorchScript interpreter.\n"
+        "Traceback of TorchScript (most recent call last):\n  graph code\n"
+        "RuntimeError: expected scalar type Float but found BFloat16\n"
+    )
+    assert describe(error) == "RuntimeError: expected scalar type Float but found BFloat16"

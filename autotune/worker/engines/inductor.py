@@ -73,7 +73,7 @@ def load_package(path: Path, inputs: tuple[str, ...]) -> Runnable:
 
 
 def int8_kernels_per_graph() -> float:
-    """How many products the graphs that this process compiled run in int8, on average.
+    """How many products the graphs compiled since `prepare` began run in int8, on average.
 
     inductor counts the quantised products that it turned into int8 kernels. It computes the
     others in float32.
@@ -129,6 +129,7 @@ class InductorEngine(Engine):
         os.environ[CACHE_VARIABLE] = str(material.cached("inductor"))
         options, precision = self.options, str(self.options["precision"])
         torch._inductor.config.freezing = True
+        torch._dynamo.utils.counters.clear()  # `int8_kernels_per_graph` counts this engine alone
         if options.get("max_autotune", False):
             torch._inductor.config.max_autotune = True
         dynamic = bool(options.get("dynamic_shapes", True))
@@ -163,9 +164,9 @@ class InductorEngine(Engine):
         try:
             difference = torch_model.compare(runnable, compiled, compared, tolerance)
         except torch._dynamo.exc.TorchDynamoException as error:
-            lines = str(error).strip().splitlines()
-            message = lines[0] if lines else type(error).__name__
-            raise TrialFailure("fallback", f"torch.compile failed: {message}") from error
+            # The first line names the backend, the second what it raised.
+            lines = str(error).strip().splitlines()[:2] or [type(error).__name__]
+            raise TrialFailure("fallback", f"torch.compile failed: {' '.join(lines)}") from error
         shares = self._shares(runnable, quantized, material)
         return Prepared(call=compiled, effective={"compile_difference": difference, **shares})
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autotune.shared.errors import TrialFailure
+from autotune.shared.errors import TrialFailure, describe
 from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
@@ -66,7 +66,7 @@ def trace(runnable: Runnable, material: Material, tolerance: float) -> tuple[Run
             )
             traced = torch.jit.freeze(traced)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = describe(error)
             raise TrialFailure("fallback", f"torch.jit.trace failed: {reason}") from error
     # The trace contains the conversions of autocast, so it runs without the autocast context.
     call = optimise_trace(traced, runnable.inputs, material.samples[0])
@@ -76,7 +76,7 @@ def trace(runnable: Runnable, material: Material, tolerance: float) -> tuple[Run
             return call(batch)
         except Exception as error:
             shape = batch[MASK].shape
-            reason = f"the trace fails on a batch of shape {shape}: {error}"
+            reason = f"the trace fails on a batch of shape {shape}: {describe(error)}"
             raise TrialFailure("inaccurate", reason) from error
 
     return call, torch_model.compare(runnable, run_trace, material, tolerance)

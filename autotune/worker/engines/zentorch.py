@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from autotune.shared.errors import TrialFailure
+from autotune.shared.errors import TrialFailure, describe
 from autotune.worker.engines.base import Environment, Material, Prepared
 from autotune.worker.engines.inductor import InductorEngine
 from autotune.worker.versions import series
@@ -37,6 +37,6 @@ class ZentorchEngine(InductorEngine):
             import zentorch  # noqa: F401  # registers the backend
         except (Exception, SystemExit) as error:
             raise TrialFailure(
-                "unsupported", f"zentorch does not load: {type(error).__name__}: {error}"
+                "unsupported", f"zentorch does not load: {describe(error)}"
             ) from error
         return super().prepare(material)
