@@ -60,6 +60,14 @@ else:
     print(100 * f1_score(expected, found))
 """
 
+PREDICTED = """
+import json, sys, torch, transformers as t
+tokenizer = t.AutoTokenizer.from_pretrained(sys.argv[1])
+model = t.AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+texts = json.loads(sys.argv[2])
+print([int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts])
+"""
+
 WORDS = [
     "the",
     "river",
@@ -148,6 +156,46 @@ def test_a_search_reads_what_an_independent_computation_does(
     assert report["launch_check"]["same_metrics"], report["launch_check"]
     assert {e["config"]["mode"] for e in report["best_by_mode"]} >= {"jit"}
     assert all(e["metrics"][main] == pytest.approx(own) for e in report["best_by_mode"])
+
+
+@pytest.mark.full
+def test_the_winner_is_judged_on_rows_that_no_other_configuration_ran(autotune, tmp_path):
+    """The rows that every configuration runs have right labels, and most others have wrong ones.
+
+    So the score on more rows is lower, by as much as the labels say.
+    """
+    model, dataset = tmp_path / "model", tmp_path / "d.jsonl"
+    python(MAKE, "BertForSequenceClassification", "so so,good,bad", model, demo.MODEL)
+    texts = [" ".join([*WORDS[n % 9 : n % 9 + 3], str(n)]) for n in range(240)]
+    labels = json.loads(python(PREDICTED, model, json.dumps(texts)))
+    run_by_all = {n * len(texts) // 48 for n in range(48)}
+    others = [n for n in range(len(texts)) if n not in run_by_all]
+    calibration = {others[n * len(others) // 64] for n in range(64)}
+    wrong = {n for n in others if n % 3}
+    rows = [
+        {"sentence": text, "label": (label + (n in wrong)) % 3}
+        for n, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = autotune(
+        *("search", "--model", model, "--task", "text-classification", "--dataset", dataset),
+        *("--max-samples", "48", "--trials", "3", "--time-budget", "180s"),
+        *("--set", "mode=jit", "--set", "precision=fp32", "--set", "padding=length_sorted"),
+        *("--output", tmp_path / "run", "--json", "--accept-degenerate"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = reported(done)
+    lines = (tmp_path / "run" / "trials.jsonl").read_text().splitlines()
+    (judged,) = [t for t in map(json.loads, lines) if t["origin"] == "judged"]
+    assert judged["config"] == report["best"]["config"]
+    further = [n for n in others if n not in calibration]
+    right = 48 + sum(n not in wrong for n in further)
+    assert judged["accuracy"]["rows"] == 48 + len(further)
+    assert judged["accuracy"]["metrics"]["accuracy"] == pytest.approx(
+        100 * right / (48 + len(further))
+    )
+    assert judged["accuracy"]["agreement"] == 1
+    assert report["baseline"]["metrics"]["accuracy"] == pytest.approx(100)
 
 
 @pytest.mark.full

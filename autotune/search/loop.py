@@ -600,7 +600,7 @@ class Search:
         if outcome.measurement is None:
             return None, outcome.failure
         if not outcome.measurement.whole:  # part of a pass, in the finals: judged before them
-            known = next(t for t in self._searched if t.config == config and t.succeeded)
+            known = next(t for t in self._journal.trials if t.config == config and t.succeeded)
             return known.accuracy, None
         if origin == BASELINE:
             self._references.save(outcome)

@@ -29,7 +29,8 @@ class WorkCounter(TorchDispatchMode):
 
     An addition and a multiplication count as one operation each. Products inside a kernel that
     torch does not dispatch are not seen: fused groups of IPEX's graph mode, and what inductor
-    compiled.
+    compiled. A float32 product whose inner type torch may choose (`set_float32_matmul_precision`)
+    runs a second time in full precision: if the result is another, it was bf16.
     """
 
     def __init__(self) -> None:
@@ -44,11 +45,13 @@ class WorkCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         packet, library = func._overloadpacket, func.namespace
         if packet in flop_registry:
-            count = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
-            self.by_type[TYPES.get(result.dtype, "other")] += int(count)
+            count = flop_registry[packet](*args, **kwargs, out_val=result)
+            in_bf16 = runs_in_bf16(lambda: func(*args, **kwargs), result)
+            self.by_type["bf16" if in_bf16 else TYPES.get(result.dtype, "other")] += int(count)
         elif packet.__name__ == "_scaled_dot_product_flash_attention_for_cpu":
             query, key, value = args[:3]
             count = sdpa_flop_count(query.shape, key.shape, value.shape)
@@ -56,9 +59,27 @@ class WorkCounter(TorchDispatchMode):
         elif library in LINEAR_LIBRARIES and _is_linear(packet.__name__, result):
             count = 2 * result.numel() * args[0].shape[-1]
             kind = "int8" if library == "quantized" else TYPES.get(result.dtype, "other")
+            if runs_in_bf16(lambda: func(*args, **kwargs), result):
+                kind = "bf16"
             self.by_type[kind] += count
             self.onednn += count if library == "mkldnn" else 0
         return result
+
+
+def runs_in_bf16(call: Callable[[], Any], result: Any) -> bool:
+    """Whether the float32 product `call` multiplied bf16 numbers when it gave `result`.
+
+    torch may do so after `set_float32_matmul_precision("medium")`, and does so on few CPUs. Only
+    the numbers show it: in full precision the same product gives others.
+    """
+    chosen = torch.get_float32_matmul_precision()
+    if chosen != "medium" or result.dtype != torch.float32:
+        return False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return not torch.equal(call(), result)
+    finally:
+        torch.set_float32_matmul_precision(chosen)
 
 
 def _is_linear(name: str, result: Any) -> bool:

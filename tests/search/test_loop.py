@@ -114,6 +114,25 @@ def test_the_finals_are_held_in_several_processes(bench):
         assert max(opened.count(process) for process in opened) == VISITS_PER_PROCESS
 
 
+def test_finals_by_parts_of_a_pass_are_judged_by_the_whole_pass_before_them(bench):
+    """Also the baseline with dynamic padding, where the searched space has another padding."""
+
+    class InParts(FakeRunner):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if rule != VISIT_RULE:
+                return outcome
+            passes = tuple(replace(p, share=0.25) for p in outcome.measurement.passes)
+            return Outcome(measurement=replace(outcome.measurement, passes=passes))
+
+    result = bench.search(InParts(), trials=12, overrides=["padding=buckets"])
+    ran = of_finals(result)
+    assert dynamic_baseline(surroundings()) in {t.config for t in ran}
+    before = {t.config: t.accuracy for t in result.trials if t.origin not in ("final", "step")}
+    assert all(t.accuracy == before[t.config] for t in ran)
+    assert result.significant
+
+
 def test_a_leader_that_fails_in_the_finals_is_replaced(bench):
     class Tired(FakeRunner):
         def run(self, config, rule):

@@ -228,3 +228,28 @@ def test_a_model_that_needs_more_than_text_says_so():
 
     with pytest.raises(TrialFailure, match="NeedsBoxes needs boxes"):
         model_inputs(NeedsBoxes(), Offers())
+
+
+def test_the_answers_of_bigbird_do_not_depend_on_the_batch_before(tmp_path):
+    """Alone, transformers keeps full attention after one short batch."""
+    import torch
+
+    from autotune.worker.engines import torch_model
+
+    folder = str(build(tmp_path, "bigbird", "text-classification"))
+    head = "AutoModelForSequenceClassification"
+    source = ModelSource(path=folder, head=head, outputs={"logits": "feature"})
+    model, _ = torch_model.load(source)
+    limit = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
+    assert limit < model.config.max_position_embeddings
+    rng = np.random.default_rng(0)
+    long_row = torch.from_numpy(rng.integers(6, 40, (1, limit + model.config.block_size)))
+    with torch.no_grad():
+        first = model(input_ids=long_row).logits
+        model(input_ids=long_row[:, :20])
+        again = model(input_ids=long_row).logits
+        model.bert.set_attention_type("original_full")
+        full = model.bert(input_ids=long_row)[1]
+        sparse_pooled = torch_model.load(source)[0].bert(input_ids=long_row)[1]
+    assert torch.equal(first, again)
+    assert not torch.allclose(full, sparse_pooled, atol=1e-6)  # so that equality means something

@@ -119,6 +119,65 @@ def test_torch_reports_the_share_in_int8_and_through_onednn(mode, family, work, 
     assert not any(name.endswith("_share") for name in run(mode, "fp32", found))
 
 
+@pytest.fixture
+def chosen_precision():
+    """Lets a test choose the precision inside float32 products, and undoes it."""
+    import torch
+
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_float32_products_that_stay_float32_are_no_bf16_matmul(mode, tmp_path, chosen_precision):
+    """torch takes the setting on every CPU, and ignores it where there is no AMX."""
+    from autotune.host import detect
+
+    found = material(build(tmp_path, "bert", "text-classification"), BERT_WORK)
+    if "amx_bf16" in detect().instruction_sets:
+        assert run(mode, "bf16_matmul", found)["bf16_share"] > 0.5
+    else:
+        with pytest.raises(TrialFailure) as caught:
+            run(mode, "bf16_matmul", found)
+        assert caught.value.kind == "fallback"
+        assert "precision=bf16_matmul runs 0.0%" in caught.value.detail
+
+
+def test_a_float32_product_that_rounds_to_bf16_is_seen_by_its_numbers(chosen_precision):
+    import torch
+
+    from autotune.worker.flops import runs_in_bf16
+
+    a, b = torch.rand(8, 16), torch.rand(16, 4)
+
+    def rounding():
+        if torch.get_float32_matmul_precision() == "medium":
+            return (a.bfloat16() @ b.bfloat16()).float()
+        return a @ b
+
+    chosen_precision("medium")
+    assert runs_in_bf16(rounding, rounding())
+    assert not runs_in_bf16(
+        lambda: (a.double() @ b.double()).float(), (a.double() @ b.double()).float()
+    )
+    assert torch.get_float32_matmul_precision() == "medium"
+    chosen_precision("highest")
+    assert not runs_in_bf16(rounding, rounding())
+
+
+@pytest.mark.parametrize(
+    ("sets", "offered"),
+    [({"avx2", "avx512_bf16"}, False), ({"avx2", "avx512_bf16", "amx_bf16"}, True)],
+)
+def test_bf16_matmul_is_offered_with_amx_alone(sets, offered):
+    from autotune.worker.engines.base import Environment, unsupported_precision
+
+    environment = Environment(instruction_sets=frozenset(sets), versions={}, ipex=None)
+    refusal = unsupported_precision("bf16_matmul", environment)
+    assert (refusal is None) == offered
+    assert offered or "AMX-BF16" in refusal
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8_dynamic", "int8_static"])
 @pytest.mark.parametrize("mode", ["ipex_jit", "openvino", "onnxruntime"])
 def test_every_engine_reports_the_share_of_what_it_compiled(mode, precision, tmp_path):

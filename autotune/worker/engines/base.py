@@ -123,7 +123,9 @@ only detects a graph that is wrong for other shapes. The gate judges the accurac
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
     """Why this CPU's instruction sets rule out `precision`. None if they do not."""
     sets = environment.instruction_sets
-    if precision in ("bf16", "bf16_matmul") and not has_bf16(sets):
+    if precision == "bf16_matmul" and "amx_bf16" not in sets:
+        return "bf16_matmul needs AMX-BF16; this CPU would compute these products in float32"
+    if precision == "bf16" and not has_bf16(sets):
         return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate bf16, slower than fp32"
     if precision.startswith("int8") and "avx2" not in sets:
         return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"

@@ -13,7 +13,12 @@ from autotune.shared.records import Scalar
 from autotune.worker.batches import MASK
 from autotune.worker.engines.base import Material
 
-TYPES = {"bf16": "bf16", "int8_dynamic": "int8", "int8_static": "int8"}
+TYPES = {
+    "bf16": "bf16",
+    "bf16_matmul": "bf16",
+    "int8_dynamic": "int8",
+    "int8_static": "int8",
+}
 """Precision -> the type in which its matrix products run."""
 MIN_SHARE = 0.5
 """At least this share of the products with weights must run as asked. Less is a fallback.

@@ -69,7 +69,26 @@ def load(
             f"transformers runs attention={model.config._attn_implementation}, "
             f"the configuration asks for attention={attention}",
         )
+    keep_attention_type(model)
     return model.eval(), sorted(info["missing_keys"])
+
+
+def keep_attention_type(model: torch.nn.Module) -> None:
+    """Undo before each batch what the batch before changed in BigBird's attention.
+
+    BigBird attends to blocks. At the first batch that is too short for blocks, it changes to full
+    attention for ever, so the answers to long rows would depend on what ran before them.
+    """
+    changing: list[Any] = [m for m in model.modules() if hasattr(m, "set_attention_type")]
+    parts = {id(part) for m in changing for part in m.modules() if part is not m}
+    outermost = [(m, m.attention_type) for m in changing if id(m) not in parts]
+
+    def restore(*_: object) -> None:
+        for module, attention_type in outermost:
+            module.set_attention_type(attention_type)
+
+    if outermost:
+        model.register_forward_pre_hook(restore)
 
 
 def _head(source: ModelSource, config: Any) -> Any:
