@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from autotune.cli.parameters import (
     SpaceName,
     TaskName,
 )
-from autotune.shared.errors import InputError, OutputError, ResumeError
-from autotune.shared.paths import kind_of
 
 
 @click.command()
@@ -95,6 +92,7 @@ from autotune.shared.paths import kind_of
 @click.option("--trials", type=click.IntRange(min=1), help="Stop after this many configurations.")
 @click.option(
     "--time-budget",
+    "time_budget_s",
     type=Duration(),
     help="Stop after this long, finals included.  [default: 10m without --trials]",
 )
@@ -140,13 +138,17 @@ from autotune.shared.paths import kind_of
 @click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code.")
 @click.option(
     "--trial-timeout",
+    "trial_timeout_s",
     type=Duration(),
     default="10m",
     show_default=True,
     help="Longest time for one trial.",
 )
 @click.option(
-    "--max-memory", type=Size(), help="Memory limit for the workers of one configuration, e.g. 4g."
+    "--max-memory",
+    "max_memory_bytes",
+    type=Size(),
+    help="Memory limit for the workers of one configuration, e.g. 4g.",
 )
 @click.option(
     "--json",
@@ -171,17 +173,15 @@ def search(
     """Search for the best configuration of one model on this host."""
     with Reported(debug), Interruptible():
         from autotune.cli.display import chosen
+        from autotune.commands.search.options import settings_from
         from autotune.commands.search.tune import Tuning
         from autotune.search.objective import objective_named
 
-        given = {name for name in options if _is_given(context, name)}
-        if resume and output is not None:
-            options = _resumed(options, given, output)
-        told, settings = _settings(options, given)
-        objective = objective_named(settings.objective)
-        with chosen(objective, as_json=as_json, quiet=quiet) as display:
-            if told is not None:
-                display.announce(told)
+        given = {name: value for name, value in options.items() if _is_given(context, name)}
+        settings, decided = settings_from(given, resumed=output if resume else None)
+        with chosen(objective_named(settings.objective), as_json=as_json, quiet=quiet) as display:
+            for line in decided:
+                display.announce(line)
             finished = Tuning(
                 settings,
                 output=output,
@@ -199,85 +199,3 @@ def search(
 
 def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | None, Any]:
-    """What was decided for the user, in words, and the settings.
-
-    `given` are the options that the command line names. The others are defaults, or those of the
-    run to resume. Raises InputError.
-    """
-    from autotune.commands.search.settings import Settings
-    from autotune.search.objective import ServerObjective
-    from autotune.tasks import task_named
-
-    if not options["model"]:
-        raise InputError("--model is needed: a model folder, a hub id, or demo")
-    told = None
-    if options["task"] is None:
-        options["task"], told = _task_of(options["model"])
-    task = task_named(options["task"])
-    options["task"] = task.name
-    if options["max_seq_length"] is None:
-        options["max_seq_length"] = task.default_max_seq_length
-    if options["doc_stride"] is None:
-        options["doc_stride"] = task.default_doc_stride or 0
-    elif "doc_stride" in given and task.default_doc_stride is None:
-        raise InputError(f"--doc-stride: {task.name} cuts long texts off, drop the option")
-    if options["doc_stride"] >= options["max_seq_length"]:
-        raise InputError(
-            f"--doc-stride must be below --max-seq-length {options['max_seq_length']}, "
-            f"got {options['doc_stride']}"
-        )
-    limit_ms = options.pop("max_latency_ms")
-    if limit_ms is not None:
-        if options["objective"].partition("-")[0] != ServerObjective.kind:
-            raise InputError("--max-latency-ms is the limit of --objective server; add that")
-        options["objective"] = ServerObjective(limit_ms / 1000).name
-    return told, Settings(
-        time_budget_s=options.pop("time_budget"),
-        trial_timeout_s=options.pop("trial_timeout"),
-        max_memory_bytes=options.pop("max_memory"),
-        **options,
-    )
-
-
-def _task_of(model: str) -> tuple[str, str]:
-    """The task of a model for which none was named, and the words that say so.
-
-    A model that is still on the hub cannot be asked: it is taken to be for question answering.
-    """
-    from autotune.commands.search.settings import infer_task, resolve_model
-    from autotune.shared.errors import ModelError
-
-    resolved = resolve_model(model)
-    try:
-        task, architecture = infer_task(resolved)
-    except ModelError:
-        if Path(resolved).is_absolute():
-            raise
-        return "qa", "task: qa, as --task is not given and the model is not on this machine yet"
-    return task, f"task: {task}, by the model's {architecture}"
-
-
-def _resumed(options: dict[str, Any], given: Collection[str], output: Path) -> dict[str, Any]:
-    """The options of the run to resume, except those in `given`. Raises ResumeError."""
-    from autotune.store.folder import RunFolder
-
-    folder = RunFolder(output)
-    if kind_of(folder.manifest, "--output", OutputError) is None:
-        return options
-    stored = folder.read_manifest().get("settings")
-    if not isinstance(stored, dict):
-        raise ResumeError(f"{folder.manifest} has no settings; start a new run")
-    stored["time_budget"] = stored.pop("time_budget_s", None)
-    stored["trial_timeout"] = stored.pop("trial_timeout_s", None)
-    stored["max_memory"] = stored.pop("max_memory_bytes", None)
-    kept = {
-        name: value if name in given else stored.get(name, value) for name, value in options.items()
-    }
-    if options["trials"] is not None and options["time_budget"] is None:
-        kept["time_budget"] = None  # a new limit replaces the old limit, trials or time
-    if options["time_budget"] is not None and options["trials"] is None:
-        kept["trials"] = None
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
