@@ -21,8 +21,10 @@ from click.testing import CliRunner
 from commands import STUB
 from fakes import host, surroundings
 from run_folder import leave_run
+from small_model import make_small_model
 
-import autotune
+import autotune as autotune_package
+from autotune import demo
 from autotune.cli import cli
 from autotune.commands import evaluate
 from autotune.commands.promise import reopen, score, verify
@@ -31,6 +33,7 @@ from autotune.emit.launch_script import LAUNCH_RULE
 from autotune.shared.errors import StackError
 from autotune.shared.records import ModelFacts, ModelSource, StackFacts, to_jsonable
 from autotune.space import complete
+from autotune.store.folder import RunFolder
 from autotune.tasks import task_named, workload
 
 SOURCE = ModelSource(path="m", head="h", outputs={"logits": "feature"})
@@ -169,7 +172,7 @@ def reopened(run, monkeypatch):
 def test_there_is_one_function_that_makes_the_inputs():
     users = (evaluate, reopen, finish, context)
     assert {user.inputs_of for user in users} == {workload.inputs_of}
-    package = Path(autotune.__file__).parent
+    package = Path(autotune_package.__file__).parent
     makers = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
@@ -319,3 +322,42 @@ def test_an_engine_never_quantises_without_rows():
         material.calibration_rows()
     rows = [{"input_ids": np.ones((1, 3), np.int64)}]
     assert replace(material, calibration=rows).calibration_rows() == rows
+
+
+@pytest.mark.full
+@pytest.mark.model
+def test_run_qa_runs_a_winner_with_static_int8(autotune, tmp_path):
+    """nncf ended it with "Subset size must be positive"."""
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package)
+    model = make_small_model(tmp_path / "model")
+    searched = autotune(
+        *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
+        *("--calibration", demo.CALIBRATION, "--accept-degenerate", "--max-accuracy-drop", "99%"),
+        *("--set", "mode=openvino", "--set", "precision=int8_static"),
+        *("--set", "padding=length_sorted", "--trials", "2"),
+        *("--output", "run"),
+    )
+    assert searched.returncode == 0, searched.stderr
+    kept = RunFolder(tmp_path / "run")
+    best = yaml.safe_load(kept.best.read_text())
+    assert best["config"]["precision"] == "int8_static"
+    assert "INFERENCE_PRECISION_HINT" in best["engine"]["properties"]
+    assert any(file.endswith(".xml") for file in best["engine"]["files"])
+    assert all((kept.path / file).is_file() for file in best["engine"]["files"])
+    command = (
+        *("run-qa", "--model_name_or_path", model, "--validation_file", demo.DATASET),
+        *("--do_eval", "--max_eval_samples", "4", "--config", "run", "--output_dir", "out"),
+    )
+    done = autotune(*command)
+    assert done.returncode == 0, done.stderr
+    assert f", from the engine in {kept.engine.relative_to(tmp_path)}" in done.stderr
+    forget(kept, engine=True)
+    done = autotune(*command)
+    assert done.returncode == 0, done.stderr
+    assert ", calibrated on the rows of run/workload/calibration" in done.stderr
+    forget(kept, calibration=True)
+    done = autotune(*command)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("autotune: ")]
+    assert "pass --calibration DATASET" in line
