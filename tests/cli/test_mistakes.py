@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
 
 import pytest
 from commands import STUB
@@ -102,15 +105,35 @@ def test_without_a_network_a_model_of_the_hub_is_one_line_at_once(autotune, tmp_
     assert last_line(again) == line
 
 
-def test_a_dataset_of_the_hub_is_announced_before_it_is_fetched(autotune, tmp_path):
+@pytest.fixture
+def hub():
+    """A hub that closes every connection; where it is, and the connections so far."""
+    server, seen = socket.create_server(("127.0.0.1", 0)), []
+
+    def close_all():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, peer = server.accept()
+                seen.append(peer)
+                connection.close()
+
+    threading.Thread(target=close_all, daemon=True).start()
+    yield f"http://127.0.0.1:{server.getsockname()[1]}", seen
+    server.close()
+
+
+def test_a_dataset_of_the_hub_is_announced_and_a_hub_is_asked_once(autotune, tmp_path, hub):
+    """The hub's own library asks six times for each file, with pauses, and says so."""
     pytest.importorskip("datasets")
+    place, seen = hub
     done = autotune(
         *("search", "--task", "qa", "--model", demo.MODEL),
         HF_HOME=str(tmp_path / "empty"),
         **{name: "" for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE") if name in os.environ},
-        **NOWHERE,
+        **{**NOWHERE, "HF_ENDPOINT": place},
     )
     line = last_line(done)
+    assert len(seen) == 1
     assert done.stderr.splitlines() == [
         "fetching the dataset rajpurkar/squad from the hub, the default: no --dataset is given",
         line,

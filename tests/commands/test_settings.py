@@ -138,7 +138,10 @@ def test_a_model_that_cannot_be_had_is_one_line_before_anything_is_started(offli
     check_reachable(folder_of(tmp_path / "m", {}))  # a folder needs no hub
 
 
-@pytest.mark.parametrize("variable", [None, "HF_HOME", *HUB_CACHE_VARIABLES])
+@pytest.mark.parametrize(
+    "variable",
+    [None, "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"],
+)
 def test_a_model_in_a_cache_needs_no_hub(offline, tmp_path, monkeypatch, variable):
     place = offline
     if variable is not None:

@@ -199,6 +199,7 @@ def test_bf16_matmul_is_offered_with_amx_alone(sets, offered):
 )
 def test_every_engine_reports_the_share_of_what_it_compiled(mode, precision, tmp_path):
     from autotune.worker.engines import engine_class
+    from autotune.worker.engines.share import MIN_SHARE
 
     if precision not in engine_class(mode).precisions:
         pytest.skip(f"{mode} does not offer {precision}")
@@ -207,7 +208,9 @@ def test_every_engine_reports_the_share_of_what_it_compiled(mode, precision, tmp
     found = material(build(tmp_path, "bert", "text-classification"), BERT_WORK)
     weights, whole = products(BERT_WORK)
     (share,) = (v for k, v in run(mode, precision, found).items() if k.endswith("_share"))
-    assert weights / whole - 1e-3 <= share <= 1.0
+    # inductor makes int8 kernels of some quantised products only; it says of how many.
+    least = MIN_SHARE if (mode, precision) == ("inductor", "int8_static") else weights / whole
+    assert least - 1e-3 <= share <= 1.0
 
 
 @pytest.mark.parametrize(
