@@ -79,6 +79,7 @@ class Bench:
         gate=None,
         bounds=None,
         more_rows=None,
+        check_s=0.0,
     ):
         where = where or surroundings()
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
@@ -95,7 +96,7 @@ class Bench:
                 space=space,
                 baseline=baseline(where),
                 dynamic=dynamic_baseline(where),
-                limits=Limits(trials=trials, time_budget_s=budget),
+                limits=Limits(trials=trials, time_budget_s=budget, check_s=check_s),
                 max_drop=0.01,
                 seed=seed,
                 bounds=bounds,

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from autotune.host import Host
 
 
+model_option = click.option(
+    "--model", help="Where the model is now, if not where BEST says: a folder or a hub id."
+)
+
+
 @click.command()
 @click.argument("best", type=FilePath())
+@model_option
 @click.option(
     "--min-speedup",
     type=Finite(min=0, min_open=True),
@@ -35,7 +41,13 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def verify(
-    *, best: Path, min_speedup: float | None, rounds: int, as_json: bool, debug: bool
+    *,
+    best: Path,
+    model: str | None,
+    min_speedup: float | None,
+    rounds: int,
+    as_json: bool,
+    debug: bool,
 ) -> None:
     """Measure BEST (best.yaml, or its run's folder) against the baseline again.
 
@@ -44,7 +56,7 @@ def verify(
     with Reported(debug):
         from autotune.commands.promise import verify as verifying
 
-        found = verifying.verify(best, min_speedup=min_speedup, rounds=rounds)
+        found = verifying.verify(best, min_speedup=min_speedup, model=model, rounds=rounds)
         if as_json:
             show(json.dumps(found.as_json(), indent=2))
         else:
@@ -55,9 +67,10 @@ def verify(
 
 @click.command()
 @click.argument("best", type=FilePath())
+@model_option
 @json_option
 @debug_option
-def run(*, best: Path, as_json: bool, debug: bool) -> None:
+def run(*, best: Path, model: str | None, as_json: bool, debug: bool) -> None:
     """Measure BEST (best.yaml, or its run's folder) as its launch.sh does.
 
     Uses the rows of the search. Prints speed and accuracy beside those promised.
@@ -67,13 +80,14 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
 
         from autotune.commands.promise.score import measure
 
-        opened, host = _opened(best)
+        opened, host = _opened(best, model)
         with tempfile.TemporaryDirectory(prefix="autotune-run-") as work:
             _show_score(measure(opened, host, Path(work)), as_json)
 
 
 @click.command("serve-test")
 @click.argument("best", type=FilePath())
+@model_option
 @click.option("--rate", type=Finite(min=0, min_open=True), help="Requests a second to serve.")
 @click.option(
     "--max-latency-ms",
@@ -93,6 +107,7 @@ def run(*, best: Path, as_json: bool, debug: bool) -> None:
 def serve_test(
     *,
     best: Path,
+    model: str | None,
     rate: float | None,
     max_latency_ms: float | None,
     seconds: float,
@@ -111,7 +126,7 @@ def serve_test(
         from autotune.commands.promise.score import best_runner
         from autotune.commands.promise.serve_test import ServeTest, check_serving, lines
 
-        opened, host = _opened(best)
+        opened, host = _opened(best, model)
         with tempfile.TemporaryDirectory(prefix="autotune-serve-") as work:
             runner = best_runner(opened, host, Path(work))
             features = len(opened.features.lengths)
@@ -159,14 +174,14 @@ def score(*, run: Path, work: Path, as_json: bool, debug: bool) -> None:
         _show_score(judge(RunFolder(run), work), as_json)
 
 
-def _opened(best: Path) -> tuple[FinishedRun, Host]:
+def _opened(best: Path, model: str | None) -> tuple[FinishedRun, Host]:
     """The run of `best` and this host. Prints what has changed since the run."""
-    from autotune.commands.promise.reopen import reopen
+    from autotune.commands.promise.reopen import reopen_with
     from autotune.commands.promise.score import changes
     from autotune.host import detect
-    from autotune.store.folder import folder_of
 
-    opened, host = reopen(folder_of(best)), detect()
+    host = detect()
+    opened = reopen_with(best, model, host)
     for line in changes(opened, host):
         say(f"then and now: {line}")
     return opened, host

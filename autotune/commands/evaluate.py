@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from autotune.commands.search.settings import resolve_model
+from autotune.commands.search.settings import check_reachable, resolve_model
 from autotune.driver import stacks
 from autotune.driver.runner import Inputs, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
@@ -144,6 +144,7 @@ def evaluate(asked: Evaluation, announce: Callable[[str], None]) -> dict[str, An
     first = dataset.rows[: asked.max_eval_samples]  # the script's, not rows spread over the dataset
     rows = split(first, 0, calibration)
     model, host = resolve_model(asked.model), detect()
+    check_reachable(model)
     with tempfile.TemporaryDirectory(prefix="autotune-evaluate-") as temporary:
         folder = RunFolder(Path(temporary))
         name, python = interpreter(asked.stack, chosen)

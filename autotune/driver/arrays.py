@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from autotune.store.wire import WireError
 
-FEATURES_FILE = "features.npz"
+FEATURES_FILE, META_FILE = "features.npz", "features.json"
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -21,6 +22,23 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged file makes numpy and zipfile raise errors of any type
         raise WireError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_padding(folder: Path) -> dict[str, Any]:
+    """The padding of the features in `folder`, which the model was found to need.
+
+    `side` is `right` or `left`, `token` the padding token. `given` says whether the model got that
+    token because it has none of its own. Raises WireError.
+    """
+    try:
+        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        return {
+            "side": str(meta["padding_side"]),
+            "token": int(meta["pad"]["input_ids"]),
+            "given": meta.get("own_pad_token") is not None,
+        }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WireError(f"{META_FILE} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from autotune.search.finals import finals
 from autotune.search.objective import Objective, batch_percentiles, throughput
 from autotune.search.ranking import AGAIN, FINAL, JUDGED, SEARCHED, leaders, measured
 from autotune.search.result import Result
-from autotune.shared.records import Trial, to_jsonable
+from autotune.shared.records import Accuracy, Trial, to_jsonable
 from autotune.shared.stats import Interval, percentile
 from autotune.space import knobs
 
@@ -209,6 +209,11 @@ def judgement(result: Result, metric: str) -> dict[str, Any] | None:
     judged = [t for t in result.trials if t.config == config and t.origin == JUDGED and t.accuracy]
     accuracy = (judged or [result.best])[-1].accuracy
     assert accuracy is not None
+    return accuracy_entry(accuracy, metric)
+
+
+def accuracy_entry(accuracy: Accuracy, metric: str) -> dict[str, Any]:
+    """The key `accuracy` of report.json. `metric` is the task's main metric."""
     return {
         "metric": metric,
         "rows": accuracy.rows,
@@ -320,12 +325,13 @@ def verdict(result: Result, context: Context) -> str:
         )
     short = objective.caveat(base.measurement)
     at_least = "" if short is None else f" The baseline {short}, so the gain is a lower bound."
+    alone = "" if result.others else f" Nothing else was tried. {search_longer(result, context)}"
     return (
         f"{knobs.describe(best.config)} {objective.verb} {gain.median:.1f}x {objective.compared} "
         f"the baseline ({gain.low:.1f} to {gain.high:.1f}){beside}: "
         f"{objective.shown(own.median)} against "
         f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
-        f"{base.accuracy.metrics[main]:.2f}.{at_least}"
+        f"{base.accuracy.metrics[main]:.2f}.{at_least}{alone}"
     )
 
 
@@ -336,8 +342,7 @@ def _without_gain(result: Result, context: Context) -> str:
         ended = "before the interrupt" if result.interrupted else "in the time"
         return (
             f"Nothing but the baseline ({base}) was tried {ended}, {context.elapsed_s:.0f} s, so "
-            "nothing can be recommended. Search for longer: --time-budget "
-            f"{enough_minutes(result, context.elapsed_s)}m is about enough here."
+            f"nothing can be recommended. {search_longer(result, context)}"
         )
     if all(t.measurement is None and t.screen is None for t in others):
         kinds = collections.Counter(t.failure.kind for t in others if t.failure is not None)
@@ -350,6 +355,12 @@ def _without_gain(result: Result, context: Context) -> str:
         f"No significant gain: none of {len(others)} configurations within the accuracy limit is "
         f"significantly faster than the baseline ({base}). Keep the baseline."
     )
+
+
+def search_longer(result: Result, context: Context) -> str:
+    """What to do where a search had no time for more than the baselines."""
+    minutes = enough_minutes(result, context.elapsed_s)
+    return f"Search for longer: --time-budget {minutes}m is about enough here."
 
 
 def enough_minutes(result: Result, elapsed_s: float) -> int:

@@ -49,6 +49,7 @@ def html(report: Mapping[str, Any]) -> str:
         sentences=[sentence for sentence in sentences if sentence],
         warnings=[warning for warning in warnings if warning],
         noise=text.noise_sentence(report["noise"]),
+        padding=text.padding_words(report["model"]),
         comparison=comparison(report),
         header=header,
         rows=rows,
@@ -69,6 +70,7 @@ def failed(manifest: Mapping[str, Any], trials: Sequence[Trial], error: str) -> 
         report=manifest,
         title=f"{manifest['model']['name']}: {manifest['workload']['task']}",
         error=error,
+        padding=text.padding_words(manifest["model"]),
         failed=[
             {"description": describe(t.config), "failure": t.failure, "log": t.log}
             for t in trials
@@ -97,7 +99,7 @@ def embedded(value: Any) -> str:
 def headline(report: Mapping[str, Any]) -> dict[str, str]:
     """The speedup in large type, the words below it, and its class in the style sheet."""
     gain = report["best"]["speedup"]
-    if not report["trials"]["others"]:
+    if not report["trials"]["others"] and not report["significant"]:
         words = "nothing but the baseline was tried"
         return {"number": "not searched", "words": words, "kind": "none"}
     if not report["significant"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.search.bounds import PEAK_PRECISION
 from autotune.search.objective import objective_named
+from autotune.shared.words import loses_or_gains
 
 COLUMNS = ("", "configuration", "speed", "interval", "speedup")
 
@@ -23,11 +24,6 @@ def escape(text: str) -> str:
 
 def shown(value: float, objective: Mapping[str, Any]) -> str:
     return f"{value:.1f}/s" if objective["maximize"] else f"{value * 1000:.2f} ms"
-
-
-def percent(drop: float) -> str:
-    """A relative drop of the metric as a signed change, e.g. 0.01 as `-1.0%`."""
-    return f"{-drop:+.1%}"
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -216,17 +212,6 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
     found = report["accuracy"]
     if found is None:
         return None
-    limit, rows = report["max_accuracy_drop"], found["rows"]
-    within = {
-        "proven": f"proven within the limit of {limit:.1%}",
-        "outside": f"outside the limit of {limit:.1%}",
-        "not proven": f"within the limit of {limit:.1%}, not proven on {rows} rows",
-    }[found["certainty"]]
-    if found["rows_to_prove"] is not None:
-        within += f" (about {found['rows_to_prove']} would prove it)"
-    interval = ""
-    if found["low"] is not None and found["high"] is not None:
-        interval = f" ({found['low']:+.2%} to {found['high']:+.2%})"
     drift = found["score_drift"]
     scores = (
         ""
@@ -234,10 +219,25 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
         else f" Scores differ by at most {drift['largest']:.3f}, and 99% of them by at most "
         f"{drift['p99']:.3f}."
     )
-    return (
-        f"Its {found['metric'].replace('_', ' ')} loses {found['loss']:+.2%} of the baseline's"
-        f"{interval} on {rows} rows: {within}.{scores}"
-    )
+    return f"Its {judged_words(found, report['max_accuracy_drop'])}.{scores}"
+
+
+def judged_words(found: Mapping[str, Any], limit: float) -> str:
+    """How much of its main metric a configuration loses or gains, and how sure that is.
+
+    `found` has the keys of `accuracy` in report.json. `limit` is the largest relative loss that is
+    allowed.
+    """
+    rows, metric = found["rows"], found["metric"].replace("_", " ")
+    within = {
+        "proven": f"proven within the limit of {limit:.1%}",
+        "outside": f"outside the limit of {limit:.1%}",
+        "not proven": f"within the limit of {limit:.1%}, not proven on {rows} rows",
+    }[found["certainty"]]
+    if found["rows_to_prove"] is not None:
+        within += f" (about {found['rows_to_prove']} would prove it)"
+    change = loses_or_gains(found["loss"], found["low"], found["high"])
+    return f"{metric} {change} of the baseline's on {rows} rows: {within}"
 
 
 def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:
@@ -335,7 +335,21 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- workload: {workload['examples']} examples, {workload['features']} features of at "
         f"most {workload['max_seq_length']} tokens ({workload['tokens']} tokens in all)",
     ]
+    padding = padding_words(model)
+    if padding is not None:
+        parts.append(f"- {padding}")
     return "\n\n".join(parts) + "\n"
+
+
+def padding_words(model: Mapping[str, Any]) -> str | None:
+    """How rows are padded. None for a run of an older version, which did not note it."""
+    padding = model.get("padding")
+    if padding is None:
+        return None
+    words = f"rows are padded on the {padding['side']} with token {padding['token']}"
+    if padding["given"]:
+        words += ", which the model was given because it has no padding token of its own"
+    return words
 
 
 def command(report: Mapping[str, Any]) -> str:

@@ -49,3 +49,26 @@ def as_read(value: object) -> str:
     if isinstance(value, datetime.date):
         return f"the date {value}"
     return repr(value)[:SHOWN_CHARACTERS]
+
+
+def loss_or_gain(loss: float, digits: int = 1) -> str:
+    """`a loss of 1.2%`, or `a gain of 1.2%` if the relative loss is negative."""
+    shown = round(loss, digits + 2)
+    return f"a {'gain' if shown < 0 else 'loss'} of {abs(shown):.{digits}%}"
+
+
+def loses_or_gains(loss: float, low: float | None = None, high: float | None = None) -> str:
+    """`loses 1.20% (0.30% to 2.10%)`, or `gains ...` if the relative loss is negative.
+
+    `low` and `high` are the interval of the loss, if it has one. If the interval holds both a loss
+    and a gain, each end says which it is: `(from a gain of 0.30% to a loss of 2.10%)`.
+    """
+    gains = round(loss, 4) < 0
+    words = f"{'gains' if gains else 'loses'} {abs(loss):.2%}"
+    if low is None or high is None:
+        return words
+    ends = (-high, -low) if gains else (low, high)
+    if round(ends[0], 4) >= 0:
+        return f"{words} ({abs(ends[0]):.2%} to {ends[1]:.2%})"
+    first, last = (high, low) if gains else (low, high)
+    return f"{words} (from {loss_or_gain(first, 2)} to {loss_or_gain(last, 2)})"

@@ -16,7 +16,7 @@ from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
 from autotune.shared.words import suggestion
 from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
-from autotune.space.knobs import KNOBS, Knob, is_active
+from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, is_active
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
 
@@ -105,7 +105,7 @@ def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]])
     """Raises SpaceError if `--drop` names an unknown knob, or one that `--set` also names."""
     for name in dropped:
         if name not in KNOBS:
-            near = suggestion(name, KNOBS) or f"; known knobs: {', '.join(KNOBS)}"
+            near = suggestion(name, KNOBS) or ALL_KNOBS
             raise SpaceError(f"--drop {name}: unknown knob{near}")
         if name in overrides:
             raise SpaceError(f"--drop {name} and --set {name} contradict each other")

@@ -26,7 +26,7 @@ from pydantic import (
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Scalar
 from autotune.shared.words import as_read, suggestion
-from autotune.space.knobs import KNOBS
+from autotune.space.knobs import ALL_KNOBS, KNOBS
 from autotune.space.surroundings import Value
 
 MAX_CHOICES = 1000
@@ -287,7 +287,7 @@ def _check_knob(name: str, *, where: str, also: Sequence[str] = ()) -> None:
     """Raises SpaceError if `name` is no knob and not one of `also`."""
     known = [*KNOBS, *also]
     if name not in known:
-        near = suggestion(name, known) or f"; known knobs: {', '.join(KNOBS)}"
+        near = suggestion(name, known) or ALL_KNOBS
         raise SpaceError(f"{where}: unknown knob {name!r}{near}")
 
 

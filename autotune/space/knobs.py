@@ -409,6 +409,8 @@ KNOBS: dict[str, Knob] = {
         ),
     )
 }
+ALL_KNOBS = f"; autotune spaces show qa lists all {len(KNOBS)}"
+"""The end of a message that refuses an unknown knob that is like no known one."""
 
 
 def names(kind: Kind) -> frozenset[str]:

@@ -20,6 +20,7 @@ from autotune.shared.records import (
     Failure,
     ScoreDrift,
 )
+from autotune.shared.words import loss_or_gain
 from autotune.tasks.base import Row, Task
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
@@ -145,7 +146,7 @@ class Gate:
         return Failure(
             kind="inaccurate",
             detail=(
-                f"{what}: a loss of {accuracy.relative_drop:.1%}, allowed {self._rule.max_drop:.1%}"
+                f"{what}: {loss_or_gain(accuracy.relative_drop)}, allowed {self._rule.max_drop:.1%}"
             ),
         )
 
@@ -158,8 +159,8 @@ class Gate:
         return Failure(
             kind="inaccurate",
             detail=(
-                f"a loss of {accuracy.relative_drop:.1%} is not proven to be within "
-                f"{self._rule.max_drop:.1%} on {accuracy.rows} rows{remedy}"
+                f"{loss_or_gain(accuracy.relative_drop)} on {accuracy.rows} rows does not prove "
+                f"that the loss is within {self._rule.max_drop:.1%}{remedy}"
             ),
         )
 

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from autotune.driver.arrays import EncodedFeatures
+from autotune.driver.arrays import EncodedFeatures, read_padding
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.process import WorkerProcess
 from autotune.driver.replies import Expected
@@ -37,6 +38,7 @@ class Workload:
     facts: ModelFacts
     rows: Sequence[Row]
     features: EncodedFeatures
+    padding: Mapping[str, Any]  # see `driver.arrays.read_padding`
     identity: dict[str, str | int | None]
 
     @property
@@ -80,8 +82,8 @@ def encode(
     The features go to `folder.workload`, those of the calibration rows to `folder.calibration`.
     The rows go to `folder.data`.
 
-    Raises ModelError if the model is missing, lacks the head of the task, or has too few
-    positions. Raises DatasetError if there is nothing to encode.
+    Raises ModelError if the model is missing, lacks the head of the task, has too few positions,
+    or if what the worker wrote cannot be read. Raises DatasetError if there is nothing to encode.
     """
 
     sets = {folder.workload: rows, **({folder.calibration: calibration} if calibration else {})}
@@ -95,6 +97,10 @@ def encode(
     )
     if not len(features.lengths):
         raise DatasetError("the dataset has nothing to encode")
+    try:
+        padding = read_padding(folder.workload)
+    except WireError as error:
+        raise ModelError(f"the worker's features are malformed: {error}") from error
     task = task.for_model(facts.labels, facts.problem)
     rows = task.with_model_labels(rows)
     task.write(rows, folder.data)
@@ -104,6 +110,7 @@ def encode(
         facts=facts,
         rows=rows,
         features=features,
+        padding=padding,
         identity={
             "task": task.name,
             "model": facts.digest,

@@ -107,7 +107,7 @@ def test_dataset_that_does_not_exist(refused):
     [
         ("knobs: [", "not valid YAML"),
         ("version: 1\ntask: qa\nknobs: {}\nknob: 1\n", "known keys: version, task"),
-        ("version: 1\ntask: qa\nknobs: {sped: [1]}\n", "unknown knob 'sped'; known knobs:"),
+        ("version: 1\ntask: qa\nknobs: {sped: [1]}\n", "unknown knob 'sped'; autotune spaces show"),
         ("version: 1\ntask: poetry\nknobs: {}\n", "is a space for task poetry"),
     ],
 )

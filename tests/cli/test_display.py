@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from autotune.cli.display import Drawn, Events, Lines, Quiet, chosen
 from autotune.cli.result import show_result, show_table
 from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
-from autotune.shared.records import Accuracy, Failure, Trial
+from autotune.shared.records import Accuracy, Failure, Screen, Trial
 from autotune.shared.stats import median_interval
 from autotune.space import baseline, complete
 
@@ -258,3 +259,21 @@ def test_the_command_of_the_result_can_be_pasted(tmp_path, monkeypatch, name, en
     pasted = line.partition(b"Run it: ")[2]
     done = subprocess.run([b"bash", b"-c", pasted], capture_output=True, check=False)
     assert done.stdout == b"launched\n", line
+
+
+SCREENED = trial(3, BETTER, failure=Failure(kind="slow", detail="screened out: by 6 batches"))
+SCREENED = replace(
+    SCREENED, screen=Screen(batches=(0,), batch_s=(1.0,), pass_s=5.0, phases_s={}, settled=True)
+)
+
+
+def test_a_screened_configuration_is_no_failure(capsys):
+    """It is only slower, so its line says why and nothing is called FAILED."""
+    Lines(OBJECTIVE).finished(progress(SCREENED, SECOND))
+    line = capsys.readouterr().err
+    assert ": screened out: by 6 batches" in line
+    assert "FAILED" not in line
+    assert "slow:" not in line
+    display = Drawn(OBJECTIVE)
+    display.finished(progress(SCREENED, SECOND))
+    assert "screened out: by 6 batches" in shown(display)

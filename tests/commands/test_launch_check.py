@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 from fakes import measurement
 
+from autotune.commands.search import finish
 from autotune.commands.search import launch_check as launched
 from autotune.commands.search.launch_check import launch_check
 from autotune.driver.runner import Outcome
@@ -201,6 +203,38 @@ def wait_for(path, seconds=30.0):
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kept", "first"),
+    [
+        ([0.08, 0.97], 0.97, 0.08),  # the host was busy for some seconds
+        ([0.08, 0.07], 0.07, 0.08),
+        ([0.9], 0.9, None),
+    ],
+)
+def test_a_script_that_falls_short_gets_a_second_try(monkeypatch, ratios, kept, first):
+    said, names, left = [], [], list(ratios)
+
+    def once(run, result, runner, name):
+        names.append(name)
+        return {**CHECK, "ratio": left.pop(0)}
+
+    monkeypatch.setattr(finish, "_launch_once", once)
+    found = finish._check_launch(SimpleNamespace(announce=said.append), None, None)
+    assert (found["ratio"], found.get("first_ratio")) == (kept, first)
+    assert len(names) == len(set(names)) == len(ratios)  # each try has its own scratch folder
+    words = "launch.sh reached 8% of the promise; running it once more"
+    assert (words in said) == (len(ratios) == 2)
+
+
+def test_a_script_that_failed_gets_a_second_try(monkeypatch):
+    checks, said = [{"error": "gone"}, {**CHECK, "ratio": 0.9}], []
+    monkeypatch.setattr(finish, "_launch_once", lambda *_: checks.pop(0))
+    found = finish._check_launch(SimpleNamespace(announce=said.append), None, None)
+    assert found["ratio"] == 0.9
+    assert "first_ratio" not in found
+    assert "launch.sh failed; running it once more" in said
 
 
 def test_instances_answer_together(checked):

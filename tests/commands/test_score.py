@@ -8,6 +8,7 @@ from fakes import measurement
 from qa_rows import ROWS
 from run_folder import TASK, leave_run
 
+from autotune.cli.run import _show_score
 from autotune.commands.promise.score import score
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import dumps
@@ -74,3 +75,21 @@ def test_requests_at_the_promised_rate_are_judged_by_their_latency(tmp_path, run
     assert found.objective == "server-100ms"
     assert found.measured.median == pytest.approx(40.0 * ratio)
     assert found.ratio == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize(
+    ("pass_s", "words"),
+    [
+        (1.0, "ratio 2.500: better than promised, the intervals do not overlap"),
+        (10.0, "ratio 0.250: worse than promised, the intervals do not overlap"),
+        (2.5, "ratio 1.000: as promised, the intervals overlap"),
+    ],
+)
+def test_a_result_that_is_better_than_promised_is_called_better(run, capsys, pass_s, words):
+    """The promise is 4.0 examples/s (3.0 to 4.5), and ten examples take `pass_s`."""
+    folder, work = run
+    replies = [{"id": 1, "ok": {}}, {"id": 2, "ok": json.loads(dumps(measurement(pass_s)))}]
+    file = work / "0" / "replies.jsonl"
+    file.write_text("".join(json.dumps(reply) + "\n" for reply in replies))
+    _show_score(score(folder, work), as_json=False)
+    assert words in capsys.readouterr().out

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from autotune import demo
 from autotune.commands.search.manifest import check_same
 from autotune.commands.search.settings import (
+    HUB_CACHE_VARIABLES,
     Settings,
+    check_reachable,
     find_space,
+    infer_task,
     load_rows,
     resolve_model,
     without_password,
@@ -99,3 +104,51 @@ def test_a_stack_more_or_less_is_another_run():
     for one, two in ((MANIFEST["stacks"], other), (other, MANIFEST["stacks"])):
         with pytest.raises(ResumeError, match="stacks new python"):
             check_same({**MANIFEST, "stacks": one}, {**MANIFEST, "stacks": two})
+
+
+def folder_of(path, content):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(content))
+    return str(path)
+
+
+def test_the_task_is_that_of_the_architecture_in_config_json(tmp_path):
+    model = folder_of(tmp_path / "m", {"architectures": ["XLNetForTokenClassification"]})
+    assert infer_task(model) == ("token-classification", "XLNetForTokenClassification")
+    other = folder_of(tmp_path / "lm", {"architectures": ["BertForMaskedLM"]})
+    with pytest.raises(ModelError, match=r"config.json names BertForMaskedLM, .*; pass --task"):
+        infer_task(other)
+    with pytest.raises(ModelError, match="names no architecture"):
+        infer_task(folder_of(tmp_path / "none", {}))
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub answers, and nothing was downloaded; the folder of the hub's caches."""
+    for name in ("HF_HOME", *HUB_CACHE_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache" / "huggingface" / "hub"
+
+
+def test_a_model_that_cannot_be_had_is_one_line_before_anything_is_started(offline, tmp_path):
+    with pytest.raises(ModelError, match=r"hf download owner/name --local-dir DIR.* --model DIR$"):
+        check_reachable("owner/name")
+    check_reachable(folder_of(tmp_path / "m", {}))  # a folder needs no hub
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [None, "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"],
+)
+def test_a_model_in_a_cache_needs_no_hub(offline, tmp_path, monkeypatch, variable):
+    place = offline
+    if variable is not None:
+        named = tmp_path / "elsewhere"
+        monkeypatch.setenv(variable, str(named))
+        place = named / "hub" if variable == "HF_HOME" else named
+    snapshot = place / "models--owner--name" / "snapshots" / "0"
+    folder_of(snapshot, {"architectures": ["BertForQuestionAnswering"]})
+    check_reachable("owner/name")
+    assert infer_task("owner/name")[0] == "qa"

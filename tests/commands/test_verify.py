@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ import pytest
 from fakes import MODES, FakeRunner, host, measurement
 from run_folder import BEST, leave_run
 
+from autotune import demo
 from autotune.commands.promise import verify
 from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.verify import ROUNDS, lines, measure_again
 from autotune.driver.runner import Outcome
 from autotune.search.finals import VISITS_PER_PROCESS, processes
-from autotune.shared.records import Failure, StackFacts
+from autotune.shared.records import OUTSIDE, PROVEN, Accuracy, Failure, StackFacts
 from autotune.shared.stats import gain_interval, process_spread
 
 ZEROS = np.zeros(10, np.float32)
@@ -87,16 +89,46 @@ def test_a_promise_that_is_broken_names_the_cause(run, machine, words):
     assert lines(found)[-1] == "the promise does not hold"
 
 
-def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
+def judged_as(run, monkeypatch, **judgement):
+    """Measure `run` again with a gate that finds `judgement`."""
     gate = run.gate()
+    values = {"metrics": {"f1": 90.0}, "agreement": 1.0, "max_abs_logit_difference": 0.0}
+    accuracy = Accuracy(**values, **judgement)
     monkeypatch.setattr(type(run), "gate", lambda self: gate)
-    monkeypatch.setattr(
-        gate,
-        "judge",
-        lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0}, certainty="outside"),
+    monkeypatch.setattr(gate, "judge", lambda *_: accuracy)
+    monkeypatch.setattr(type(run), "reference", lambda self: SimpleNamespace(**REFERENCE))
+    return again(run, Machine())
+
+
+REFERENCE = {"metrics": {"f1": 100.0}, "by_agreement": False}
+
+
+def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
+    found = judged_as(run, monkeypatch, relative_drop=0.1, allowed=False, certainty=OUTSIDE, rows=9)
+    cause = "no longer right: f1 90.00 against 100.00: a loss of 10.0%, allowed 1.0%"
+    assert cause in found.causes[0]
+    assert "f1 loses 10.00% of the baseline's on 9 rows: outside the limit of 1.0%" in told(found)
+
+
+def test_a_gain_in_accuracy_is_called_a_gain(run, monkeypatch):
+    found = judged_as(
+        run,
+        monkeypatch,
+        relative_drop=-0.0208,
+        loss=(-0.0479, 0.0063),
+        allowed=True,
+        certainty=PROVEN,
+        rows=194,
     )
-    monkeypatch.setattr(gate, "failure", lambda *_: Failure(kind="inaccurate", detail="f1 90"))
-    assert "no longer right: f1 90" in again(run, Machine()).causes[0]
+    assert (
+        "f1 gains 2.08% (from a loss of 0.63% to a gain of 4.79%) of the baseline's on 194 rows: "
+        "proven within the limit of 1.0%"
+    ) in told(found)
+    assert found.as_json()["accuracy"]["loss"] == -0.0208
+
+
+def told(found):
+    return "\n".join(lines(found))
 
 
 def test_what_has_changed_is_listed(run):
@@ -184,3 +216,35 @@ def test_a_folder_without_a_run_is_bad_input(autotune, tmp_path):
     done = autotune("verify", tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_that_has_moved_is_named_with_its_new_place(stubbed, stub_run, tmp_path):
+    """best.yaml names the old place; the files are the same, so the promise is the same."""
+    moved = tmp_path / "moved"
+    shutil.copytree(demo.MODEL, moved)
+    ran = stubbed("run", stub_run, "--model", moved, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["same_metrics"]
+    served = stubbed("serve-test", stub_run, "--model", moved, "--rate", "3", "--seconds", "1")
+    assert served.returncode == 0, served.stderr
+    verified = stubbed("verify", stub_run, "--model", moved, "--rounds", "3", "--json")
+    assert json.loads(verified.stdout)["speedup"] is not None, verified.stderr
+
+
+def test_another_model_in_that_place_is_refused(stubbed, stub_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(demo.MODEL, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "changed": 1}))
+    for command in (("run", stub_run), ("serve-test", stub_run, "--rate", "1")):
+        done = stubbed(*command, "--model", other)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"--model {other}: the files of the model" in line
+        assert "have changed since the run was made" in line
+    done = stubbed("verify", stub_run, "--model", other)
+    assert done.returncode == 3
+    assert "have changed since the run was made" in done.stdout
+    done = stubbed("run", stub_run, "--model", "./nowhere")
+    assert done.returncode == 2
+    assert "--model ./nowhere: neither a folder nor a model id" in done.stderr

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from bench_search import SMALL, Bench
-from fakes import FakeRunner, pass_seconds, surroundings
+from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
 from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_PER_PROCESS, finals, processes
@@ -437,3 +437,71 @@ def test_the_same_seed_proposes_the_same_configurations(tmp_path):
         found = Bench(tmp_path / name).search(runner, trials=30, seed=7)
         ran.append([trial.config for trial in found.trials if trial.origin in SEARCHED])
     assert ran[0] == ran[1]
+
+
+class Lucky(FakeRunner):
+    """In the search everything but the baselines looks half as fast again as it is."""
+
+    def run(self, config, rule):
+        outcome = super().run(config, rule)
+        if rule in (VISIT_RULE, STEP_RULE) or outcome.measurement is None:
+            return outcome
+        plain = config["mode"] == "eager" and config["precision"] == "fp32"
+        luck = 1.0 if plain else 1.5
+        return replace(outcome, measurement=measurement(pass_seconds(config) / luck))
+
+
+def test_the_best_so_far_follows_the_finals(bench):
+    """Luck leads the search; from the first whole round on, the finals decide."""
+    result = bench.search(Lucky(), trials=25)
+    found = bench.listener.progress
+    last_of_search = [p for p in found if p.phase == "search"][-1]
+    last = found[-1]
+    assert last.phase == "finals"
+    assert last.best.config == result.best.config
+    assert last.gain == result.gain
+    true = pass_seconds(result.baseline.config) / pass_seconds(result.best.config)
+    assert last.gain.median == pytest.approx(true)
+    assert last_of_search.gain.median == pytest.approx(1.5 * true)
+
+
+def test_the_remaining_time_is_that_of_the_whole_search(bench):
+    """Elapsed and remaining time add up to the budget and the run of launch.sh at every trial."""
+    now = [0.0]
+
+    class Slow(FakeRunner):
+        def run(self, config, rule):
+            now[0] += max(min(pass_seconds(config), rule.part_s or math.inf), rule.budget_s)
+            return super().run(config, rule)
+
+    bench.search(Slow(), trials=None, budget=200.0, clock=lambda: now[0], check_s=30.0)
+    found = bench.listener.progress
+    for progress in found:
+        if progress.phase == "search":
+            assert progress.elapsed_s + progress.remaining_s == pytest.approx(230.0)
+    of_finals = [p.remaining_s for p in found if p.trial.origin == "final"]
+    assert of_finals == sorted(of_finals, reverse=True)
+    assert of_finals[-1] >= 20.0 + 30.0  # a tenth of the budget splits the gain, then launch.sh
+    of_steps = [p.remaining_s for p in found if p.trial.origin == "step"]
+    assert of_steps == sorted(of_steps, reverse=True)
+    assert of_steps[-1] >= 30.0  # launch.sh is still to run
+    assert found[-1].elapsed_s + 30.0 <= 230.0
+
+
+def test_without_a_time_budget_the_remaining_time_holds_finals_and_launch_sh(bench):
+    """Each of 12 trials takes 2 s: with 9 left, at least 18 s, and 30 s for launch.sh."""
+    now = [0.0]
+
+    class Steady(FakeRunner):
+        def run(self, config, rule):
+            now[0] += 1.0
+            return super().run(config, rule)
+
+    bench.search(Steady(), trials=12, clock=lambda: now[0], check_s=30.0)
+    by_done = {p.done: p for p in bench.listener.progress if p.phase == "search"}
+    typical = 1.0  # a first rung; a second one is not needed on this machine
+    for done, progress in by_done.items():
+        assert progress.remaining_s >= (12 - done) * typical + 30.0
+    whole = bench.listener.progress[-1].elapsed_s
+    third = by_done[3]
+    assert third.elapsed_s + third.remaining_s >= 0.5 * (whole + 30.0)

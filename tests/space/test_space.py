@@ -258,7 +258,7 @@ def test_baseline_is_what_the_user_has_today():
     [
         ("knobs: [", "not valid YAML"),
         ("knobs: {}\nsurprise: 1", "surprise: unknown key; known keys: version"),
-        ("knobs: {colour: [red]}", "unknown knob 'colour'; known knobs: stack, threads"),
+        ("knobs: {colour: [red]}", "unknown knob 'colour'; autotune spaces show"),
         ("knobs: {precision: [fp8]}", "precision must be one of fp32"),
         ("knobs: {batch_size: [big]}", "batch_size must be a whole number"),
         ("knobs: {batch_size: [true]}", "batch_size must be a whole number"),

@@ -10,6 +10,7 @@ from autotune.shared.errors import DatasetError
 from autotune.tasks import task_named
 from autotune.tasks.base import Columns
 from autotune.tasks.feature_extraction import neighbours
+from autotune.tasks.gate import Gate, GateRule
 
 TASK = task_named("feature-extraction")
 FEATURES = EncodedFeatures(
@@ -128,3 +129,34 @@ def test_queries_are_scored_among_the_passages_of_all_rows():
     assert scores["ndcg_at_10"] == pytest.approx(100 * (1 + 1 / np.log2(3)) / 2)
     assert scores["mrr_at_10"] == pytest.approx(75.0)
     assert scores["recall_at_10"] == pytest.approx(100.0)
+
+
+def test_the_gate_rejects_vectors_that_are_near_and_rank_pairs_in_another_order():
+    """40 pairs at angles of 0.02 to 0.8 degrees, in the order of their scores.
+
+    The candidate has them in the opposite order: its Spearman correlation is -1. Each vector moved
+    by less than 0.8 degrees, a cosine above 0.9999, which fidelity to eager would allow.
+    """
+    count = 40
+    angles = np.radians(0.02 * np.arange(1, count + 1))
+
+    def hidden(of_pairs):
+        second = np.stack([np.cos(of_pairs), np.sin(of_pairs)], axis=1)
+        first = np.tile([1.0, 0.0], (count, 1))
+        return {"last_hidden_state": np.stack([first, second], axis=1).reshape(-1, 2)}
+
+    features = EncodedFeatures(
+        lengths=np.ones(2 * count, np.int32),
+        example=np.repeat(np.arange(count, dtype=np.int32), 2),
+        offsets=None,
+    )
+    rows = [{"texts": [f"a{n}", f"b{n}"], "score": float(count - n)} for n in range(count)]
+    task = TASK.with_layout("pairs")
+    gate = Gate(task=task, rows=rows, features=features, rule=GateRule(max_drop=0.01))
+    reference = gate.reference(hidden(angles))
+    assert reference.metrics["spearman"] == pytest.approx(100)
+    found = gate.judge(hidden(angles[::-1]), reference)
+    assert found.metrics["cosine"] > 99.99
+    assert found.metrics["spearman"] == pytest.approx(-100)
+    assert not found.allowed
+    assert gate.judge(hidden(angles), reference).allowed

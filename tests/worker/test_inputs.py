@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -282,3 +283,32 @@ def test_the_answers_of_bigbird_do_not_depend_on_the_batch_before(tmp_path):
         sparse_pooled = torch_model.load(source)[0].bert(input_ids=long_row)[1]
     assert torch.equal(first, again)
     assert not torch.allclose(full, sparse_pooled, atol=1e-6)  # so that equality means something
+
+
+def test_a_model_that_cannot_run_a_row_says_what_it_was_given(tmp_path):
+    """BERT knows one type of token here, and the tokenizer offers two."""
+    build(tmp_path / "model", "bert", "text-classification", type_vocab_size=1)
+    from autotune.worker.engines import torch_model
+    from autotune.worker.inputs import choose_padding
+
+    features, _, source = encoded(tmp_path)
+    model, _ = torch_model.load(source)
+    types = np.ones_like(features.inputs["token_type_ids"])
+    wrong = replace(features, inputs={**features.inputs, "token_type_ids": types})
+    with pytest.raises(
+        TrialFailure, match=r"unsupported: BertForSequenceClassification cannot run"
+    ):
+        choose_padding(model, make_tokenizer("wordpiece"), wrong, source.outputs)
+
+
+def test_a_tokenizer_of_sentencepiece_alone_says_what_is_missing(tmp_path):
+    from autotune.worker.encode import _tokenizer_advice
+
+    source = ModelSource(path=str(tmp_path), head="h", outputs={})
+    assert _tokenizer_advice(source) is None  # there is nothing to tell
+    (tmp_path / "spiece.model").write_bytes(b"")
+    words = _tokenizer_advice(source)
+    assert "SentencePiece model and no tokenizer.json" in words
+    assert "install sentencepiece and protobuf" in words
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert _tokenizer_advice(source) is None

@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from autotune.commands.search.settings import resolve_model
 from autotune.driver.arrays import EncodedFeatures
+from autotune.driver.channel import WorkerFailed
 from autotune.driver.forkserver import ForkServers
 from autotune.driver.replies import Expected, read_outputs
 from autotune.driver.runner import Outcome, ProcessRunner, Runner
+from autotune.driver.start import start_worker
 from autotune.host import Host
 from autotune.search.finals import VISITS_PER_PROCESS
 from autotune.search.objective import Objective, objective_named
-from autotune.shared.errors import ResumeError
+from autotune.shared.errors import ModelError, ResumeError
 from autotune.shared.records import (
     Config,
     Failure,
@@ -28,10 +32,11 @@ from autotune.shared.records import (
     ModelSource,
     StackFacts,
     StoppingRule,
+    to_jsonable,
 )
 from autotune.shared.stats import Interval, shuffled
 from autotune.space import knobs
-from autotune.store.folder import RunFolder
+from autotune.store.folder import RunFolder, folder_of
 from autotune.store.wire import WireError, parse
 from autotune.tasks import task_named
 from autotune.tasks.base import SINGLE_LABEL, Row, Task
@@ -39,6 +44,7 @@ from autotune.tasks.gate import Gate, GateRule, Reference
 from autotune.tasks.workload import inputs_of, kept_by
 
 TIMEOUT_S = 900.0
+DIGEST_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +122,20 @@ class FinishedRun:
         )
 
 
-def reopen(folder: RunFolder) -> FinishedRun:
-    """The run in `folder`. Raises ResumeError if it is unfinished or damaged."""
+def reopen(folder: RunFolder, model: str | None = None) -> FinishedRun:
+    """The run in `folder`. Raises ResumeError if it is unfinished or damaged.
+
+    `model` says where the run's model is now, if not in the place that best.yaml names. Raises
+    ModelError if there is none.
+    """
     manifest = folder.read_manifest()
+    moved = None if model is None else resolve_model(model)
     try:
         best = yaml.safe_load(folder.best.read_text(encoding="utf-8"))
-        model = manifest["model"]
+        known = manifest["model"]
+        source = parse(ModelSource, best["model"])
         data = task_named(manifest["workload"]["task"]).load(str(folder.data.resolve()), None)
-        task = data.task.for_model(model["labels"], model.get("problem", SINGLE_LABEL))
+        task = data.task.for_model(known["labels"], known.get("problem", SINGLE_LABEL))
         promise = best["promise"]
         return FinishedRun(
             folder=folder,
@@ -132,12 +144,41 @@ def reopen(folder: RunFolder) -> FinishedRun:
             objective=objective_named(str(promise["objective"])),
             promised=Interval(**{f.name: promise[f.name] for f in fields(Interval)}),
             task=task,
-            source=parse(ModelSource, best["model"]),
+            source=source if moved is None else replace(source, path=moved),
             rows=task.with_model_labels(data.rows),
             features=EncodedFeatures.load(folder.workload),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ResumeError(f"{folder.path} holds no finished run: {error}") from error
+
+
+def reopen_with(path: Path, model: str | None, host: Host) -> FinishedRun:
+    """The run at `path` (its folder or best.yaml), for measuring it with the model at `model`.
+
+    None stands for the place that best.yaml names. Raises ResumeError and ModelError as `reopen`
+    does, and ModelError if another model is at `model`: the run's kept engine would answer for it.
+    """
+    run = reopen(folder_of(path), model)
+    if model is not None:
+        with tempfile.TemporaryDirectory(prefix="autotune-digest-") as work:
+            cause = model_changed(run, host, str(run.best["stack"]["python"]), Path(work))
+        if cause is not None:
+            raise ModelError(f"--model {model}: {cause}")
+    return run
+
+
+def model_changed(run: FinishedRun, host: Host, python: str, work: Path) -> str | None:
+    """Why the model is not the one that was searched; None if it is. `python` reads its files."""
+    with start_worker(host, python, work / "digest") as worker:
+        try:
+            digest = worker.request(
+                "digest", {"source": to_jsonable(run.source)}, timeout_s=DIGEST_TIMEOUT_S
+            )
+        except WorkerFailed as failed:
+            return f"the model cannot be read: {failed.failure.detail}"
+    if digest != run.manifest["model"]["digest"]:
+        return f"the files of the model {run.source.path} have changed since the run was made"
+    return None
 
 
 def visit_in_turn(

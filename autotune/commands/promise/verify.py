@@ -16,16 +16,17 @@ from autotune.commands.promise.reopen import (
     FinishedRun,
     VisitFailed,
     measurements,
+    model_changed,
     reopen,
     visit_in_turn,
 )
 from autotune.driver import stacks
-from autotune.driver.channel import WorkerFailed
 from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.replies import OutputArrays
 from autotune.driver.runner import Runner
-from autotune.driver.start import start_worker
 from autotune.host import Host, detect
+from autotune.report.build import accuracy_entry
+from autotune.report.text import judged_words
 from autotune.search.finals import VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
@@ -40,7 +41,6 @@ MIN_SHARE_OF_PROMISE = 0.8
 """Default minimum speedup, as a share of the promised speedup."""
 BASELINE_MAX_RATIO = 1.5
 """If the baseline is this many times slower or faster than before, the speedups do not compare."""
-DIGEST_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,8 @@ class Verified:
     best: Interval | None = None
     baseline: Interval | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    certainty: str | None = None  # of the accuracy: PROVEN, UNPROVEN or OUTSIDE; None: not measured
+    accuracy: Mapping[str, Any] | None = None  # as in report.json; None: not measured
+    max_accuracy_drop: float | None = None  # the limit of the run's gate
 
     @property
     def holds(self) -> bool:
@@ -74,14 +75,16 @@ def verify(
     path: Path,
     *,
     min_speedup: float | None,
+    model: str | None = None,
     rounds: int = ROUNDS,
     visit: StoppingRule = VISIT_RULE,
 ) -> Verified:
     """Measure the run's best configuration against its baseline again, in turn.
 
-    `path` is best.yaml or its folder. Raises ResumeError where it holds no finished run.
+    `path` is best.yaml or its folder, `model` where the model is now, if not where best.yaml says.
+    Raises ResumeError where `path` holds no finished run, ModelError where `model` is none.
     """
-    run, host = reopen(folder_of(path)), detect()
+    run, host = reopen(folder_of(path), model), detect()
     minimum = min_speedup
     if minimum is None:
         minimum = MIN_SHARE_OF_PROMISE * float(run.best["promise"]["speedup"])
@@ -89,7 +92,7 @@ def verify(
         work = Path(temporary)
         try:
             found = stacks.examine(run.pythons, host, work)
-            changed = _model_changed(run, host, found, work)
+            changed = model_changed(run, host, found[str(run.chosen["stack"])].python, work)
         except StackError as error:
             return _without_measuring(run, host, {}, minimum, str(error))
         cause = changed or found[str(run.chosen["stack"])].refusal(run.chosen)
@@ -126,22 +129,6 @@ def changes_known(run: FinishedRun, host: Host, found: Mapping[str, StackFacts])
     stack = found.get(str(run.chosen["stack"]))
     then = {name: v for name, v in run.best["stack"].items() if name != "python"}
     return differences(run.best, host, then if stack is None else stack.versions)
-
-
-def _model_changed(
-    run: FinishedRun, host: Host, found: Mapping[str, StackFacts], work: Path
-) -> str | None:
-    python = found[str(run.chosen["stack"])].python
-    with start_worker(host, python, work / "digest") as worker:
-        try:
-            digest = worker.request(
-                "digest", {"source": to_jsonable(run.source)}, timeout_s=DIGEST_TIMEOUT_S
-            )
-        except WorkerFailed as failed:
-            return f"the model cannot be read: {failed.failure.detail}"
-    if digest != run.manifest["model"]["digest"]:
-        return f"the files of the model {run.source.path} have changed since the run was made"
-    return None
 
 
 def measure_again(
@@ -203,7 +190,8 @@ def measure_again(
         best=speeds[best],
         baseline=speeds[base],
         metrics=accuracy.metrics,
-        certainty=accuracy.certainty,
+        accuracy=accuracy_entry(accuracy, run.task.metrics[0]),
+        max_accuracy_drop=run.manifest["max_accuracy_drop"],
     )
 
 
@@ -221,7 +209,8 @@ def lines(found: Verified) -> list[str]:
     text = [f"then and now: {line}" for line in found.differences]
     if found.speedup is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
-        metrics += f"; accuracy {found.certainty} within the limit" if found.certainty else ""
+        if found.accuracy is not None and found.max_accuracy_drop is not None:
+            metrics += f"; {judged_words(found.accuracy, found.max_accuracy_drop)}"
         text.append(
             f"{found.speedup.median:.2f}x {objective_named(found.objective).compared} the baseline "
             f"({found.speedup.low:.2f} to {found.speedup.high:.2f}), promised "

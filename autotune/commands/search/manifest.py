@@ -53,6 +53,7 @@ def describe_run(
             "name": settings.model,
             "path": workload.source.path,
             **to_jsonable(workload.facts),
+            "padding": dict(workload.padding),
             "trust_remote_code": settings.trust_remote_code,
             "allow_pickle": settings.allow_pickle,
         },

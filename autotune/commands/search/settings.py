@@ -12,6 +12,7 @@ from autotune import demo
 from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
 from autotune.shared.folders import refusal_of_folder
+from autotune.shared.hub import hub_answers
 from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.shared.words import known_names
 from autotune.tasks import task_of_architectures
@@ -25,6 +26,8 @@ LAUNCH_CHECK_SHARE = 0.25
 """A search ends with one run of launch.sh. It may take 25% of the time budget, at most 40 s."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 CREDENTIALS_MASK = "***"
+HUB_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
+"""Environment variables that name the folder of downloaded models; the last two are older names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,20 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def check_reachable(model: str) -> None:
+    """Raise ModelError at once for a hub id that no cache holds, if the hub does not answer.
+
+    `model` is what `resolve_model` returns. A worker would say the same, but only after it has
+    imported torch.
+    """
+    if not os.path.isabs(model) and not _configs_of(model) and not hub_answers():
+        raise ModelError(
+            f"--model {model}: it is not in the local cache, and the model hub does not answer: "
+            f"run `hf download {model} --local-dir DIR` on a machine that reaches the hub, and "
+            "pass --model DIR"
+        )
+
+
 def infer_task(model: str) -> tuple[str, str]:
     """Return the task of a model by its config.json, and the architecture that says so.
 
@@ -146,10 +163,12 @@ def _configs_of(model: str) -> list[Path]:
     """The config.json of a folder, or those of a hub id in the hub's cache."""
     if os.path.isabs(model):
         return [Path(model) / "config.json"]
-    environment = os.environ
-    home = Path(environment.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    hub = Path(environment.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    return list(hub.glob(f"models--{model.replace('/', '--')}/snapshots/*/config.json"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    named = (os.environ.get(name) for name in HUB_CACHE_VARIABLES)
+    places = [*(Path(place) for place in named if place), home / "hub"]
+    pattern = f"models--{model.replace('/', '--')}/snapshots/*/config.json"
+    return [config for place in places for config in place.expanduser().glob(pattern)]
 
 
 def shipped_spaces() -> dict[str, Path]:

@@ -24,6 +24,7 @@ from autotune.commands.search.settings import (
     CREDENTIALS_MASK,
     DEFAULT_TIME_BUDGET_S,
     Settings,
+    check_reachable,
     dataset_of,
     find_space,
     load_rows,
@@ -188,6 +189,7 @@ class Tuning:
     def run(self) -> Finished:
         """Raises InputError (nothing is left half-written) or SearchError."""
         self._began = time.monotonic()
+        check_reachable(self._model)
         named = dataset_of(self._settings, self._task)
         if not is_local(named):
             why = "" if self._settings.dataset else ", the default: no --dataset is given"
