@@ -18,7 +18,7 @@ from autotune.search.finals import finals
 from autotune.search.objective import Objective, batch_percentiles, throughput
 from autotune.search.ranking import AGAIN, FINAL, JUDGED, SEARCHED, leaders, measured
 from autotune.search.result import Result
-from autotune.shared.records import Trial, to_jsonable
+from autotune.shared.records import Accuracy, Trial, to_jsonable
 from autotune.shared.stats import Interval, percentile
 from autotune.space import knobs
 
@@ -116,8 +116,8 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         per_mode.setdefault(f"{trial.config['mode']} {trial.config['precision']}", trial)
 
     failures: dict[str, list[Trial]] = collections.defaultdict(list)
-    for trial in searched:
-        if trial.failure is not None:
+    for trial in trials:
+        if trial.failure is not None and trial.origin in (*SEARCHED, JUDGED):
             failures[trial.failure.kind].append(trial)
 
     def shown(trial: Trial) -> dict[str, Any]:
@@ -209,6 +209,11 @@ def judgement(result: Result, metric: str) -> dict[str, Any] | None:
     judged = [t for t in result.trials if t.config == config and t.origin == JUDGED and t.accuracy]
     accuracy = (judged or [result.best])[-1].accuracy
     assert accuracy is not None
+    return judged_as(accuracy, metric)
+
+
+def judged_as(accuracy: Accuracy, metric: str) -> dict[str, Any]:
+    """How sure the gate is, in report.json's layout."""
     return {
         "metric": metric,
         "rows": accuracy.rows,

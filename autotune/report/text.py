@@ -211,8 +211,15 @@ def split_sentence(report: Mapping[str, Any]) -> str | None:
     return words
 
 
+FIDELITY = "cosine"
+"""The main metric of rows without labels: how near the vectors are to those of eager float32."""
+
+
 def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
-    """What accuracy the best configuration loses, and how sure that is."""
+    """What accuracy the best configuration loses, and how sure that is.
+
+    `report` holds `accuracy` and `max_accuracy_drop` of report.json.
+    """
     found = report["accuracy"]
     if found is None:
         return None
@@ -234,9 +241,14 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
         else f" Scores differ by at most {drift['largest']:.3f}, and 99% of them by at most "
         f"{drift['p99']:.3f}."
     )
+    fidelity = (
+        " The rows have no labels, so vectors are compared with those of eager float32."
+        if found["metric"] == FIDELITY
+        else ""
+    )
     return (
         f"Its {found['metric'].replace('_', ' ')} loses {found['loss']:+.2%} of the baseline's"
-        f"{interval} on {rows} rows: {within}.{scores}"
+        f"{interval} on {rows} rows: {within}.{scores}{fidelity}"
     )
 
 

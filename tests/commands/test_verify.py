@@ -16,7 +16,7 @@ from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.verify import ROUNDS, lines, measure_again
 from autotune.driver.runner import Outcome
 from autotune.search.finals import VISITS_PER_PROCESS, processes
-from autotune.shared.records import Failure, StackFacts
+from autotune.shared.records import ONE_PASS, OUTSIDE, Accuracy, Failure, StackFacts
 from autotune.shared.stats import gain_interval, process_spread
 
 ZEROS = np.zeros(10, np.float32)
@@ -90,13 +90,48 @@ def test_a_promise_that_is_broken_names_the_cause(run, machine, words):
 def test_a_best_that_is_no_longer_right_is_a_cause(run, monkeypatch):
     gate = run.gate()
     monkeypatch.setattr(type(run), "gate", lambda self: gate)
-    monkeypatch.setattr(
-        gate,
-        "judge",
-        lambda *_: SimpleNamespace(allowed=False, metrics={"f1": 90.0}, certainty="outside"),
+    wrong = Accuracy(
+        metrics={"f1": 90.0},
+        relative_drop=0.1,
+        agreement=0.9,
+        max_abs_logit_difference=1.0,
+        allowed=False,
+        loss=(0.05, 0.2),
+        rows=10,
+        certainty=OUTSIDE,
     )
+    monkeypatch.setattr(gate, "judge", lambda *_: wrong)
     monkeypatch.setattr(gate, "failure", lambda *_: Failure(kind="inaccurate", detail="f1 90"))
-    assert "no longer right: f1 90" in again(run, Machine()).causes[0]
+    found = again(run, Machine())
+    assert "no longer right: f1 90" in found.causes[0]
+    assert lines(found)[1] == (
+        "Its f1 loses +10.00% of the baseline's (+5.00% to +20.00%) on 10 rows: outside the limit "
+        "of 1.0%."
+    )
+
+
+def test_it_says_what_the_accuracy_loses_and_how_sure_that_is(run):
+    found = again(run, Machine())
+    judged = found.as_json()["accuracy"]
+    assert (judged["metric"], judged["rows"], judged["loss"]) == ("f1", 10, 0.0)
+    assert judged["certainty"] == "not proven"  # ten rows prove little
+    assert f"not proven on 10 rows (about {judged['rows_to_prove']} would" in lines(found)[1]
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_an_answer_that_cannot_be_had_is_a_cause(run, failing):
+    """Visits run a part of the rows, so the answers need a whole pass of their own."""
+
+    class Parts(Machine):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if rule != ONE_PASS:
+                return replace(outcome, outputs={})
+            return Outcome(failure=Failure(kind="timeout", detail="late")) if failing else outcome
+
+    found = again(run, Parts())
+    assert found.holds is not failing
+    assert [cause.endswith("timeout: late") for cause in found.causes] == [True] * failing
 
 
 def test_what_has_changed_is_listed(run):

@@ -26,6 +26,8 @@ from autotune.driver.replies import OutputArrays
 from autotune.driver.runner import Runner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
+from autotune.report.build import judged_as
+from autotune.report.text import accuracy_sentence
 from autotune.search.finals import VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
@@ -59,7 +61,8 @@ class Verified:
     best: Interval | None = None
     baseline: Interval | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    certainty: str | None = None  # of the accuracy: PROVEN, UNPROVEN or OUTSIDE; None: not measured
+    max_accuracy_drop: float | None = None
+    accuracy: Mapping[str, Any] | None = None  # as in report.json; None: not measured
 
     @property
     def holds(self) -> bool:
@@ -203,7 +206,8 @@ def measure_again(
         best=speeds[best],
         baseline=speeds[base],
         metrics=accuracy.metrics,
-        certainty=accuracy.certainty,
+        max_accuracy_drop=run.manifest["max_accuracy_drop"],
+        accuracy=judged_as(accuracy, run.task.metrics[0]),
     )
 
 
@@ -221,12 +225,16 @@ def lines(found: Verified) -> list[str]:
     text = [f"then and now: {line}" for line in found.differences]
     if found.speedup is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
-        metrics += f"; accuracy {found.certainty} within the limit" if found.certainty else ""
         text.append(
             f"{found.speedup.median:.2f}x {objective_named(found.objective).compared} the baseline "
             f"({found.speedup.low:.2f} to {found.speedup.high:.2f}), promised "
             f"{found.promised_speedup:.2f}x; {metrics}"
         )
+    judged = accuracy_sentence(
+        {"accuracy": found.accuracy, "max_accuracy_drop": found.max_accuracy_drop}
+    )
+    if judged is not None:
+        text.append(judged)
     text += [f"BROKEN: {cause}" for cause in found.causes]
     text.append("the promise holds" if found.holds else "the promise does not hold")
     return text
