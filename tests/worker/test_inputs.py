@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 import pytest
-from families import build, make_tokenizer
+from families import FAMILIES, build, make_tokenizer
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
@@ -104,6 +104,39 @@ def test_a_decoder_classifier_answers_a_padded_row_as_the_row_alone(
     expected = alone(model, "text-classification", TEXTS)
     for width in (max(features.lengths), 64):
         np.testing.assert_allclose(together(features, source, width), expected, atol=1e-4)
+
+
+PADDING_CHANGES = ("fnet", "convbert", "bigbird")
+"""Families whose answers depend on padding: FNet has no mask, the convolutions of ConvBERT read
+what is beside a token, BigBird pads to whole blocks."""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family not in (*DECODERS, *PADDING_CHANGES)]
+)
+def test_every_family_answers_a_padded_row_as_the_row_alone(family, tmp_path):
+    model = build(tmp_path / "model", family, "text-classification")
+    features, _, source = encoded(tmp_path)
+    expected = alone(model, "text-classification", TEXTS)
+    np.testing.assert_allclose(together(features, source, 64), expected, atol=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", PADDING_CHANGES)
+def test_a_family_that_padding_changes_answers_as_transformers_padded_batch(family, tmp_path):
+    import torch
+    import transformers
+
+    folder = build(tmp_path / "model", family, "text-classification")
+    features, _, source = encoded(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    batch = tokenizer(TEXTS, padding="max_length", max_length=64, return_tensors="pt")
+    taken = {k: v for k, v in batch.items() if k in inspect.signature(model.forward).parameters}
+    with torch.no_grad():
+        expected = model(**taken).logits.numpy()
+    np.testing.assert_allclose(together(features, source, 64), expected, atol=1e-4)
 
 
 def test_gpt2_with_a_tokenizer_that_pads_on_the_left_is_padded_on_the_right(tmp_path):
