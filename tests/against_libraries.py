@@ -33,7 +33,7 @@ def random_tagging(rng, labels, most=12):
     return [str(tag) for tag in rng.choice(labels, rng.integers(1, most))]
 
 
-def taggings(scheme):
+def taggings(scheme, count=TAGGINGS):
     """Differences of span counts and of F1 from seqeval, over random taggings.
 
     BILOU is compared with seqeval's strict mode, the only one that knows it.
@@ -46,7 +46,7 @@ def taggings(scheme):
     task = task_named("token-classification").for_model(labels)
     strict = {"mode": "strict", "scheme": BILOU} if scheme == "BILOU" else {}
     different = 0
-    for _ in range(TAGGINGS):
+    for _ in range(count):
         expected, found = random_tagging(rng, labels), []
         found = [str(tag) for tag in rng.choice(labels, len(expected))]
         if rng.random() < 0.5:  # as a model does, mostly right

@@ -91,9 +91,15 @@ class TunedRun:
         found = self.report["best"]["speedup"]
         return Interval(**{name: found[name] for name in Interval.__dataclass_fields__})
 
-    def verify(self, *, min_speedup: float | None = None, rounds: int | None = None) -> Verified:
+    def verify(
+        self,
+        *,
+        min_speedup: float | None = None,
+        rounds: int | None = None,
+        model: str | os.PathLike[str] | None = None,
+    ) -> Verified:
         """`verify` of this run."""
-        return verify(self.path, min_speedup=min_speedup, rounds=rounds)
+        return verify(self.path, min_speedup=min_speedup, rounds=rounds, model=model)
 
 
 def tune(
@@ -162,18 +168,26 @@ def load_run(path: str | os.PathLike[str]) -> TunedRun:
 
 
 def verify(
-    path: str | os.PathLike[str], *, min_speedup: float | None = None, rounds: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    min_speedup: float | None = None,
+    rounds: int | None = None,
+    model: str | os.PathLike[str] | None = None,
 ) -> Verified:
     """Measure the best configuration of the run in `path` against its baseline again, in turn.
 
     `min_speedup`: the least speedup to accept; None: 80% of the promised one. `rounds`: how often
-    each is measured; None: as often as `autotune verify` does. The promise holds if `holds` is
-    true; `causes` say why not. Raises InputError if there is no finished run.
+    each is measured; None: as often as `autotune verify` does. `model`: where the model is now, if
+    not where the search found it. The promise holds if `holds` is true; `causes` say why not.
+    Raises InputError if there is no finished run, or another model.
     """
     from autotune.commands.promise import verify as verifying
 
     return verifying.verify(
-        Path(path), min_speedup=min_speedup, rounds=verifying.ROUNDS if rounds is None else rounds
+        Path(path),
+        min_speedup=min_speedup,
+        rounds=verifying.ROUNDS if rounds is None else rounds,
+        model=None if model is None else os.fspath(model),
     )
 
 

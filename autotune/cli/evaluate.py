@@ -24,11 +24,29 @@ WITHOUT_EFFECT = (
     *("logging_dir", "logging_steps", "logging_strategy", "logging_first_step", "log_level"),
     *("disable_tqdm", "save_steps", "save_strategy", "save_total_limit", "save_safetensors"),
     *("eval_strategy", "evaluation_strategy", "eval_steps", "eval_accumulation_steps"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_drop_last"),
+    *("dataloader_num_workers", "dataloader_pin_memory"),
     *("preprocessing_num_workers", "remove_unused_columns", "load_best_model_at_end"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
     *("num_train_epochs", "max_steps", "warmup_steps", "warmup_ratio", "weight_decay"),
     *("lr_scheduler_type", "max_train_samples", "train_file", "test_file", "use_fast_tokenizer"),
+    # training
+    *("adafactor", "adam_beta1", "adam_beta2", "adam_epsilon", "auto_find_batch_size"),
+    *("average_tokens_across_devices", "eval_delay", "eval_on_start", "gradient_checkpointing"),
+    *("gradient_checkpointing_kwargs", "greater_is_better", "ignore_data_skip"),
+    *("lr_scheduler_kwargs", "max_grad_norm", "metric_for_best_model", "neftune_noise_alpha"),
+    *("optim", "optim_args", "optim_target_modules", "per_gpu_train_batch_size"),
+    *("restore_callback_states_from_checkpoint", "resume_from_checkpoint"),
+    # checkpoints, logs and the hub
+    *("hub_always_push", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),
+    *("include_num_input_tokens_seen", "include_tokens_per_second", "log_level_replica"),
+    *("log_on_each_node", "logging_nan_inf_filter", "push_to_hub", "push_to_hub_model_id"),
+    *("push_to_hub_organization", "push_to_hub_token", "save_on_each_node", "save_only_model"),
+    # several processes or devices: there is one process, on the CPU
+    *("accelerator_config", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"),
+    *("ddp_timeout", "eval_use_gather_object", "fp16_backend", "fp16_opt_level"),
+    *("half_precision_backend", "local_rank", "mp_parameters", "ray_scope", "tf32"),
+    *("torch_empty_cache_steps", "tpu_metrics_debug", "tpu_num_cores"),
 )
 """Flags of the scripts and of TrainingArguments that change nothing in an evaluation."""
 

@@ -7,8 +7,8 @@ and warm-up are reported separately. `score` and `verify` judge a finished run i
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -198,17 +198,28 @@ def script_max_seq_length(task: Task) -> int:
 
 
 def check_output(output: Path) -> None:
-    """Raise OutputError if the results could not be written to the folder `output`."""
-    kind = kind_of(output, "--output_dir", OutputError)
-    if kind == "file":
+    """Raise OutputError if the results could not be written to the folder `output`.
+
+    Only a file that is written shows that: root may write to /proc by its permissions.
+    """
+    if kind_of(output, "--output_dir", OutputError) == "file":
         raise OutputError(f"--output_dir {output} is a file; pass a folder")
-    folder = output.absolute()
-    while kind_of(folder, "--output_dir", OutputError) is None:
-        folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+    whole = output.absolute()
+    missing = [
+        p for p in (whole, *whole.parents) if kind_of(p, "--output_dir", OutputError) is None
+    ]
+    try:
+        whole.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=whole).close()
+    except OSError as error:
         raise OutputError(
-            f"--output_dir {output} cannot be written; pass a folder you may write to"
-        )
+            f"--output_dir {output} cannot be written ({error.strerror}); pass a folder you may "
+            "write to"
+        ) from error
+    finally:
+        for folder in missing:  # nothing is left where the evaluation is refused later
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def read_config(path: Path | None, task: Task) -> Chosen:

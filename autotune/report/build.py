@@ -116,8 +116,8 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         per_mode.setdefault(f"{trial.config['mode']} {trial.config['precision']}", trial)
 
     failures: dict[str, list[Trial]] = collections.defaultdict(list)
-    for trial in searched:
-        if trial.failure is not None:
+    for trial in trials:
+        if trial.failure is not None and trial.origin in (*SEARCHED, JUDGED):
             failures[trial.failure.kind].append(trial)
 
     def shown(trial: Trial) -> dict[str, Any]:

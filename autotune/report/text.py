@@ -207,8 +207,15 @@ def split_sentence(report: Mapping[str, Any]) -> str | None:
     return words
 
 
+FIDELITY = "cosine"
+"""The main metric of rows without labels: how near the vectors are to those of eager float32."""
+
+
 def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
-    """What accuracy the best configuration loses, and how sure that is."""
+    """What accuracy the best configuration loses, and how sure that is.
+
+    `report` holds `accuracy` and `max_accuracy_drop` of report.json.
+    """
     found = report["accuracy"]
     if found is None:
         return None
@@ -219,7 +226,12 @@ def accuracy_sentence(report: Mapping[str, Any]) -> str | None:
         else f" Scores differ by at most {drift['largest']:.3f}, and 99% of them by at most "
         f"{drift['p99']:.3f}."
     )
-    return f"Its {judged_words(found, report['max_accuracy_drop'])}.{scores}"
+    fidelity = (
+        " The rows have no labels, so vectors are compared with those of eager float32."
+        if found["metric"] == FIDELITY
+        else ""
+    )
+    return f"Its {judged_words(found, report['max_accuracy_drop'])}.{scores}{fidelity}"
 
 
 def judged_words(found: Mapping[str, Any], limit: float) -> str:

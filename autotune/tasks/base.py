@@ -85,13 +85,14 @@ class Dataset:
     rows: list[Row]
     columns: Mapping[str, str]  # what the task needs, such as "text" -> the column it was read from
     unused: tuple[str, ...] = ()  # the dataset's other columns
+    note: str = ""  # what else to say of how the rows are judged
 
     @property
     def reading(self) -> str:
-        """Which columns were read, in one line for people."""
+        """Which columns were read, and how the rows are judged, in one line for people."""
         used = ", ".join(f"{field} from {column}" for field, column in self.columns.items())
         rest = f"; not used: {', '.join(self.unused)}" if self.unused else ""
-        return used + rest
+        return used + rest + (f"; {self.note}" if self.note else "")
 
 
 class Task(ABC):

@@ -44,6 +44,7 @@ GRADES_COLUMN = "grades"
 BEST = 10
 """Passages of a query that nDCG, MRR and recall look at."""
 TEXTS, PAIRS, QUERIES = "texts", "pairs", "queries"
+FIDELITY_NOTE = "no labels to judge by, so vectors are compared with those of eager float32"
 METRICS = {
     TEXTS: ("cosine", "neighbours"),
     PAIRS: ("spearman", "pearson", "cosine", "neighbours"),
@@ -98,7 +99,13 @@ class FeatureExtraction(Task):
             except ValueError as error:
                 raise DatasetError(f"{dataset}, row {number}: {error}") from None
         unused = tuple(str(column) for column in raw[0] if column not in used.values())
-        return Dataset(task=self.with_layout(layout), rows=rows, columns=used, unused=unused)
+        return Dataset(
+            task=self.with_layout(layout),
+            rows=rows,
+            columns=used,
+            unused=unused,
+            note=FIDELITY_NOTE if layout == TEXTS else "",
+        )
 
     def texts(self, rows: Sequence[Row]) -> Texts:
         return Texts(

@@ -20,6 +20,7 @@ from autotune.shared.records import (
     Failure,
     ScoreDrift,
 )
+from autotune.shared.stats import percentile
 from autotune.shared.words import loss_or_gain
 from autotune.tasks.base import Row, Task
 
@@ -250,4 +251,4 @@ def _drift(
     if scores is None or reference is None:
         return None
     distance = np.abs(scores - reference).max(axis=-1)
-    return ScoreDrift(largest=float(distance.max()), p99=float(np.percentile(distance, 99)))
+    return ScoreDrift(largest=float(distance.max()), p99=percentile(distance.ravel().tolist(), 99))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -14,7 +17,13 @@ from hypothesis import strategies as st
 from test_other_tasks import MAKE, TAGS, python, text_rows, token_rows
 
 from autotune import demo
-from autotune.commands.evaluate import Flags, check_agreement, read_config
+from autotune.cli.evaluate import WITHOUT_EFFECT, run_qa
+from autotune.commands.evaluate import (
+    Flags,
+    check_agreement,
+    read_config,
+    script_max_seq_length,
+)
 from autotune.host import detect
 from autotune.shared.errors import InputError
 from autotune.shared.instructions import has_bf16
@@ -264,6 +273,110 @@ def test_what_is_refused(autotune, tmp_path, options, words):
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def ner_rows(tags):
+    """A row of one word a tag. The stub tags words of even length O and others B-x."""
+    return [{"tokens": ["ab" if n % 2 else "abc"], "ner_tags": [t]} for n, t in enumerate(tags)]
+
+
+@pytest.fixture
+def run_ner(stubbed, tmp_path):
+    def run(rows, *options):
+        dataset = tmp_path / "rows.jsonl"
+        dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return stubbed(
+            *("run-ner", "--model_name_or_path", demo.MODEL, "--validation_file", dataset),
+            *("--do_eval", "--output_dir", "out", "--json", *options),
+        )
+
+    return run
+
+
+def test_max_eval_samples_takes_the_first_rows_and_flags_without_effect_are_said(run_ner):
+    """The first three of six rows are tagged right, the others wrong."""
+    rows = ner_rows(["B-x", "O", "B-x", "B-x", "O", "B-x"])
+    ignored = ("--overwrite_output_dir", "--report_to", "none", "--seed", "7", "--logging_dir", "l")
+    done = run_ner(rows, "--max_eval_samples", "3", *ignored, "--optim=adamw_torch")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["eval_samples"], found["eval_accuracy"]) == (3, 1.0)
+    said = done.stderr.splitlines()[0]
+    assert said.endswith(": no effect on an evaluation")
+    named = set(said.partition(": ")[0].split(", "))
+    assert named == {f"--{n}" for n in WITHOUT_EFFECT if f"--{n}" in " ".join(done.args)}
+
+
+def test_run_ner_has_no_length_of_its_own(run_ner):
+    """The last word is the 300th; a default of 128 would not score it."""
+    row = {"tokens": ["ab"] * 299 + ["abc"], "ner_tags": ["O"] * 299 + ["B-x"]}
+    found = json.loads(run_ner([row]).stdout)
+    assert found["eval_recall"] == 1.0
+    assert json.loads(run_ner([row], "--max_seq_length", "128").stdout)["eval_recall"] == 0.0
+
+
+@pytest.mark.parametrize(("task", "length"), [("qa", 384), ("text-classification", 128)])
+def test_the_other_scripts_have_a_length_of_their_own(task, length):
+    assert script_max_seq_length(task_named(task)) == length
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc", "/proc/nowhere"])
+def test_an_unusable_output_folder_is_found_before_anything_runs(stubbed, tmp_path, output):
+    (tmp_path / "file").write_text("")
+    done = stubbed(
+        *("run-qa", "--model_name_or_path", demo.MODEL, "--validation_file", demo.DATASET),
+        *("--do_eval", "--output_dir", output),
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()  # not even "encoding"
+    assert line.startswith(f"autotune: --output_dir {output} ")
+
+
+CHANGE_AN_EVALUATION = {
+    *("_n_gpu", "batch_eval_metrics", "dataloader_drop_last", "deepspeed", "do_predict"),
+    *("do_train", "eval_do_concat_batches", "fp16", "fp16_full_eval", "fsdp", "fsdp_config"),
+    *("fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", "full_determinism"),
+    *("group_by_length", "include_for_metrics", "include_inputs_for_metrics", "label_names"),
+    *("label_smoothing_factor", "length_column_name", "past_index", "per_gpu_eval_batch_size"),
+    *("prediction_loss_only", "skip_memory_metrics", "torch_compile_backend"),
+    *("torch_compile_mode", "torchdynamo", "use_legacy_prediction_loop", "use_liger_kernel"),
+    "use_mps_device",
+}
+"""Arguments of the Trainer that change what an evaluation computes, writes or runs on."""
+HOW_IT_EVALUATES = (
+    *(
+        "get_eval_dataloader",
+        "_get_dataloader",
+        "_get_eval_sampler",
+        "evaluation_loop",
+        "prediction_step",
+    ),
+    *("compute_loss", "evaluate"),
+)
+OF_NO_CONSEQUENCE = {
+    *("average_tokens_across_devices", "dataloader_num_workers", "dataloader_persistent_workers"),
+    *("dataloader_pin_memory", "dataloader_prefetch_factor", "eval_accumulation_steps"),
+}
+"""Arguments that an evaluation reads, and that change where its numbers wait and not what they
+are."""
+
+
+@pytest.mark.model
+@pytest.mark.filterwarnings("ignore")
+def test_every_argument_of_the_trainer_is_an_option_or_changes_an_evaluation():
+    import transformers
+
+    if not transformers.__version__.startswith("4.52."):
+        pytest.skip("other releases have other arguments")
+    arguments = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    taken = {name.lstrip("-") for option in run_qa.params for name in option.opts}
+    assert arguments - taken == CHANGE_AN_EVALUATION
+    source = "".join(
+        inspect.getsource(getattr(transformers.Trainer, name)) for name in HOW_IT_EVALUATES
+    )
+    read = set(re.findall(r"\bargs\.(\w+)", source))
+    assert {"dataloader_drop_last", "group_by_length"} < read
+    assert read & set(WITHOUT_EFFECT) <= OF_NO_CONSEQUENCE
 
 
 def test_the_flags_are_not_abbreviated():

@@ -18,7 +18,7 @@ from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.verify import ROUNDS, lines, measure_again
 from autotune.driver.runner import Outcome
 from autotune.search.finals import VISITS_PER_PROCESS, processes
-from autotune.shared.records import OUTSIDE, PROVEN, Accuracy, Failure, StackFacts
+from autotune.shared.records import ONE_PASS, OUTSIDE, PROVEN, Accuracy, Failure, StackFacts
 from autotune.shared.stats import gain_interval, process_spread
 
 ZEROS = np.zeros(10, np.float32)
@@ -129,6 +129,30 @@ def test_a_gain_in_accuracy_is_called_a_gain(run, monkeypatch):
 
 def told(found):
     return "\n".join(lines(found))
+
+
+def test_it_says_what_the_accuracy_loses_and_how_sure_that_is(run):
+    found = again(run, Machine())
+    judged = found.as_json()["accuracy"]
+    assert (judged["metric"], judged["rows"], judged["loss"]) == ("f1", 10, 0.0)
+    assert judged["certainty"] == "not proven"  # ten rows prove little
+    assert f"not proven on 10 rows (about {judged['rows_to_prove']} would" in told(found)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_an_answer_that_cannot_be_had_is_a_cause(run, failing):
+    """Visits run a part of the rows, so the answers need a whole pass of their own."""
+
+    class Parts(Machine):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if rule != ONE_PASS:
+                return replace(outcome, outputs={})
+            return Outcome(failure=Failure(kind="timeout", detail="late")) if failing else outcome
+
+    found = again(run, Parts())
+    assert found.holds is not failing
+    assert [cause.endswith("timeout: late") for cause in found.causes] == [True] * failing
 
 
 def test_what_has_changed_is_listed(run):

@@ -343,3 +343,38 @@ def test_a_quota_of_one_core_offers_one_thread(root):
     where = Surroundings(cores=host.cores, attentions=("sdpa",), modes={}, objective="throughput")
     assert KNOBS["threads"].auto(where) == [1]
     assert KNOBS["instances"].auto(where) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "cpus", "cores", "quota", "memory_gib"),
+    [
+        ("arm", 4, 4, None, None),  # no ids of cores
+        ("cgj", 4, 4, None, None),  # a cgroup file that is garbage
+        ("gap", {0, 1, 6, 7}, 4, None, None),
+        ("hyb", 8, 3, 3.0, None),  # v1 controllers beside a unified tree: 300 ms in 100 ms
+        ("lxcfs-partial", 4, 4, None, None),
+        ("lxcfs-renumbered", {4, 5, 20, 21}, 4, None, None),  # the file numbers them 0 to 3
+        ("memonly", 4, 4, None, None),  # the second node holds memory alone
+        ("negc", 2, 2, None, None),  # empty ids of cores
+        ("nosys", 4, 4, None, None),
+        ("ppc", 2, 2, None, None),
+        ("quota05", 4, 1, 0.5, None),
+        ("quotaj", 4, 4, None, None),  # a quota of -1
+        ("quotap0", 4, 4, None, None),  # a period of 0
+        ("s390", 2, 2, None, None),
+        ("smt", 8, 4, None, None),
+        ("v1", 8, 1, 1.5, 2),
+        ("v2n", 8, 2, 2.5, 1),
+        ("vm0", 4, 4, None, None),  # all CPUs have the core id 0
+    ],
+)
+def test_machines_that_were_met_are_as_their_files_say(
+    shared, name, cpus, cores, quota, memory_gib
+):
+    mask = frozenset(range(cpus) if isinstance(cpus, int) else cpus)
+    host = detect(shared / "cases" / "hosts" / name, mask)
+    assert {cpu.number for cpu in host.usable} == mask
+    assert (host.cores, host.cpu_quota, host.nodes, host.sockets) == (cores, quota, 1, 1)
+    assert host.memory_limited == (memory_gib is not None)
+    if memory_gib is not None:
+        assert host.memory_bytes == memory_gib * 2**30

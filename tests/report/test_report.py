@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_search import Bench
+from bench_search import Bench, Ones
 from emit_line import LINE
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
 from autotune.report.analysis import progress
 from autotune.report.build import Context, build
-from autotune.report.text import escape, markdown, table
+from autotune.report.text import accuracy_sentence, escape, markdown, table
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import objective_named
 from autotune.shared.records import Config, Failure, Screen, Trial
 from autotune.space import baseline
+from autotune.tasks.gate import Gate, GateRule
 
 
 def manifest(name):
@@ -40,8 +41,8 @@ def manifest(name):
 
 @pytest.fixture
 def reported(tmp_path):
-    def run(runner, name="model"):
-        result = Bench(tmp_path).search(runner, trials=25)
+    def run(runner, name="model", **options):
+        result = Bench(tmp_path).search(runner, **{"trials": 25, **options})
         context = Context(
             manifest=manifest(name),
             metrics=("f1",),
@@ -125,6 +126,62 @@ def test_an_engine_that_was_only_screened_is_shown_with_its_estimate(reported):
     _, rows = table(report)
     shown = {row[0]: row[2][0] for row in rows if row[-1] == "slow"}
     assert shown == {name: "≥" if name == "ipex bf16" else "~" for name in found}
+
+
+JUDGED = {
+    "metric": "macro_f1",
+    "rows": 256,
+    "loss": 0.004,
+    "low": -0.01,
+    "high": 0.02,
+    "certainty": "not proven",
+    "rows_to_prove": 900,
+    "score_drift": {"largest": 0.25, "p99": 0.125},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {},
+            "Its macro f1 loses +0.40% of the baseline's (-1.00% to +2.00%) on 256 rows: within "
+            "the limit of 1.0%, not proven on 256 rows (about 900 would prove it). Scores differ "
+            "by at most 0.250, and 99% of them by at most 0.125.",
+        ),
+        (
+            {"certainty": "proven", "high": 0.009, "rows_to_prove": None, "score_drift": None},
+            "Its macro f1 loses +0.40% of the baseline's (-1.00% to +0.90%) on 256 rows: proven "
+            "within the limit of 1.0%.",
+        ),
+        (
+            {"certainty": "outside", "loss": 0.5, "rows_to_prove": None, "score_drift": None},
+            "Its macro f1 loses +50.00% of the baseline's (-1.00% to +2.00%) on 256 rows: outside "
+            "the limit of 1.0%.",
+        ),
+        (
+            {"metric": "cosine", "low": None, "high": None, "score_drift": None},
+            "Its cosine loses +0.40% of the baseline's on 256 rows: within the limit of 1.0%, not "
+            "proven on 256 rows (about 900 would prove it). The rows have no labels, so vectors "
+            "are compared with those of eager float32.",
+        ),
+    ],
+)
+def test_the_loss_is_told_with_its_interval_and_how_sure_it_is(changed, sentence):
+    report = {"accuracy": {**JUDGED, **changed}, "max_accuracy_drop": 0.01}
+    assert accuracy_sentence(report) == sentence
+
+
+def test_winners_that_are_not_proven_leave_the_baseline_and_are_named(reported):
+    """Without an interval nothing is proven, however right it is."""
+    rule = GateRule(max_drop=0.01, proven=True)
+    gate = Gate(task=Ones(), rows=[None] * 10, features=None, rule=rule)
+    report = reported(FakeRunner(), gate=gate, trials=3)
+    assert not report["significant"]
+    assert report["best"]["id"] == report["baseline"]["id"]
+    unproven = [f for f in report["failures"]["inaccurate"] if "is not proven" in f["detail"]]
+    assert len({one["description"] for one in unproven}) == len(unproven) >= 2
+    assert unproven[0]["detail"] == "a loss of 0.0% is not proven to be within 1.0% on 10 rows"
 
 
 def test_without_a_gain_the_report_says_so(reported):

@@ -10,8 +10,16 @@ from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
 
 from autotune.driver.runner import Outcome
-from autotune.search.finals import MIN_ROUNDS, VISIT_RULE, VISITS_PER_PROCESS, finals, processes
+from autotune.search.finals import (
+    MIN_ROUNDS,
+    VISIT_RULE,
+    VISITS_PER_PROCESS,
+    Finals,
+    finals,
+    processes,
+)
 from autotune.search.loop import PRIORS_FIRST
+from autotune.search.objective import objective_named
 from autotune.search.ranking import SEARCHED
 from autotune.search.split import STEP_RULE
 from autotune.shared.errors import ResumeError, SearchError
@@ -505,3 +513,28 @@ def test_without_a_time_budget_the_remaining_time_holds_finals_and_launch_sh(ben
     whole = bench.listener.progress[-1].elapsed_s
     third = by_done[3]
     assert third.elapsed_s + third.remaining_s >= 0.5 * (whole + 30.0)
+
+
+def test_the_order_of_the_finals_is_that_of_the_seed(tmp_path):
+    orders = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        (tmp_path / name).mkdir()
+        found = Bench(tmp_path / name).search(FakeRunner(), trials=3, seed=seed)
+        place = {
+            config: n
+            for n, config in enumerate(sorted({t.config for t in of_finals(found)}, key=str))
+        }
+        orders.append([place[trial.config] for trial in of_finals(found)])
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    rounds = {tuple(orders[0][n : n + 4]) for n in range(0, len(orders[0]), 4)}
+    assert len(rounds) > 1  # no order of one round is that of all
+
+
+@pytest.mark.parametrize("budget_s", [45.0, 90.0, 570.0, None])
+def test_the_finals_have_time_for_as_many_rounds_as_an_interval_of_ranks_needs(budget_s):
+    """A search of two minutes leaves 90 s to the search, of which a quarter is for passes."""
+    plan = Finals(objective=objective_named("throughput"), time_budget_s=budget_s)
+    passes_s = min(60.0, math.inf if budget_s is None else 0.25 * budget_s)
+    assert 6 * 4 * plan.visit.budget_s <= passes_s + 1e-9
+    assert plan.visit.budget_s == pytest.approx(min(1.5, passes_s / 24))

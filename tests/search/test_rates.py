@@ -139,6 +139,26 @@ def test_a_runner_adds_the_rate_to_one_pass():
     assert inner.closed == 1
 
 
+@pytest.mark.parametrize(("per_s", "fewest"), [(100.0, 200), (20.0, 101), (9.0, 101), (4.0, 24)])
+def test_a_p99_comes_from_more_than_a_hundred_requests_or_its_interval_says_so(per_s, fewest):
+    """Of 100 or fewer the nearest rank of 99% may be the largest, one late answer.
+
+    A rate is tried for at most 12 s, so slow configurations have fewer.
+    """
+    inner = Runner()
+    inner.machine = Machine(capacity=per_s, alone_s=0.01)
+    inner.run = lambda config, rule: Outcome(measurement=measurement(10 / per_s, passes=1))
+    (found,) = (
+        ServingRunner(inner, limit_s=LIMIT_S, features=10)
+        .run(CONFIG, StoppingRule())
+        .measurement.answered
+    )
+    assert found.requests >= fewest
+    exact = 1 - 0.99**found.requests  # that the largest is no less than the p99
+    assert found.p99_coverage <= exact
+    assert (found.p99_coverage >= 0.95) == (found.requests >= 368)
+
+
 def test_requests_are_those_of_the_run_whatever_the_configuration():
     inner = Runner()
     runner = ServingRunner(inner, limit_s=LIMIT_S, features=10)

@@ -110,8 +110,9 @@ def digest(self, *, source):
 def encode(self, *, source, sets, max_seq_length, doc_stride, words):
     if max_seq_length > POSITIONS:
         raise TrialFailure("unsupported", f"max_seq_length must be at most {POSITIONS}")
+    length = max_seq_length or POSITIONS
     for one in sets:
-        write_features(one["rows_file"], Path(one["folder"]), max_seq_length, doc_stride, words)
+        write_features(one["rows_file"], Path(one["folder"]), length, doc_stride, words)
     return ModelFacts(
         model_type="stub",
         architecture="Stub",

@@ -53,7 +53,10 @@ def test_rows_are_loaded_and_written(tmp_path):
     file.write_text(json.dumps({"sentence": "one", "label": 1}) + "\n")
     found = TASK.load(str(file), None)
     assert found.rows == [{"texts": ["one"]}]
-    assert found.reading == "text from sentence; not used: label"
+    assert found.reading == (
+        "text from sentence; not used: label; no labels to judge by, so vectors are compared with "
+        "those of eager float32"
+    )
     assert TASK.load(str(file), None, Columns(text="sentence")).rows == [{"texts": ["one"]}]
     with pytest.raises(DatasetError, match="--label-column needs --text-pair-column"):
         TASK.load(str(file), None, Columns(label="label"))
@@ -160,3 +163,22 @@ def test_the_gate_rejects_vectors_that_are_near_and_rank_pairs_in_another_order(
     assert found.metrics["spearman"] == pytest.approx(-100)
     assert not found.allowed
     assert gate.judge(hidden(angles), reference).allowed
+
+
+def test_only_the_ten_nearest_passages_count():
+    """Of twelve passages in order of nearness, the 4th, the 10th and the 11th are relevant."""
+    task = TASK.with_layout("queries")
+    grades = [float(place in (4, 10, 11)) for place in range(1, 13)]
+    rows = [{"texts": ["q", *(f"p{n}" for n in range(12))], "grades": grades}]
+    found = [np.stack([unit(0), *(unit(5 * place) for place in range(1, 13))])]
+    scores = task.score(rows, found)
+    ideal = 1 + 1 / np.log2(3) + 1 / np.log2(4)
+    assert scores["ndcg_at_10"] == pytest.approx(100 * (1 / np.log2(5) + 1 / np.log2(11)) / ideal)
+    assert scores["mrr_at_10"] == pytest.approx(25.0)
+    assert scores["recall_at_10"] == pytest.approx(100 * 2 / 3)
+
+
+def test_rows_with_labels_are_not_said_to_be_without(tmp_path):
+    for raw, _ in (LAYOUTS["pairs"], LAYOUTS["queries"]):
+        (tmp_path / "d.json").write_text(json.dumps([raw]))
+        assert "no labels" not in TASK.load(str(tmp_path / "d.json"), None).reading

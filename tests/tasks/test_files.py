@@ -112,6 +112,54 @@ def test_a_quotation_mark_in_a_tsv_file_is_a_character(tmp_path, cell, text):
     assert read_rows(str(tmp_path / "d.tsv"), "v") == [{"text": text, "label": "1"}]
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that answers, whose data sets are those of `load`."""
+    datasets = pytest.importorskip("datasets")
+
+    def serve(load):
+        monkeypatch.setattr("autotune.tasks.files.hub_answers", lambda: True)
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        return datasets
+
+    return serve
+
+
+def test_a_dataset_id_that_needs_a_script_says_what_to_pass(hub):
+    def refuses(name, split):
+        raise RuntimeError("Dataset scripts are no longer supported, but found conll2003.py")
+
+    hub(refuses)
+    with pytest.raises(DatasetError) as caught:
+        read_rows("someone/conll2003", "validation")
+    assert "Dataset scripts are no longer supported" in str(caught.value)
+    assert "pass --dataset FILE" in str(caught.value)
+
+
+def test_tags_of_a_dataset_id_are_read_by_their_names(hub):
+    """As in the default data set of token classification, whose tags are numbers with names."""
+    datasets = pytest.importorskip("datasets")
+    names = ["O", "B-PER", "I-PER"]
+    features = datasets.Features(
+        tokens=datasets.Sequence(datasets.Value("string")),
+        ner_tags=datasets.Sequence(datasets.ClassLabel(names=names)),
+    )
+    row = {"tokens": ["Ada", "Lovelace", "wrote"], "ner_tags": [1, 2, 0]}
+    asked = []
+
+    def load(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_list([row], features=features)
+
+    hub(load)
+    task = task_named("token-classification").for_model(["I-PER", "O", "B-PER"])
+    found = task.load(task.default_dataset, None)
+    assert asked == [("tomaarsen/conll2003", "validation")]
+    assert found.task.with_model_labels(found.rows) == [
+        {"tokens": row["tokens"], "tags": ["B-PER", "I-PER", "O"]}
+    ]
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="is a folder; pass one file"):
         read_rows(str(tmp_path), "validation")

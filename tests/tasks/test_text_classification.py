@@ -99,6 +99,16 @@ def test_f1_follows_the_models_labels_not_those_that_occur():
     assert f1([0, 0], [0, 0], 2) == 0.0  # no positive row
 
 
+def test_f1_has_one_definition_on_both_sides_of_a_comparison():
+    """The baseline never says 2 and the other does; both are means over the model's 3 labels."""
+    task = task_named("text-classification").for_model(("a", "b", "c"))
+    rows = [{"label": label} for label in (0, 0, 1, 1)]
+    # label 0: 2 * 2 / (2 + 2), label 1: 2 * 2 / (2 + 2)
+    assert task.score(rows, [0, 0, 1, 1])["f1"] == pytest.approx(100 * 2 / 3)
+    # label 0: 2 * 2 / (2 + 2), label 1: 2 * 1 / (2 + 1), label 2: 0
+    assert task.score(rows, [0, 0, 1, 2])["f1"] == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
 def test_the_columns_that_are_read_are_said(tmp_path):
     row = {"idx": 1, "sentence": "b", "question": "a", "label": 0}
     found = TASK.load(write_lines(tmp_path / "d.jsonl", [row]), None)
@@ -141,6 +151,11 @@ def test_a_number_is_scored_by_correlation():
     rows = [{"label": float(label)} for label in (1, 2, 3, 4)]
     found = NUMBER.decode(rows, None, {"logits": np.array([[1], [2], [4], [3]], np.float32)})
     assert NUMBER.score(rows, found) == pytest.approx({"pearson": 80.0, "spearman": 80.0})
+    far = NUMBER.decode(rows, None, {"logits": np.array([[0], [1], [2], [100]], np.float32)})
+    # Deviations from the means: products 150.5, squares 5 and 7352.75. The order is right.
+    assert NUMBER.score(rows, far) == pytest.approx(
+        {"pearson": 100 * 150.5 / (5 * 7352.75) ** 0.5, "spearman": 100.0}
+    )
     assert NUMBER.with_model_labels([{"label": "2.5"}]) == [{"label": 2.5}]
     with pytest.raises(DatasetError, match="predicts a number, but the dataset has the label"):
         NUMBER.with_model_labels([{"label": "good"}])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
+from against_libraries import SCHEMES, taggings
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
@@ -34,6 +36,30 @@ def write_lines(path, rows):
 )
 def test_spans_follow_the_conll_rules(tags, expected):
     assert set(spans(tags.split())) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("U-per U-per", {("per", 0, 1), ("per", 1, 2)}),
+        ("B-per I-per L-per O", {("per", 0, 3)}),
+        ("B-per L-per B-loc L-loc", {("per", 0, 2), ("loc", 2, 4)}),
+        ("B-per I-per O", set()),  # it never ends
+        ("I-per L-per", set()),  # it never begins
+        ("B-per I-loc L-per", set()),
+        ("B-per U-loc L-per", {("loc", 1, 2)}),
+    ],
+)
+def test_bilou_spans_are_those_that_begin_and_end(tags, expected):
+    assert set(spans(tags.split(), Scheme.BILOU)) == expected
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_scores_are_those_of_seqeval(scheme):
+    """A few hundred random taggings; `make test-full` compares ten thousand."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seqeval's: a tagging without a span
+        assert taggings(scheme, 300) == 0
 
 
 @pytest.mark.parametrize(

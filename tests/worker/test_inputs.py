@@ -136,6 +136,23 @@ def test_every_family_answers_as_transformers_does(family, tmp_path):
         np.testing.assert_allclose(together(features, source, width), expected, atol=1e-4)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("family", CHANGED_BY_PADDING)
+def test_a_family_that_padding_changes_answers_as_transformers_padded_batch(family, tmp_path):
+    import torch
+    import transformers
+
+    folder = build(tmp_path / "model", family, "text-classification")
+    features, _, source = encoded(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    batch = tokenizer(TEXTS, padding="max_length", max_length=64, return_tensors="pt")
+    taken = {k: v for k, v in batch.items() if k in inspect.signature(model.forward).parameters}
+    with torch.no_grad():
+        expected = model(**taken).logits.numpy()
+    np.testing.assert_allclose(together(features, source, 64), expected, atol=1e-4)
+
+
 def test_gpt2_with_a_tokenizer_that_pads_on_the_left_is_padded_on_the_right(tmp_path):
     """Its positions count padding: on the left every row would move."""
     tokenizer = make_tokenizer("bytes", padding_side="left")

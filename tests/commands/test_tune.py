@@ -1,0 +1,41 @@
+"""An error of the operating system, in the words of what it is about."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from autotune.commands.search.tune import explained
+from autotune.shared.errors import InputError, OutputError
+from autotune.store.folder import RunFolder
+
+
+def failing(number, path=None):
+    return OSError(number, os.strerror(number), path)
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "kind", "words"),
+    [
+        (errno.ENOSPC, "run/trials.jsonl", OutputError, "No space left .* free some space"),
+        (errno.EROFS, "run/best.yaml", OutputError, "run cannot be written: .*Read-only"),
+        (errno.ENOENT, "run/best.yaml", OutputError, "run cannot be written: .*No such file"),
+        (errno.EACCES, None, OutputError, "run cannot be written: .*Permission denied"),
+        (errno.EAGAIN, None, InputError, "stopped by this host: .*temporarily unavailable"),
+        (errno.EMFILE, None, InputError, "stopped by this host: .*Too many open files"),
+        (errno.ENOMEM, None, InputError, "stopped by this host: .*Cannot allocate memory"),
+        (errno.ENOENT, "elsewhere/python", InputError, "stopped by this host: .*elsewhere"),
+        (errno.EACCES, "run-other/file", InputError, "stopped by this host: .*run-other"),
+    ],
+)
+def test_only_errors_of_the_runs_folder_say_that_it_cannot_be_written(
+    tmp_path, number, place, kind, words
+):
+    folder = RunFolder(tmp_path / "run")
+    path = None if place is None else str(tmp_path / place)
+    with pytest.raises(kind, match=words) as caught, explained(folder):
+        raise failing(number, path)
+    assert type(caught.value) is kind
+    assert f"--resume --output {folder.path}" in str(caught.value)
