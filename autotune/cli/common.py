@@ -16,18 +16,19 @@ from typing import Any
 import click
 
 from autotune.shared.errors import AutotuneError, InputError, OutputError
+from autotune.shared.objectives import DEFAULT, OBJECTIVES
 
 EXIT_NOTHING_FOUND, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+_ABOUT = [one.about for one in OBJECTIVES.values()]
 objective_option = click.option(
     "--objective",
-    type=click.Choice(["throughput", "latency", "server"]),
-    default="throughput",
+    type=click.Choice(list(OBJECTIVES)),
+    default=DEFAULT.name,
     show_default=True,
-    help="What to optimise: examples a second, the p90 latency of one example, or the highest "
-    "rate of requests that keeps a latency limit.",
+    help=f"What to optimise: {', '.join(_ABOUT[:-1])}, or {_ABOUT[-1]}.",
 )
 set_option = click.option(
     "--set",

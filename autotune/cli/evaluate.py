@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -123,7 +124,7 @@ def evaluate(task: str, options: dict[str, Any]) -> None:
         for name in ("no_cuda", "use_cpu"):
             if options[name] is False:
                 raise InputError(f"--{name} False: this runs on the CPU")
-        switches = ("use_ipex", "jit_mode_eval", "torch_compile", "bf16", "bf16_full_eval")
+        switches = [one.name for one in fields(Flags) if one.default is False]
         metrics = run(
             Evaluation(
                 task=task,

@@ -70,7 +70,8 @@ def stack() -> None:
     "extras",
     multiple=True,
     required=True,
-    help="What to install: ipex, torch, onnxruntime, openvino, zentorch, openmp; repeatable.",
+    help="What to install: torch, openmp, or an engine's packages, such as ipex or openvino; "
+    "repeatable.",
 )
 @debug_option
 def stack_create(*, name: str, extras: tuple[str, ...], debug: bool) -> None:

@@ -114,9 +114,9 @@ class TaskName(click.ParamType[str]):
     name = "task"
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        from autotune.tasks import ALIASES, TASKS
+        from autotune.tasks import ALIASES, task_names
 
-        names = [*TASKS, *ALIASES]
+        names = [*task_names(), *ALIASES]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 

@@ -34,13 +34,13 @@ from autotune.cli.parameters import (
 @click.option(
     "--task",
     type=TaskName(),
-    help="What the model does: qa, text-classification, token-classification or "
+    help="What the model does, such as qa, text-classification, token-classification or "
     "feature-extraction.  [default: by the model's config.json, else qa]",
 )
 @click.option(
     "--dataset",
-    help="A .json, .jsonl, .csv or .tsv file, or a dataset id.  [default: rajpurkar/squad, "
-    "stanfordnlp/sst2, tomaarsen/conll2003; for demo its own]",
+    help="A .json, .jsonl, .csv or .tsv file, or a dataset id.  [default: the task's, such as "
+    "rajpurkar/squad; for demo its own]",
 )
 @click.option("--text-column", help="Column of the text (or words).  [default: the usual names]")
 @click.option("--text-pair-column", help="Column of the second text of a pair.")

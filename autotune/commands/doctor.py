@@ -15,6 +15,7 @@ from autotune.search.bounds import peaks
 from autotune.shared.errors import StackError
 from autotune.shared.records import StackFacts, to_jsonable
 from autotune.space.knobs import KNOBS
+from autotune.tasks import task_names
 
 
 def host_facts(host: Host) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def host_facts(host: Host) -> dict[str, Any]:
 
 
 def examine(named: Sequence[str] = (), peak: bool = False) -> dict[str, Any]:
-    """Host, process settings and stacks as JSON. A stack that cannot run is reported.
+    """Host, tasks, process settings and stacks as JSON. A stack that cannot run is reported.
 
     With `peak`, also how fast each of them multiplies matrices, which takes some seconds.
     """
@@ -53,7 +54,12 @@ def examine(named: Sequence[str] = (), peak: bool = False) -> dict[str, Any]:
                     found[name] |= _peak(host, python, usable[name], work)
             except StackError as error:
                 found[name] = {"python": python, "error": str(error)}
-    return {"host": host_facts(host), "settings": settings(host, usable), "stacks": found}
+    return {
+        "host": host_facts(host),
+        "tasks": list(task_names()),
+        "settings": settings(host, usable),
+        "stacks": found,
+    }
 
 
 def _peak(host: Host, python: str, facts: StackFacts, work: Path) -> dict[str, Any]:
@@ -98,6 +104,7 @@ def describe(found: Mapping[str, Any]) -> list[str]:
         f"        CPUs allowed: {allowed} of {host['cpus_online']}; quota: {quota}",
         f"        memory: {host['memory_bytes'] / 2**30:.1f} GiB{limit}",
         f"        instruction sets: {' '.join(host['instruction_sets']) or 'none that matter'}",
+        f"tasks   {', '.join(found['tasks'])}",
         "process settings",
     ]
     for name, setting in found["settings"].items():

@@ -23,8 +23,12 @@ from autotune.driver.runner import Inputs, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.objective import features_per_s
+from autotune.shared.engines import known_engines
 from autotune.shared.errors import InputError, OutputError, SearchError, StackError
+from autotune.shared.flags import ScriptFlag
+from autotune.shared.objectives import DEFAULT
 from autotune.shared.paths import kind_of
+from autotune.shared.precisions import known_precisions
 from autotune.shared.records import (
     DEFAULT_STACK,
     ONE_PASS,
@@ -67,29 +71,48 @@ class Flags:
 
     def given(self) -> dict[str, dict[str, Value]]:
         """Each given flag -> the knobs that it sets. Raises InputError if flags contradict."""
-        found: dict[str, dict[str, Value]] = {}
-        if self.torch_compile and (self.use_ipex or self.jit_mode_eval):
-            raise InputError("--torch_compile is an engine of its own; drop it or the others")
-        if self.use_ipex and self.jit_mode_eval:
-            found["--use_ipex --jit_mode_eval"] = {"mode": "ipex_jit"}
-        elif self.use_ipex:
-            found["--use_ipex"] = {"mode": "ipex"}
-        elif self.jit_mode_eval:
-            found["--jit_mode_eval"] = {"mode": "jit"}
-        elif self.torch_compile:
-            found["--torch_compile"] = {"mode": "inductor"}
-        if self.bf16 and self.bf16_full_eval:
-            raise InputError("--bf16 and --bf16_full_eval are two ways to bfloat16; drop one")
-        if self.bf16:
-            found["--bf16"] = {"precision": "bf16", "bf16_method": "autocast"}
-        if self.bf16_full_eval:
-            found["--bf16_full_eval"] = {"precision": "bf16", "bf16_method": "full"}
+        found = {**self._engine(), **self._precision()}
         if self.per_device_eval_batch_size is not None:
             found["--per_device_eval_batch_size"] = {"batch_size": self.per_device_eval_batch_size}
         if self.pad_to_max_length is not None:
             padding = "max_length" if self.pad_to_max_length else "longest"
             found[f"--pad_to_max_length {self.pad_to_max_length}"] = {"padding": padding}
         return found
+
+    def _gives(self, flag: ScriptFlag) -> bool:
+        return bool(getattr(self, flag.name, False))
+
+    def _engine(self) -> dict[str, dict[str, Value]]:
+        """The flags that together select an engine -> its mode. Raises InputError for a mixture."""
+        selecting = {
+            engine.name: engine.script_flags
+            for engine in known_engines().values()
+            if engine.script_flags
+        }
+        given = {flag.option for flags in selecting.values() for flag in flags if self._gives(flag)}
+        for name, flags in selecting.items():
+            if {flag.option for flag in flags} == given:
+                return {" ".join(flag.option for flag in flags): {"mode": name}}
+        if given:
+            raise InputError(f"{' and '.join(sorted(given))} are no engine together; drop one")
+        return {}
+
+    def _precision(self) -> dict[str, dict[str, Value]]:
+        """The flag that asks for a precision -> its knobs. Raises InputError for two flags."""
+        found: dict[str, dict[str, Value]] = {
+            flag.option: {"precision": precision.name, **_knob_values(flag)}
+            for precision in known_precisions().values()
+            for flag in precision.script_flags
+            if self._gives(flag)
+        }
+        if len(found) > 1:
+            raise InputError(f"{' and '.join(found)} contradict each other; drop one")
+        return found
+
+
+def _knob_values(flag: ScriptFlag) -> dict[str, Value]:
+    """The knobs that `flag` sets. The values of knobs are never floats."""
+    return {name: value for name, value in flag.knobs if not isinstance(value, float)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +321,7 @@ def configure(
     for stands_for in flagged.values():
         wanted.update(stands_for)
     where = Surroundings(
-        cores=host.cores, attentions=facts.attentions, modes={}, objective="throughput"
+        cores=host.cores, attentions=facts.attentions, modes={}, objective=DEFAULT.name
     )
     return complete(where, wanted)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.driver import stacks
 from autotune.host import detect
+from autotune.shared.objectives import DEFAULT
 from autotune.space import SpaceFile, compile_space, load_space, parse_overrides
 from autotune.space.file import Bound
 
@@ -22,7 +23,7 @@ def compile_here(
     path: Path,
     *,
     named_stacks: Sequence[str] = (),
-    objective: str = "throughput",
+    objective: str = DEFAULT.name,
     overrides: Sequence[str] = (),
     dropped: Sequence[str] = (),
 ) -> dict[str, Any]:

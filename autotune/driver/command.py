@@ -13,9 +13,11 @@ from pathlib import Path
 
 from autotune.host import Host
 from autotune.host.libraries import REMEDIES
+from autotune.shared.engines import engine_named
 from autotune.shared.errors import TrialFailure
 from autotune.shared.paths import home_folder
 from autotune.shared.records import Config, Scalar
+from autotune.space.knobs import KNOBS
 
 WORKER = Path(__file__).parents[1] / "worker" / "__main__.py"
 
@@ -46,10 +48,6 @@ INHERITED_PREFIX = "HF_"
 others are dropped, for example OMP_NUM_THREADS."""
 
 
-OWN_THREAD_POOL_MODES = ("openvino", "onnxruntime")
-"""Modes with their own threads instead of OpenMP's. Binding OpenMP threads would leave the
-engine's threads one CPU."""
-
 JEMALLOC_CONF = "oversize_threshold:1,background_thread:true,metadata_thp:auto"
 """The settings that the launcher of IPEX uses."""
 
@@ -58,8 +56,10 @@ BLOCKTIME_MS = {"default": 1, "passive": 0, "active": 2**31 - 1}
 """Milliseconds that idle threads of Intel's OpenMP spin, by the knob `omp_wait`. The largest
 number means for ever."""
 
-TORCH_PROCESS_KNOBS = ("interop_threads", "flush_denormals")
-"""Process knobs of torch. A worker must find them in effect only if torch runs the model."""
+TORCH_PROCESS_KNOBS = tuple(
+    name for name, knob in KNOBS.items() if knob.set_by_worker and knob.variable is None
+)
+"""Process knobs of torch alone. A worker must find them in effect only if torch runs the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ def process_variables(config: Config, host: Host, libiomp5: str | None) -> dict[
     Raises TrialFailure `unsupported` if a library is not installed.
     """
     variables = {
-        "OMP_NUM_THREADS": str(config["threads"]),
+        **knob_variables(config),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
@@ -117,11 +117,26 @@ def process_variables(config: Config, host: Host, libiomp5: str | None) -> dict[
     elif allocator == "default" and huge:
         variables["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     wait = config.get("omp_wait", "default")
-    if wait != "default":
-        variables["OMP_WAIT_POLICY"] = str(wait)
     if openmp == "intel":
         variables["KMP_BLOCKTIME"] = str(BLOCKTIME_MS[str(wait)])
     return variables
+
+
+def knob_variables(config: Config) -> dict[str, str]:
+    """The environment variables that have the value of one knob each."""
+    return {
+        knob.variable: str(config[name])
+        for name, knob in KNOBS.items()
+        if knob.variable is not None and config.get(name, "default") != "default"
+    }
+
+
+def _has_own_threads(config: Config) -> bool:
+    """Whether the engine has threads of its own. Binding OpenMP's threads would leave it one CPU.
+
+    False for a worker without an engine.
+    """
+    return "mode" in config and engine_named(config["mode"]).own_threads
 
 
 def _openmp_library(openmp: Scalar, host: Host, libiomp5: str | None) -> str | None:
@@ -161,7 +176,8 @@ def worker_commands(
         expected["kmp_blocktime"] = BLOCKTIME_MS[wait]
     if config.get("huge_pages", False):
         expected["huge_pages"] = True
-    if config.get("mode") not in OWN_THREAD_POOL_MODES:
+    own_threads = _has_own_threads(config)
+    if not own_threads:
         expected |= {name: config[name] for name in TORCH_PROCESS_KNOBS if name in config}
     commands = []
     for index, cpus in enumerate(host.placement(pinning, instances, threads)):
@@ -178,7 +194,7 @@ def worker_commands(
             mask = ",".join(map(str, sorted(cpus)))
             expected_here["cpus"] = mask
             argv += ["--cpus", mask]
-            if config.get("mode") not in OWN_THREAD_POOL_MODES:
+            if not own_threads:
                 variables["OMP_PROC_BIND"] = "close"
                 variables["OMP_PLACES"] = ",".join(f"{{{cpu}}}" for cpu in cpus)
         instance: tuple[str, ...] = ()

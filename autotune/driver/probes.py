@@ -3,7 +3,8 @@
 A probe imports torch and IPEX, which takes seconds. The cache key covers everything that a probe
 depends on:
 
-- the version of autotune and the source of the worker;
+- the version of autotune, the source of the worker and of what it shares with the orchestrator;
+- the files of the engines of other packages;
 - the interpreter, the folders it imports from, and when they last changed (installing a package
   changes them);
 - the host's instruction sets;
@@ -21,6 +22,7 @@ from pathlib import Path
 from autotune import __version__
 from autotune.driver.command import WORKER, environment, worker_commands
 from autotune.host import Host
+from autotune.shared.engines import engine_files
 from autotune.shared.records import Config, StackFacts, dumps
 from autotune.store import cache
 from autotune.store.wire import WireError, loads, parse
@@ -46,7 +48,8 @@ def key(python: str, host: Host) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    source = sorted(WORKER.parent.rglob("*.py"))
+    shared = WORKER.parents[1] / "shared"
+    source = [*sorted(WORKER.parent.rglob("*.py")), *sorted(shared.rglob("*.py"))]
     parts = [
         __version__,
         python,
@@ -54,6 +57,7 @@ def key(python: str, host: Host) -> str | None:
         " ".join(host.instruction_sets),
         *(f"{path} {_modified_ns(Path(path))}" for path in done.stdout.splitlines() if path),
         *(f"{path} {_modified_ns(path)}" for path in source),
+        *(f"{dumps(file)} {_modified_ns(Path(file.file))}" for file in engine_files()),
     ]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

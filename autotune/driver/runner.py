@@ -23,7 +23,8 @@ from autotune.driver.replies import (
 )
 from autotune.driver.session import Session, check_memory
 from autotune.host import Host
-from autotune.shared.errors import TrialFailure
+from autotune.shared.engines import engine_named
+from autotune.shared.errors import InputError, TrialFailure
 from autotune.shared.records import (
     Config,
     Failure,
@@ -94,12 +95,14 @@ class Inputs:
     for_production: bool = False  # engines keep all files that production can start from
 
 
-KNOBS_SET_BY_WORKER = ("threads", "interop_threads", "flush_denormals")
+KNOBS_SET_BY_WORKER = tuple(name for name, knob in knobs.KNOBS.items() if knob.set_by_worker)
 """Process knobs that the worker sets itself, before it prepares the engine."""
 
 
 def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
-    """The arguments of the worker's request `open` for `config`."""
+    """The arguments of the worker's request `open` for `config`. Raises InputError for an unknown
+    mode."""
+    file = engine_named(config["mode"]).file
     return {
         "source": to_jsonable(inputs.source),
         "engine": config.only(ENGINE_KNOBS).as_dict(),
@@ -110,6 +113,7 @@ def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
         "instruction_sets": list(inputs.instruction_sets),
         "cache": inputs.cache,
         "keep": inputs.for_production,
+        "engine_file": None if file is None else to_jsonable(file),
     }
 
 
@@ -195,6 +199,8 @@ class ProcessRunner:
             return self._close_failed(key, failed.failure)
         except TrialFailure as refused:
             return self._close_failed(key, Failure(kind=refused.kind, detail=refused.detail))
+        except InputError as refused:
+            return self._close_failed(key, Failure(kind="unsupported", detail=str(refused)))
         except WireError as error:
             return self._close_failed(key, Failure(kind="protocol", detail=str(error)))
         except OSError as error:

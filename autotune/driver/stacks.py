@@ -22,17 +22,20 @@ from autotune.driver.process import WorkerProcess
 from autotune.driver.start import ask_for_probe, probed, start_worker
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
+from autotune.shared.engines import known_engines
 from autotune.shared.errors import InputError, StackError
 from autotune.shared.instructions import has_vnni
 from autotune.shared.paths import kind_of, written
+from autotune.shared.precisions import known_precisions
 from autotune.shared.records import DEFAULT_STACK, StackFacts
 from autotune.space import Surroundings
-from autotune.space.knobs import KNOBS
+from autotune.space.knobs import KNOBS, Knob
 from autotune.store import cache
 
 DISTRIBUTION = "autotune-cpu"
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
-EXTRAS = ("ipex", "torch", "onnxruntime", "openvino", "zentorch", "openmp")
+OTHER_EXTRAS = ("torch", "openmp")
+"""What `create` can install besides the extras of engines."""
 COMPLETE_MARKER = ".complete"
 """Name of the file that `create` writes last. A folder without this file is unfinished."""
 
@@ -184,11 +187,12 @@ def fingerprints() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def without_precision(facts: StackFacts, precision: str, reason: str) -> StackFacts:
-    """`facts` with `precision` refused for `reason`, in every mode that could run the precision."""
+def without_calibration(facts: StackFacts, reason: str) -> StackFacts:
+    """`facts` with all precisions that need calibration refused for `reason`."""
+    calibrated = [name for name, one in known_precisions().items() if one.calibrated]
     modes = {
         mode: {
-            name: reason if name == precision and refusal is None else refusal
+            name: reason if name in calibrated and refusal is None else refusal
             for name, refusal in refusals.items()
         }
         for mode, refusals in facts.modes.items()
@@ -213,25 +217,26 @@ def missing_settings(
     return missing
 
 
-def missing_int8_rest(
-    facts_by_stack: Mapping[str, StackFacts],
+def missing_precisions(
+    knob: Knob, facts_by_stack: Mapping[str, StackFacts]
 ) -> dict[bool | int | str, str]:
-    """Values of the knob `int8_rest` that cannot run here, with the reason: value -> reason.
+    """Values that cannot run here, of a knob that holds precisions: value -> reason.
 
-    A value is missing if it runs on no stack, in no mode that can run int8.
+    A value of `int8_rest`, for example, is missing if it runs on no stack, in no mode that can run
+    int8.
     """
-    knob, missing = KNOBS["int8_rest"], dict[bool | int | str, str]()
-    refusals_of_int8_modes = [
+    missing = dict[bool | int | str, str]()
+    refusals_where_active = [
         refusals
         for facts in facts_by_stack.values()
         for mode in knob.needs["mode"]
-        if (refusals := facts.modes.get(str(mode)))
-        and any(refusals.get(str(int8), "") is None for int8 in knob.needs["precision"])
+        if (refusals := facts.modes.get(mode))
+        and any(refusals.get(needed, "") is None for needed in knob.needs.get("precision", ()))
     ]
     for precision in knob.allowed or ():
         reasons = [
             refusals.get(str(precision), "unknown to this stack")
-            for refusals in refusals_of_int8_modes
+            for refusals in refusals_where_active
         ]
         if reasons and None not in reasons:
             missing[precision] = str(reasons[-1])
@@ -256,30 +261,46 @@ def surroundings(
         objective=objective,
         missing={
             **missing_settings(host, facts_by_stack),
-            "int8_rest": missing_int8_rest(facts_by_stack),
+            **{
+                name: missing_precisions(knob, facts_by_stack)
+                for name, knob in KNOBS.items()
+                if knob.holds_precision
+            },
         },
     )
 
 
+def known_extras() -> dict[str, str]:
+    """What `create` can install: extra -> the distribution whose metadata list its packages."""
+    found: dict[str, str] = {}
+    for engine in known_engines().values():
+        if engine.extra is not None:
+            brings = DISTRIBUTION if engine.file is None else engine.file.distribution
+            found.setdefault(engine.extra, brings)
+    return {**found, **dict.fromkeys(OTHER_EXTRAS, DISTRIBUTION)}
+
+
 def requirements(extras: Sequence[str]) -> list[str]:
-    """The requirements that pip installs for `extras`, from the metadata of autotune.
+    """The requirements that pip installs for `extras`, from the metadata of who brings them.
 
     Raises InputError for an unknown extra.
     """
-    unknown = [extra for extra in extras if extra not in EXTRAS]
+    known = known_extras()
+    unknown = [extra for extra in extras if extra not in known]
     if unknown or not extras:
         raise InputError(
-            f"--extra must be one of {', '.join(EXTRAS)}; got {unknown[0] if unknown else 'none'}"
+            f"--extra must be one of {', '.join(known)}; got {unknown[0] if unknown else 'none'}"
         )
     selected = []
-    for line in importlib.metadata.requires(DISTRIBUTION) or []:
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            continue  # a requirement of autotune itself
-        if any(marker.evaluate({"extra": extra}) for extra in extras):
-            requirement.marker = None
-            selected.append(str(requirement))
+    for extra in extras:
+        for line in importlib.metadata.requires(known[extra]) or []:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or marker.evaluate({"extra": ""}):
+                continue  # a requirement of the package itself
+            if marker.evaluate({"extra": extra}):
+                requirement.marker = None
+                selected.append(str(requirement))
     return [*dict.fromkeys(selected)]
 
 

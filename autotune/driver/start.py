@@ -9,8 +9,9 @@ from autotune.driver.command import worker_commands
 from autotune.driver.forkserver import ForkServers
 from autotune.driver.process import WorkerProcess
 from autotune.host import Host
+from autotune.shared.engines import engine_files
 from autotune.shared.errors import StackError
-from autotune.shared.records import Config, StackFacts
+from autotune.shared.records import Config, StackFacts, to_jsonable
 from autotune.store.wire import WireError, parse
 
 PROBE_TIMEOUT_S = 300.0
@@ -34,8 +35,12 @@ def start_worker(
 
 def ask_for_probe(worker: WorkerProcess, host: Host) -> None:
     """Ask what the worker's interpreter can run on `host`, without waiting. Raises StackError."""
+    arguments = {
+        "instruction_sets": list(host.instruction_sets),
+        "engine_files": [to_jsonable(file) for file in engine_files()],
+    }
     try:
-        worker.send("probe", {"instruction_sets": list(host.instruction_sets)})
+        worker.send("probe", arguments)
     except WorkerFailed as failed:
         raise StackError(failed.failure.detail) from failed
 

@@ -1,11 +1,10 @@
 """A configuration as the command line of Hugging Face's example script.
 
 Flags differ between versions of transformers. The command line contains a flag only if the
-version honours the flag, according to trainer.py and training_args.py of the release:
-
-- `--use_ipex` works from 4.49 to 4.52 and is silently ignored from 4.53 on;
-- `--jit_mode_eval` and `--no_cuda` are removed in 5.0, `--use_cpu` remains;
-- `--bf16` is autocast, `--bf16_full_eval` converts the whole model.
+version honours the flag, according to trainer.py and training_args.py of the release. The
+descriptors of engines and precisions name their flags and the versions that honour them. A knob
+says itself what the script does instead (`Knob.script`). `--no_cuda` is removed in 5.0, `--use_cpu`
+remains.
 """
 
 from __future__ import annotations
@@ -15,28 +14,13 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
+from autotune.shared.engines import engine_named
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Config
-from autotune.space.knobs import KNOBS
+from autotune.space.knobs import KNOBS, SCRIPT_BATCH_SIZE
 from autotune.tasks.base import Script
 
-USE_IPEX_VERSIONS = ((4, 49), (4, 52))
-"""First and last version of transformers in which `--use_ipex` works."""
-SCRIPT_BATCH_SIZE = 8
-"""The script's default batch size, in rows."""
 EXAMPLES_FOLDER = "examples/pytorch"
-
-KNOBS_WITHOUT_FLAG = {
-    "instances": "start one script for each part of the data",
-    "pinning": "start the script under taskset",
-    "interop_threads": "the script has no such flag",
-    "flush_denormals": "the script has no such flag",
-    "attention": "the script uses the model's default",
-    "linear": "the script runs torch's own Linear",
-    "auto_kernel_selection": "the Trainer does not pass it to ipex.optimize",
-    "dynamic_shapes": "torch.compile decides",
-    "max_autotune": "pass --torch_compile_mode max-autotune",
-}
-"""Knobs for which the script has no flag, each with the reason or a remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,39 +55,34 @@ def script_line(
     see `Task.script_flags`. `variables` are the environment variables from
     `driver.command.process_variables`.
     """
-    series = Version(transformers).release[:2]
+    release = Version(transformers)
+    series = release.major, release.minor
     flags: list[str] = []
     missing: list[str] = []
-    mode, precision = str(config["mode"]), str(config["precision"])
+    engine, precision = engine_named(config["mode"]), precision_named(config["precision"])
 
     flags.append("--no_cuda" if series < (5, 0) else "--use_cpu")
-    if mode in ("ipex", "ipex_jit"):
-        if USE_IPEX_VERSIONS[0] <= series <= USE_IPEX_VERSIONS[1]:
-            flags.append("--use_ipex")
+    for flag in engine.script_flags or ():
+        if flag.is_honoured_by(series):
+            flags.append(flag.option)
         else:
-            missing.append(f"mode={mode}: --use_ipex does nothing in transformers {transformers}")
-    if mode in ("jit", "ipex_jit"):
-        if series < (5, 0):
-            flags.append("--jit_mode_eval")
-        else:
-            missing.append(f"mode={mode}: transformers {transformers} has no --jit_mode_eval")
-    if mode == "inductor":
-        flags.append("--torch_compile")
-    if mode in ("onnxruntime", "openvino", "zentorch"):
-        missing.append(f"mode={mode}: the script only runs torch's own engines")
-    if precision == "bf16":
-        full = config.get("bf16_method") == "full"
-        flags.append("--bf16_full_eval" if full else "--bf16")
-    elif precision != "fp32":
-        missing.append(f"precision={precision}: the script has no such flag")
+            otherwise = flag.otherwise.format(version=transformers)
+            missing.append(f"mode={engine.name}: {otherwise}")
+    if engine.script_flags is None:
+        missing.append(f"mode={engine.name}: {engine.without_script}")
+    if precision.script_flags:
+        chosen = [flag for flag in precision.script_flags if flag.agrees_with(config.as_dict())]
+        flags.append((chosen or precision.script_flags)[0].option)
+    elif not precision.is_script_default:
+        missing.append(f"precision={precision.name}: the script has no such flag")
     padding = str(config["padding"])
     flags += ["--pad_to_max_length", str(padding == "max_length")]
     if padding not in ("max_length", "longest"):
         missing.append(f"padding={padding}: the script pads to the longest of each batch, unsorted")
     missing += [
-        f"{name}={str(config[name]).lower()}: {why}"
-        for name, why in KNOBS_WITHOUT_FLAG.items()
-        if config.get(name, KNOBS[name].default) != KNOBS[name].default
+        f"{name}={str(config[name]).lower()}: {knob.script}"
+        for name, knob in KNOBS.items()
+        if knob.script is not None and config.get(name, knob.default) != knob.default
     ]
     return ScriptLine(
         variables=variables,

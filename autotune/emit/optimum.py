@@ -15,17 +15,10 @@ import numpy as np
 
 from autotune.search.objective import throughput
 from autotune.search.ranking import measured
+from autotune.shared.engines import engine_named
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Config, Measurement, Trial
-
-BACKEND_OF_MODE = {
-    "ipex": "ipex",
-    "ipex_jit": "ipex",
-    "openvino": "openvino",
-    "onnxruntime": "onnxruntime",
-}
-"""The backend of each mode. Other modes have the backend `pytorch`."""
-OPTIMUM_TASK_NAMES = {"qa": "question-answering"}
-"""Tasks that have a different name in optimum-benchmark."""
+from autotune.tasks import task_named
 
 
 def benchmark_report(measurement: Measurement) -> dict[str, Any]:
@@ -107,20 +100,19 @@ def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> di
 def _backend(
     config: Config, manifest: Mapping[str, Any], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    name = BACKEND_OF_MODE.get(str(config["mode"]), "pytorch")
-    package = {"pytorch": "torch", "ipex": "intel-extension-for-pytorch"}.get(name, name)
-    task = manifest["workload"]["task"]
+    engine = engine_named(config["mode"])
+    task = task_named(manifest["workload"]["task"])
     return {
-        "name": name,
-        "version": versions.get(package),
-        "task": OPTIMUM_TASK_NAMES.get(task, task),
+        "name": engine.optimum_backend,
+        "version": versions.get(engine.optimum_package),
+        "task": task.optimum_name or task.name,
         "library": "transformers",
         "model_type": manifest["model"]["model_type"],
         "model": manifest["model"]["name"],
         "device": "cpu",
         "intra_op_num_threads": config["threads"],
         "inter_op_num_threads": config["interop_threads"],
-        "torch_dtype": "bfloat16" if config["precision"] == "bf16" else "float32",
+        "torch_dtype": precision_named(config["precision"]).dtype,
     }
 
 

@@ -6,26 +6,36 @@ Names are escaped here because plotly interprets some HTML tags.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from autotune.report import text
+from autotune.shared.engines import known_engines
 
-COLOURS = {
-    "eager": "#7f7f7f",
-    "jit": "#1f77b4",
-    "ipex": "#17becf",
-    "ipex_jit": "#2ca02c",
-    "inductor": "#9467bd",
-    "zentorch": "#e377c2",
-    "onnxruntime": "#ff7f0e",
-    "openvino": "#d62728",
-}
-"""Mode -> its colour, legible on white and on black."""
+PALETTE = ("#bcbd22", "#8c564b", "#e07b91", "#5e8c31", "#4f6bed", "#b8860b", "#00a087", "#a05195")
+"""Colours of engines whose descriptor names none, legible on white and on black."""
 ACCENT, PLAIN = "#d62728", "#7f7f7f"
 SHOWN_KNOBS = 10
+
+
+def colour_of(mode: str) -> str:
+    """The colour of an engine: its descriptor's, else always the same one of PALETTE.
+
+    `mode` may be unknown: the report may be of an engine that is no longer installed.
+    """
+    engine = known_engines().get(mode)
+    if engine is not None and engine.colour is not None:
+        return engine.colour
+    return PALETTE[zlib.crc32(mode.encode()) % len(PALETTE)]
+
+
+def label_of(mode: str) -> str:
+    """The name of an engine in pictures."""
+    engine = known_engines().get(mode)
+    return mode if engine is None else engine.shown
 
 
 def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,20 +104,21 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def scatter(report: Mapping[str, Any], scale: float, unit: str, metric: str) -> dict[str, Any]:
     points = [p for p in report["points"] if p["metric"] is not None]
     traces: list[dict[str, Any]] = []
-    for mode, colour in COLOURS.items():
+    modes = [*dict.fromkeys([*known_engines(), *(p["config"]["mode"] for p in points)])]
+    for mode in modes:
         some = [p for p in points if p["config"]["mode"] == mode]
         if some:
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
-                    "name": mode,
+                    "name": escape(label_of(mode)),
                     "x": [scale * p["value"] for p in some],
                     "y": [p["metric"] for p in some],
                     "text": [escape(p["description"]) for p in some],
                     "hovertemplate": "%{text}<br>%{x:.1f}, %{y:.2f}<extra></extra>",
                     "marker": {
-                        "color": colour,
+                        "color": colour_of(mode),
                         "size": 9,
                         "symbol": ["circle" if p["allowed"] else "circle-open" for p in some],
                     },
@@ -160,6 +171,7 @@ class Bar:
     """The bar of one engine and precision. `value`, `low`, `high` are in the objective's unit."""
 
     name: str
+    mode: str
     words: str
     value: float
     low: float
@@ -170,7 +182,7 @@ class Bar:
 
     @property
     def colour(self) -> str:
-        return COLOURS[self.name.split()[0].rstrip(",")]
+        return colour_of(self.mode)
 
 
 def bars(report: Mapping[str, Any]) -> list[Bar]:
@@ -178,7 +190,8 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     objective = report["objective"]
     found = [
         Bar(
-            name=f"{entry['config']['mode']} {entry['config']['precision']}",
+            name=f"{label_of(entry['config']['mode'])} {entry['config']['precision']}",
+            mode=entry["config"]["mode"],
             words=text.shown(entry["objective"]["median"], objective),
             value=entry["objective"]["median"],
             low=entry["objective"]["low"],
@@ -191,6 +204,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     found += [
         Bar(
             name=name,
+            mode=entry["config"]["mode"],
             words=text.shown(entry["objective"]["median"], objective),
             value=entry["objective"]["median"],
             low=entry["objective"]["low"],
@@ -206,6 +220,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     found += [
         Bar(
             name=one["name"],
+            mode=one["name"].split()[0],
             words=text.estimated(one, objective),
             value=one["value"],
             low=one["value"],

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotune.search.bounds import PEAK_PRECISION
 from autotune.search.objective import objective_named
+from autotune.shared.precisions import known_precisions
 from autotune.shared.words import loses_or_gains
 
 COLUMNS = ("", "configuration", "speed", "interval", "speedup")
@@ -123,7 +123,7 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
         return f"launch.sh failed: {check['error']}"
     same = "same" if check["same_metrics"] else "DIFFERENT"
     metric = report["metrics"][0]
-    limit_s, remark = objective_named(check["objective"]).limit_s, ""
+    objective, remark = objective_named(check["objective"]), ""
     beside = check.get("beside")
     in_turn = (
         ""
@@ -131,7 +131,7 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
         else f"{beside['median']:.0%} of the search's speed ({beside['low']:.0%} to "
         f"{beside['high']:.0%})"
     )
-    if check["ratio"] < LAUNCH_MIN_RATIO and limit_s is None:
+    if check["ratio"] < LAUNCH_MIN_RATIO and not objective.by_requests:
         first = check.get("first_ratio")
         tries = "" if first is None else f" ({first:.0%} at a first try)"
         told = (
@@ -151,14 +151,14 @@ def launch_sentence(report: Mapping[str, Any]) -> str | None:
         speed = f"ran at {in_turn}"
         if not check["consistent"]:
             remark = f" The host has changed: that is {check['ratio']:.0%} of the reported speed."
-    elif limit_s is None:
+    elif not objective.by_requests:
         speed = f"ran at {check['ratio']:.0%} of the reported speed"
         if not check["consistent"]:
             remark = " The intervals do not overlap: the host has changed."
     elif check["ratio"] >= 1:
         speed = "kept the limit at the reported rate"
     else:
-        p99_s = limit_s / check["ratio"]
+        p99_s = objective.p99_s(check["ratio"])
         speed = f"answered the reported rate with a p99 of {1000 * p99_s:.0f} ms"
         remark = " `autotune serve-test` finds a rate that keeps the limit for longer."
     return f"launch.sh {speed}, with the {same} {metric}.{remark}"
@@ -274,7 +274,8 @@ def limit_sentence(report: Mapping[str, Any]) -> str | None:
     int8 has no peak that was measured, and fewer operations than counted if the engine skips some.
     """
     limit, config = report["limit"], report["best"]["config"]
-    precision = PEAK_PRECISION.get(str(config["precision"]), "")
+    known = known_precisions().get(str(config["precision"]))
+    precision = None if known is None else known.peak
     if limit is None or precision not in limit["peaks"]:
         return None
     share = limit["per_s"] / limit["peaks"][precision]

@@ -19,14 +19,12 @@ from autotune.driver.channel import WorkerFailed
 from autotune.driver.process import WorkerProcess
 from autotune.host import Host
 from autotune.shared.errors import StackError
-from autotune.shared.instructions import has_bf16
 from autotune.shared.padding import plan
+from autotune.shared.precisions import known_precisions, precision_named
 from autotune.shared.records import Config, StackFacts
 from autotune.space.knobs import names
 from autotune.store import cache
 
-PEAK_PRECISION = {"fp32": "fp32", "bf16": "bf16", "bf16_matmul": "bf16"}
-"""For each precision, the precision whose peak rate limits it."""
 PEAK_MARGIN = 1.25
 """The peak rate is multiplied by this before it rules out a configuration, because it is measured
 in a few seconds on a host that may be busy."""
@@ -58,7 +56,9 @@ class Bounds:
 
     def batch_s(self, config: Config) -> tuple[float, ...] | None:
         """The least seconds that each batch of a pass can take; None if no peak rate is known."""
-        precision, threads = PEAK_PRECISION.get(str(config["precision"]), ""), config["threads"]
+        precision, threads = precision_named(config["precision"]).peak, config["threads"]
+        if precision is None:
+            return None
         counts = [n for known, n in self.peaks if known == precision and n >= int(threads)]
         if not counts:
             return None
@@ -92,7 +92,8 @@ def peaks(
     """
     threads = sorted({*(1 << i for i in range(host.cores.bit_length())), host.cores})
     threads = [count for count in threads if count <= host.cores]
-    precisions = ["fp32", *(["bf16"] if has_bf16(host.instruction_sets) else [])]
+    here = [p for p in known_precisions().values() if p.refusal(host.instruction_sets) is None]
+    precisions = [*dict.fromkeys(p.peak for p in here if p.peak is not None)]
     identity = {**host.fingerprint(), "torch": facts.versions.get("torch"), "threads": threads}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = cache.folder() / "peaks" / f"{name}.json"

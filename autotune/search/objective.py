@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from autotune.shared.errors import InputError
+from autotune.shared.objectives import LATENCY, OBJECTIVES, SERVER, THROUGHPUT
 from autotune.shared.records import LoadResult, Measurement, Pass, Trial
 from autotune.shared.stats import Interval, median_interval, percentile
 
@@ -19,17 +20,26 @@ RATE_SEARCH_S = 20.0
 class Objective(ABC):
     """A number to optimise, with its confidence interval over the passes of a measurement."""
 
-    kind: ClassVar[str]  # its name in a search space
+    kind: ClassVar[str]  # its name in a search space, as in autotune.shared.objectives
     maximize: ClassVar[bool]
     unit: str  # for people
     verb, compared = "is", "as fast as"  # as in: is 2.0x as fast as the baseline
-    limit_s: float | None = None  # on the p99 of requests; None: the objective has no requests
+    by_requests: ClassVar[bool] = False  # the value is a rate of requests, which are answered too
+    limit_s: float | None = None  # on the p99 of these requests
     serving_s: float = 0.0  # seconds of a visit of the finals besides its passes
 
     @property
     def name(self) -> str:
         """The name from which `objective_named` makes the same objective."""
         return self.kind
+
+    @classmethod
+    def named(cls, name: str) -> Self | None:
+        """The objective of this class that has the `name`. None if it has none of that name.
+
+        Raises InputError if the name lacks something that the objective needs.
+        """
+        return cls() if name == cls.kind else None
 
     @abstractmethod
     def interval(self, measurement: Measurement) -> Interval:
@@ -66,6 +76,11 @@ class Objective(ABC):
         """Seconds for one workload, all instances together, that are as good as `measurement`."""
         return workload_s(measurement)
 
+    def p99_s(self, share: float) -> float:
+        """The p99 in seconds of a rate of requests that reached `share` of its limit."""
+        assert self.limit_s is not None
+        return self.limit_s / share
+
     def caveat(self, measurement: Measurement) -> str | None:
         """Why the value of `measurement` is not what it seems, for people; None if it is."""
         return None
@@ -97,7 +112,7 @@ class Objective(ABC):
 class Throughput(Objective):
     """Examples a second over the whole workload, at any batch size, summed over instances."""
 
-    kind: ClassVar[str] = "throughput"
+    kind: ClassVar[str] = THROUGHPUT.name
     unit = "examples/s"
     maximize: ClassVar[bool] = True
 
@@ -127,7 +142,7 @@ class Latency(Objective):
     With several instances, it is that of the slowest instance.
     """
 
-    kind: ClassVar[str] = "latency"
+    kind: ClassVar[str] = LATENCY.name
     unit = "s (p90)"
     maximize: ClassVar[bool] = False
 
@@ -154,8 +169,9 @@ class ServerObjective(Objective):
     p99. At 40 requests/s and twice the limit, for example, it is 20 requests/s.
     """
 
-    kind: ClassVar[str] = "server"
+    kind: ClassVar[str] = SERVER.name
     maximize: ClassVar[bool] = True
+    by_requests: ClassVar[bool] = True
     verb, compared = "serves", "the rate of"
     serving_s = RATE_SEARCH_S
 
@@ -166,6 +182,17 @@ class ServerObjective(Objective):
     @property
     def name(self) -> str:
         return f"{self.kind}-{_milliseconds(self.limit_s).replace(' ', '')}"
+
+    @classmethod
+    def named(cls, name: str) -> Self | None:
+        limited = LIMITED.fullmatch(name)
+        if limited:
+            return cls(float(limited[1]) / 1000)
+        if name == cls.kind:
+            raise InputError(
+                f"--objective {name} needs the limit of its p99: pass --max-latency-ms"
+            )
+        return None
 
     def interval(self, measurement: Measurement) -> Interval:
         """Over the load tests; of a single one by the interval of its p99."""
@@ -212,21 +239,18 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.4g} ms"
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"throughput": Throughput, "latency": Latency}
-SERVER = re.compile(r"server-(\d+(?:\.\d+)?(?:e[+-]\d+)?)ms")
+IMPLEMENTATIONS: tuple[type[Objective], ...] = (Throughput, Latency, ServerObjective)
+LIMITED = re.compile(rf"{ServerObjective.kind}-(\d+(?:\.\d+)?(?:e[+-]\d+)?)ms")
+"""The name of a server objective, which holds its limit in milliseconds."""
 
 
 def objective_named(name: str) -> Objective:
     """The objective with this `name`. Raises InputError for an unknown one."""
-    served = SERVER.fullmatch(name)
-    if served:
-        return ServerObjective(float(served[1]) / 1000)
-    if name == ServerObjective.kind:
-        raise InputError("--objective server needs the limit of its p99: pass --max-latency-ms")
-    if name not in OBJECTIVES:
-        known = ", ".join([*OBJECTIVES, ServerObjective.kind])
-        raise InputError(f"--objective must be one of {known}; got {name!r}")
-    return OBJECTIVES[name]()
+    for implementation in IMPLEMENTATIONS:
+        found = implementation.named(name)
+        if found is not None:
+            return found
+    raise InputError(f"--objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
 
 
 def by_instance(measurement: Measurement) -> list[list[Pass]]:

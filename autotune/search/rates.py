@@ -202,12 +202,13 @@ def for_objective(
     seed: int = 0,
     trials: Sequence[Trial] = (),
 ) -> Runner:
-    """`runner`, which also serves requests where `objective` has a limit of p99.
+    """`runner`, which also serves requests where `objective` is a rate of requests.
 
     `features` is the number of rows of the workload. `seed` and `trials` are as in ServingRunner.
     """
-    if objective.limit_s is None:
+    if not objective.by_requests:
         return runner
+    assert objective.limit_s is not None
     return ServingRunner(
         runner, limit_s=objective.limit_s, features=features, seed=seed, trials=trials
     )

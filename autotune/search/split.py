@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
 from autotune.search.objective import Objective
 from autotune.search.ranking import FINAL, STEP, measured
+from autotune.shared.precisions import BASELINE
 from autotune.shared.records import Config, Scalar, StoppingRule, Trial
 from autotune.shared.stats import Interval, gain_interval, ratio_interval
 from autotune.space.knobs import KNOBS, is_active
@@ -86,7 +87,7 @@ def steps(baseline: Config, best: Config) -> list[Step]:
 
 def _in_float32(engine: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The engine's knobs at fp32: those of `engine` where they apply, defaults for the others."""
-    values: dict[str, Scalar] = {**engine, "precision": "fp32"}
+    values: dict[str, Scalar] = {**engine, "precision": BASELINE.name}
     found: dict[str, Scalar] = {}
     for name in KNOBS:
         if name not in ENGINE_KNOBS | {"stack"} or not is_active(KNOBS[name], values):

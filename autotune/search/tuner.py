@@ -21,6 +21,7 @@ from scipy.special import ndtr, stdtr
 
 from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SESSION_KNOBS
 from autotune.search.surrogate import Encoder, Surrogate
+from autotune.shared.engines import engine_named
 from autotune.shared.records import Config, Scalar
 from autotune.space import Space
 
@@ -39,8 +40,6 @@ PROBABILITY_FLOOR = 0.5
 """A floor on the probability of being allowed, 0.5 / (1 + rejections of that precision).
 
 0.5 / (1 + n) is the mean of Jeffreys' posterior after n rejections."""
-COMPILING_S = {"inductor": 60.0, "zentorch": 30.0}
-"""Expected seconds to prepare an engine that compiles, before one of its mode was prepared."""
 DEFAULT_PREPARING_S = 5.0
 """Expected seconds to prepare an engine of another mode, before any engine was prepared."""
 DEFAULT_STARTING_S = 5.0
@@ -235,8 +234,9 @@ def expect_preparing_s(observations: Sequence[Observation]) -> Callable[[Config]
     """A function from a configuration to the expected seconds of preparing its engine.
 
     The first of these that is known: what the same engine took the last time (its exported form
-    is kept), the median of its mode and precision, the median of its mode, COMPILING_S, the median
-    of all engines, DEFAULT_PREPARING_S.
+    is kept), the median of its mode and precision, the median of its mode, what the
+    descriptor of the engine expects (`preparing_s`), the median of all engines,
+    DEFAULT_PREPARING_S.
     """
     last_s: dict[tuple[object, ...], float] = {}
     by_precision: dict[tuple[object, object], list[float]] = {}
@@ -257,7 +257,8 @@ def expect_preparing_s(observations: Sequence[Observation]) -> Callable[[Config]
         of_mode = [s for (m, _), some in by_precision.items() if m == mode for s in some]
         if of_mode:
             return statistics.median(of_mode)
-        return COMPILING_S.get(str(mode), typical_s)
+        prior_s = engine_named(mode).preparing_s
+        return typical_s if prior_s is None else prior_s
 
     return expected_s
 

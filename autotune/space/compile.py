@@ -16,7 +16,7 @@ from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
 from autotune.shared.words import suggestion
 from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
-from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, is_active
+from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, is_active, runs_one_by_one
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
 
@@ -112,9 +112,12 @@ def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]])
 
 
 def _check_latency_batch(surroundings: Surroundings, overrides: Mapping[str, list[Value]]) -> None:
-    """Raises SpaceError if `--set` asks for batches although the objective is latency."""
-    if surroundings.objective == "latency" and overrides.get("batch_size", [1]) != [1]:
-        raise SpaceError("--objective latency runs one example at a time; drop --set batch_size")
+    """Raises SpaceError if `--set` asks for batches although the objective runs single rows."""
+    if runs_one_by_one(surroundings) and overrides.get("batch_size", [1]) != [1]:
+        raise SpaceError(
+            f"--objective {surroundings.objective} runs one example at a time; "
+            "drop --set batch_size"
+        )
 
 
 def _fitted_configs(compiled: Space, configs: Sequence[Config]) -> Iterator[Config]:
@@ -178,6 +181,8 @@ def _unavailable_values(
     spec = space.knobs.get("mode")
     listed = spec.choices if spec is not None else None
     found: dict[str, str] = {}
+    if listed == "auto":
+        listed = list(KNOBS["mode"].allowed or ())
     for mode in listed if isinstance(listed, list) else choices["mode"]:
         reasons_by_precision: dict[str, list[str | None]] = collections.defaultdict(list)
         for modes in surroundings.modes.values():

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from autotune.shared.errors import SpaceError
+from autotune.shared.objectives import OBJECTIVES
 from autotune.shared.records import Scalar
 from autotune.shared.words import as_read, suggestion
 from autotune.space.knobs import ALL_KNOBS, KNOBS
@@ -38,7 +39,7 @@ PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 """A whole number as people read it. YAML reads 010 as 8, 1:30 as 90 and 1_6 as 16."""
 OBJECTIVE, VNNI = "objective", "vnni"
 CONTEXT_VALUES: dict[str, tuple[bool | str, ...]] = {
-    OBJECTIVE: ("throughput", "latency", "server"),
+    OBJECTIVE: tuple(OBJECTIVES),
     VNNI: (True, False),
 }
 """Names that conditions and priors may use besides the knobs, and the values of each."""

@@ -1,6 +1,7 @@
 """All knobs: what each one means, when it is fixed, and which values it may have.
 
-A search space chooses among these knobs. To add a knob, start here.
+A search space chooses among these knobs. To add a knob, start here. The knobs of single engines
+come from the engines' descriptors, those of other packages too: importing this module reads them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autotune.shared import engines
+from autotune.shared.engine import EngineDescriptor
 from autotune.shared.errors import SpaceError
+from autotune.shared.objectives import OBJECTIVES
+from autotune.shared.options import Option
 from autotune.shared.padding import PADDINGS
+from autotune.shared.plugins import warn
+from autotune.shared.precisions import BASELINE as BASELINE_PRECISION
+from autotune.shared.precisions import known_precisions
 from autotune.shared.records import DEFAULT_STACK, Config
 from autotune.space.surroundings import Surroundings, Value
 
@@ -49,6 +57,15 @@ class Knob:
     """Other knob -> values. This knob is active only if each other knob has one of its values."""
     minor: bool = False
     """The search assumes that the knob changes speed by a few percent, until trials show more."""
+    holds_precision: bool = False
+    """Its values are precisions, which the engine must be able to run too."""
+    variable: str | None = None
+    """The environment variable of a worker that has the knob's value, unless that is "default"."""
+    set_by_worker: bool = False
+    """The worker sets it by a call of torch (`set_torch_knobs`), before it prepares the engine."""
+    script: str | None = None
+    """What Hugging Face's script does instead, or how to do it there, for a value other than the
+    default. None: a flag or a variable stands for the knob, or there is nothing to say."""
 
     def default_for(self, surroundings: Surroundings) -> Value:
         """The value of this knob in the baseline, the setup that the user has today."""
@@ -170,245 +187,229 @@ def _one_by_one_for_latency(
 
     If the command line asks for another size, `compile_space` refuses it.
     """
-    return [1] if surroundings.objective == "latency" and not asked else choices
+    return [1] if runs_one_by_one(surroundings) and not asked else choices
 
 
-TORCH_MODES = ("eager", "jit", "inductor", "zentorch")
-IPEX_MODES = ("ipex", "ipex_jit")
-EXPORTING_MODES = ("onnxruntime", "openvino")
-"""Modes that export the model to a file. Afterwards they need no torch."""
+def runs_one_by_one(surroundings: Surroundings) -> bool:
+    """Whether the objective is measured one example at a time."""
+    return OBJECTIVES[surroundings.objective].one_by_one
+
+
+def _option_knob(option: Option, known: Mapping[str, EngineDescriptor]) -> Knob:
+    """The knob of an engine option. It is active for the engines and precisions that take it."""
+    needs = {"mode": tuple(name for name, one in known.items() if option in one.options)}
+    if option.precisions:
+        needs["precision"] = tuple(one.name for one in option.precisions)
+    return Knob(
+        name=option.name,
+        kind="engine",
+        type=type(option.default),
+        allowed=option.allowed,
+        default=option.default,
+        needs=needs,
+        minor=option.minor,
+        about=option.about,
+        script=option.script,
+        holds_precision=option.holds_precision,
+    )
+
+
+def _option_knobs(known: Mapping[str, EngineDescriptor]) -> list[Knob]:
+    """The knobs of all engine options.
+
+    An option of another package that has the name of a knob is left out, with a warning.
+    """
+    found = []
+    for option in engines.options_of(known):
+        if option.name in _OWN_KNOBS:
+            for name, one in known.items():
+                if option in one.options and one.file is not None:
+                    reason = f"the option {option.name} is left out, since a knob has this name"
+                    warn(engines.GROUP, name, one.file.distribution, reason)
+        else:
+            found.append(_option_knob(option, known))
+    return found
+
+
+SCRIPT_BATCH_SIZE = 8
+"""The batch size of Hugging Face's scripts and of the baseline, in rows."""
+_ENGINES = engines.known_engines()
 PADDINGS_WITH_BATCH_SIZE = tuple(padding for padding in PADDINGS if padding != "token_budget")
 """Paddings whose batches have a fixed number of inputs."""
 
+_BEFORE_OPTIONS = (
+    Knob(
+        name="stack",
+        kind="process",
+        type=str,
+        default=DEFAULT_STACK,
+        auto_here=lambda here: list(here.modes),
+        limit=_known_stacks,
+        about="name of the Python interpreter that runs the model, as given to --stack",
+    ),
+    Knob(
+        name="threads",
+        kind="process",
+        type=int,
+        default_here=lambda here: here.cores,
+        auto_here=_threads_here,
+        limit=_at_most_cores("threads"),
+        variable="OMP_NUM_THREADS",
+        set_by_worker=True,
+        about="intra-op threads of each worker (OMP_NUM_THREADS)",
+    ),
+    Knob(
+        name="instances",
+        kind="process",
+        type=int,
+        default=1,
+        auto_here=_instances_here,
+        limit=_at_most_cores("instances"),
+        script="start one script for each part of the data",
+        about="workers side by side. They share the batches of a pass; throughputs are added",
+    ),
+    Knob(
+        name="pinning",
+        kind="process",
+        type=str,
+        allowed=("none", "compact", "spread"),
+        default="none",
+        minor=True,
+        auto_here=lambda here: ["none", "compact", *(["spread"] if here.nodes > 1 else [])],
+        script="start the script under taskset",
+        about="none: threads may use all allowed CPUs. Otherwise each thread is bound to its "
+        "own physical core: on neighbouring cores (compact), or on NUMA nodes in turn (spread)",
+    ),
+    Knob(
+        name="openmp",
+        kind="process",
+        type=str,
+        allowed=("default", "gnu", "intel"),
+        default="default",
+        minor=True,
+        about="OpenMP runtime: from torch's wheel, the system's libgomp, or Intel's libiomp5",
+    ),
+    Knob(
+        name="omp_wait",
+        kind="process",
+        type=str,
+        allowed=("default", "passive", "active"),
+        default="default",
+        minor=True,
+        variable="OMP_WAIT_POLICY",
+        about="how idle OpenMP threads wait: OMP_WAIT_POLICY, and KMP_BLOCKTIME for Intel's",
+    ),
+    Knob(
+        name="allocator",
+        kind="process",
+        type=str,
+        allowed=("default", "jemalloc", "tcmalloc"),
+        default="default",
+        minor=True,
+        about="malloc: the C library's, or a preloaded allocator with its recommended settings",
+    ),
+    Knob(
+        name="huge_pages",
+        kind="process",
+        type=bool,
+        default=False,
+        needs={"allocator": ("default", "jemalloc")},
+        minor=True,
+        about="ask for transparent huge pages through the allocator's own settings",
+    ),
+    Knob(
+        name="interop_threads",
+        kind="process",
+        type=int,
+        default=1,
+        minor=True,
+        set_by_worker=True,
+        script="the script has no such flag",
+        about="torch's inter-op threads",
+    ),
+    Knob(
+        name="flush_denormals",
+        kind="process",
+        type=bool,
+        default=False,
+        minor=True,
+        set_by_worker=True,
+        script="the script has no such flag",
+        about="treat denormal numbers as zero",
+    ),
+    Knob(
+        name="mode",
+        kind="engine",
+        type=str,
+        allowed=tuple(_ENGINES),
+        default_here=lambda here: engines.BASELINE.name,
+        limit=_modes_that_run,
+        about="the engine that runs the model",
+    ),
+    Knob(
+        name="precision",
+        kind="engine",
+        type=str,
+        allowed=tuple(known_precisions()),
+        default_here=lambda here: BASELINE_PRECISION.name,
+        about="data type of the matrix products",
+    ),
+    Knob(
+        name="attention",
+        kind="engine",
+        type=str,
+        allowed=("sdpa", "eager"),
+        default="sdpa",
+        default_here=lambda here: here.attentions[0],
+        auto_here=lambda here: here.attentions,
+        limit=_attentions_that_load,
+        script="the script uses the model's default",
+        about="transformers' attn_implementation",
+    ),
+)
+_AFTER_OPTIONS = (
+    Knob(
+        name="padding",
+        kind="point",
+        type=str,
+        allowed=PADDINGS,
+        default_here=lambda here: "max_length",
+        about="how rows are grouped and padded, see autotune.shared.padding.plan",
+    ),
+    Knob(
+        name="batch_size",
+        kind="point",
+        type=int,
+        needs={"padding": PADDINGS_WITH_BATCH_SIZE},
+        default_here=lambda here: 1 if runs_one_by_one(here) else SCRIPT_BATCH_SIZE,
+        auto_here=lambda here: [1] if runs_one_by_one(here) else [1, 2, 4, 8, 16, 32],
+        limit=_one_by_one_for_latency,
+        about="model inputs in a batch",
+    ),
+    Knob(
+        name="bucket_step",
+        kind="point",
+        type=int,
+        minimum=8,
+        default=64,
+        needs={"padding": ("buckets",)},
+        about="padded widths are rounded up to a multiple of this number of tokens",
+    ),
+    Knob(
+        name="batch_tokens",
+        kind="point",
+        type=int,
+        minimum=16,
+        default=1024,
+        needs={"padding": ("token_budget",)},
+        about="largest number of padded tokens in a batch",
+    ),
+)
+_OWN_KNOBS = frozenset(knob.name for knob in (*_BEFORE_OPTIONS, *_AFTER_OPTIONS))
 KNOBS: dict[str, Knob] = {
-    knob.name: knob
-    for knob in (
-        Knob(
-            name="stack",
-            kind="process",
-            type=str,
-            default=DEFAULT_STACK,
-            auto_here=lambda here: list(here.modes),
-            limit=_known_stacks,
-            about="name of the Python interpreter that runs the model, as given to --stack",
-        ),
-        Knob(
-            name="threads",
-            kind="process",
-            type=int,
-            default_here=lambda here: here.cores,
-            auto_here=_threads_here,
-            limit=_at_most_cores("threads"),
-            about="intra-op threads of each worker (OMP_NUM_THREADS)",
-        ),
-        Knob(
-            name="instances",
-            kind="process",
-            type=int,
-            default=1,
-            auto_here=_instances_here,
-            limit=_at_most_cores("instances"),
-            about="workers side by side. They share the batches of a pass; throughputs are added",
-        ),
-        Knob(
-            name="pinning",
-            kind="process",
-            type=str,
-            allowed=("none", "compact", "spread"),
-            default="none",
-            minor=True,
-            auto_here=lambda here: ["none", "compact", *(["spread"] if here.nodes > 1 else [])],
-            about="none: threads may use all allowed CPUs. Otherwise each thread is bound to its "
-            "own physical core: on neighbouring cores (compact), or on NUMA nodes in turn (spread)",
-        ),
-        Knob(
-            name="openmp",
-            kind="process",
-            type=str,
-            allowed=("default", "gnu", "intel"),
-            default="default",
-            minor=True,
-            about="OpenMP runtime: from torch's wheel, the system's libgomp, or Intel's libiomp5",
-        ),
-        Knob(
-            name="omp_wait",
-            kind="process",
-            type=str,
-            allowed=("default", "passive", "active"),
-            default="default",
-            minor=True,
-            about="how idle OpenMP threads wait: OMP_WAIT_POLICY, and KMP_BLOCKTIME for Intel's",
-        ),
-        Knob(
-            name="allocator",
-            kind="process",
-            type=str,
-            allowed=("default", "jemalloc", "tcmalloc"),
-            default="default",
-            minor=True,
-            about="malloc: the C library's, or a preloaded allocator with its recommended settings",
-        ),
-        Knob(
-            name="huge_pages",
-            kind="process",
-            type=bool,
-            default=False,
-            needs={"allocator": ("default", "jemalloc")},
-            minor=True,
-            about="ask for transparent huge pages through the allocator's own settings",
-        ),
-        Knob(
-            name="interop_threads",
-            kind="process",
-            type=int,
-            default=1,
-            minor=True,
-            about="torch's inter-op threads",
-        ),
-        Knob(
-            name="flush_denormals",
-            kind="process",
-            type=bool,
-            default=False,
-            minor=True,
-            about="treat denormal numbers as zero",
-        ),
-        Knob(
-            name="mode",
-            kind="engine",
-            type=str,
-            allowed=(*TORCH_MODES, *IPEX_MODES, *EXPORTING_MODES),
-            default_here=lambda here: "eager",
-            limit=_modes_that_run,
-            about="the engine that runs the model",
-        ),
-        Knob(
-            name="precision",
-            kind="engine",
-            type=str,
-            allowed=("fp32", "bf16_matmul", "bf16", "int8_dynamic", "int8_static"),
-            default_here=lambda here: "fp32",
-            about="data type of the matrix products",
-        ),
-        Knob(
-            name="attention",
-            kind="engine",
-            type=str,
-            allowed=("sdpa", "eager"),
-            default="sdpa",
-            default_here=lambda here: here.attentions[0],
-            auto_here=lambda here: here.attentions,
-            limit=_attentions_that_load,
-            about="transformers' attn_implementation",
-        ),
-        Knob(
-            name="bf16_method",
-            kind="engine",
-            type=str,
-            allowed=("autocast", "full"),
-            default="autocast",
-            needs={"mode": TORCH_MODES, "precision": ("bf16",)},
-            about="autocast: the Trainer's --bf16; full (the whole model): its --bf16_full_eval",
-        ),
-        Knob(
-            name="linear",
-            kind="engine",
-            type=str,
-            allowed=("torch", "onednn", "onednn_fused"),
-            default="torch",
-            needs={"mode": ("eager", "jit"), "precision": ("fp32", "bf16")},
-            about="Linear as in torch, or in oneDNN with weights packed once (fused: with GELU)",
-        ),
-        Knob(
-            name="auto_kernel_selection",
-            kind="engine",
-            type=bool,
-            default=False,
-            needs={"mode": IPEX_MODES, "precision": ("fp32",)},
-            about="IPEX may run float32 Linear in oneDNN instead of MKL if it expects more speed",
-        ),
-        Knob(
-            name="int8_weights",
-            kind="engine",
-            type=str,
-            allowed=("per_tensor", "per_channel"),
-            default="per_channel",
-            needs={"mode": ("eager", "jit", "onnxruntime"), "precision": ("int8_dynamic",)},
-            about="one scale for all weights of a layer, or one scale for each output channel",
-        ),
-        Knob(
-            name="int8_rest",
-            kind="engine",
-            type=str,
-            allowed=("fp32", "bf16"),
-            default="fp32",
-            needs={"mode": ("ipex_jit", "openvino"), "precision": ("int8_static", "int8_dynamic")},
-            about="data type of the operators that are not int8",
-        ),
-        Knob(
-            name="dynamic_shapes",
-            kind="engine",
-            type=bool,
-            default=True,
-            needs={"mode": ("inductor", "zentorch")},
-            about="one compiled graph for all shapes, or one graph for each shape",
-        ),
-        Knob(
-            name="max_autotune",
-            kind="engine",
-            type=bool,
-            default=False,
-            needs={"mode": ("inductor",)},
-            about="inductor times its own kernels against the library's for each matrix product",
-        ),
-        Knob(
-            name="graph_optimization",
-            kind="engine",
-            type=str,
-            allowed=("all", "extended", "basic", "none"),
-            default="all",
-            needs={"mode": ("onnxruntime",)},
-            minor=True,
-            about="ONNX Runtime's graph optimisation level",
-        ),
-        Knob(
-            name="padding",
-            kind="point",
-            type=str,
-            allowed=PADDINGS,
-            default_here=lambda here: "max_length",
-            about="how rows are grouped and padded, see autotune.shared.padding.plan",
-        ),
-        Knob(
-            name="batch_size",
-            kind="point",
-            type=int,
-            needs={"padding": PADDINGS_WITH_BATCH_SIZE},
-            default_here=lambda here: 1 if here.objective == "latency" else 8,
-            auto_here=lambda here: [1] if here.objective == "latency" else [1, 2, 4, 8, 16, 32],
-            limit=_one_by_one_for_latency,
-            about="model inputs in a batch",
-        ),
-        Knob(
-            name="bucket_step",
-            kind="point",
-            type=int,
-            minimum=8,
-            default=64,
-            needs={"padding": ("buckets",)},
-            about="padded widths are rounded up to a multiple of this number of tokens",
-        ),
-        Knob(
-            name="batch_tokens",
-            kind="point",
-            type=int,
-            minimum=16,
-            default=1024,
-            needs={"padding": ("token_budget",)},
-            about="largest number of padded tokens in a batch",
-        ),
-    )
+    knob.name: knob for knob in (*_BEFORE_OPTIONS, *_option_knobs(_ENGINES), *_AFTER_OPTIONS)
 }
+"""All knobs by name. A knob stands below the knobs that it needs."""
 ALL_KNOBS = f"; autotune spaces show qa lists all {len(KNOBS)}"
 """The end of a message that refuses an unknown knob that is like no known one."""
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from autotune.shared.precisions import known_precisions
 from autotune.shared.records import Config, Scalar
 from autotune.space.file import Bound, Condition, Constraint
+from autotune.space.knobs import KNOBS
 from autotune.space.surroundings import Modes, Value
 
-INT8_REST = "int8_rest"
-"""The knob for the precision of the operators that are not int8."""
-PRECISIONS_BY_SPEED = ("int8_static", "int8_dynamic", "bf16", "bf16_matmul", "fp32")
-"""Precisions, fastest first on a CPU that has the instructions for all of them."""
+PRECISION_KNOBS = tuple(name for name, knob in KNOBS.items() if knob.holds_precision)
+"""Knobs whose values are precisions that the engine must be able to run too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,10 @@ class Space:
             return f"{mode} does not offer {precision}"
         if offered[precision] is not None:
             return str(offered[precision])
-        rest = values.get(INT8_REST)
-        if rest is not None and offered.get(str(rest)) is not None:
-            return f"{INT8_REST}={rest}: {offered[str(rest)]}"
+        for name in PRECISION_KNOBS:
+            other = values.get(name)
+            if other is not None and offered.get(str(other)) is not None:
+                return f"{name}={other}: {offered[str(other)]}"
         used = int(values["threads"]) * int(values["instances"])
         if used > self.cores:
             return f"instances x threads must fit {self.cores} cores"
@@ -92,8 +93,8 @@ class Space:
 
         The command line may have removed a wanted value from the space. A number then becomes
         the nearest choice, and a precision the fastest one that the mode runs. Any other value
-        becomes the knob's first choice. An `int8_rest` that the mode cannot run becomes the
-        default.
+        becomes the knob's first choice. A precision of a knob such as `int8_rest` that the mode
+        cannot run becomes the default.
         """
         values = {**self.defaults, **wanted}
         if "instances" in wanted and "threads" not in wanted:
@@ -101,11 +102,14 @@ class Space:
             values["threads"] = self._most_threads(int(instances))
         precisions, choices = [values["precision"]], self._dimension("precision").choices
         if values["precision"] not in choices:
-            precisions = [precision for precision in PRECISIONS_BY_SPEED if precision in choices]
-        rests = dict.fromkeys([values.get(INT8_REST), self.defaults.get(INT8_REST)])
-        for precision, rest in itertools.product(precisions, rests):
-            tried = {**values, "precision": precision, INT8_REST: rest}
-            config = self.build(partial(_nearest_choice, values=tried))
+            by_speed = reversed(list(known_precisions()))
+            precisions = [precision for precision in by_speed if precision in choices]
+        tries: list[dict[str, Any]] = [{"precision": precision} for precision in precisions]
+        for name in PRECISION_KNOBS:
+            wished = dict.fromkeys([values.get(name), self.defaults.get(name)])
+            tries = [{**tried, name: value} for tried in tries for value in wished]
+        for tried in tries:
+            config = self.build(partial(_nearest_choice, values={**values, **tried}))
             if self.violation(config) is None:
                 return config
         return None

@@ -42,6 +42,7 @@ VERSION_2 = "v2.0"
 
 class QuestionAnswering(Task):
     name: ClassVar[str] = "qa"
+    optimum_name: ClassVar[str | None] = "question-answering"
     head: ClassVar[str] = "AutoModelForQuestionAnswering"
     outputs: ClassVar[Mapping[str, str]] = {"start_logits": "token", "end_logits": "token"}
     metrics = ("f1", "exact_match")

@@ -19,6 +19,7 @@ from autotune.driver.replies import Expected
 from autotune.driver.runner import Inputs
 from autotune.host import Host
 from autotune.shared.errors import DatasetError, ModelError
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Config, ModelFacts, ModelSource, to_jsonable
 from autotune.store.folder import RunFolder
 from autotune.store.wire import WireError, parse
@@ -211,9 +212,11 @@ def inputs_of(
 
 
 def uncalibrated(config: Config, inputs: Inputs, kept: Kept = NOTHING_KEPT) -> str | None:
-    """Return why static int8 cannot be prepared from `inputs`. None if it can, or is not asked."""
+    """Return why a calibrated precision cannot be prepared from `inputs`. None if it can, or if
+    `config` needs no rows to calibrate on."""
     ready = inputs.calibration is not None or kept.engine is not None
-    return None if ready or config["precision"] != "int8_static" else UNCALIBRATED
+    needs_rows = precision_named(config["precision"]).calibrated
+    return UNCALIBRATED if needs_rows and not ready else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from autotune.shared.errors import TrialFailure, describe, is_out_of_memory
+from autotune.shared.engine import EngineFile
+from autotune.shared.errors import InputError, TrialFailure, describe, is_out_of_memory
 from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import (
     SCREEN_RATIO,
     Measurement,
@@ -130,11 +132,16 @@ class Operations:
             "serve": self.serve,
         }
 
-    def probe(self, *, instruction_sets: list[str]) -> StackFacts:
-        """This interpreter as a stack: its versions, and the modes and precisions it can run."""
+    def probe(
+        self, *, instruction_sets: list[str], engine_files: Sequence[Mapping[str, Any]] = ()
+    ) -> StackFacts:
+        """This interpreter as a stack: its versions, and the modes and precisions it can run.
+
+        `engine_files` are the files of engines of other packages, as `EngineFile`.
+        """
         from autotune.worker.probe import probe
 
-        return probe(instruction_sets)
+        return probe(instruction_sets, [EngineFile(**one) for one in engine_files])
 
     def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
         """Encode the rows into folders of features; facts of the model."""
@@ -166,6 +173,7 @@ class Operations:
         instruction_sets: list[str],
         cache: str | None,
         keep: bool,
+        engine_file: dict[str, Any] | None = None,
     ) -> Opened:
         """Import, load and prepare an engine.
 
@@ -176,15 +184,22 @@ class Operations:
           was measured.
         - `cache`: the folder for prepared artefacts. None: a folder in the workdir.
         - `keep`: keep every artefact that the engine can start from, whatever its size.
+        - `engine_file`: the file of an engine of another package, as `EngineFile`.
 
         Raises TrialFailure as `set_torch_knobs` and `Engine.prepare` do.
         """
         start, alive_s = time.perf_counter(), seconds_alive()
         model = ModelSource(**source)
-        from autotune.worker.engines import engine_class
+        from autotune.worker.engines import find_engine
 
-        new_engine = engine_class(str(engine["mode"]))(engine)
-        if not new_engine.own_threads or process["flush_denormals"]:
+        file = None if engine_file is None else EngineFile(**engine_file)
+        descriptor, engine_class = find_engine(str(engine["mode"]), file)
+        try:
+            precision_named(engine["precision"])
+        except InputError as error:
+            raise TrialFailure("unsupported", str(error)) from error
+        new_engine = engine_class(engine)
+        if not descriptor.own_threads or process["flush_denormals"]:
             set_torch_knobs(process)
         imported = time.perf_counter()
         loaded = Features.load(features)
@@ -219,6 +234,7 @@ class Operations:
             )
         self._opened = _Opened(
             engine=new_engine,
+            own_threads=descriptor.own_threads,
             prepared=prepared,
             features=loaded,
             outputs=model.outputs,
@@ -368,7 +384,7 @@ class Operations:
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             shared_bytes=read_shared_bytes(),
             effective={
-                **read_effective(torch_threads=not opened.engine.own_threads),
+                **read_effective(torch_threads=not opened.own_threads),
                 **opened.prepared.effective,
                 "released_s": released_s,  # CLOCK_MONOTONIC
                 "forked": self._forked,
@@ -429,6 +445,7 @@ class _Opened:
     """What `open` prepared for `measure` and `serve`."""
 
     engine: Engine
+    own_threads: bool  # as `EngineDescriptor.own_threads`
     prepared: Prepared
     features: Features
     outputs: Mapping[str, str]  # name of a model output -> `token` or `feature`

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from autotune.shared.precisions import precision_named
+
 LINEAR_SHAPES = (
     (512, 384, 384),
     (512, 384, 1536),
@@ -22,7 +24,7 @@ REPEATED_S = 0.1
 
 
 def peak(threads: int, precisions: list[str]) -> dict[str, float]:
-    """Precision -> floating-point operations a second, for each of `precisions` (fp32, bf16).
+    """Precision -> floating-point operations a second, for each of `precisions`.
 
     The value is an upper limit: the fastest repetition of the fastest shape in LINEAR_SHAPES, with
     the faster of torch's own library and oneDNN.
@@ -31,7 +33,7 @@ def peak(threads: int, precisions: list[str]) -> dict[str, float]:
     found = {}
     with torch.no_grad():
         for precision in precisions:
-            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+            dtype = getattr(torch, precision_named(precision).dtype)
             found[precision] = max(
                 2 * m * k * n / _fastest_s(call)
                 for m, k, n in LINEAR_SHAPES

@@ -6,30 +6,26 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from autotune.shared.errors import TrialFailure
+from autotune.shared.engine import EngineDescriptor, EngineFile
+from autotune.shared.errors import TrialFailure, describe, shorten
 from autotune.shared.records import StackFacts
-from autotune.worker.engines.base import Environment
+from autotune.worker.engines.base import Engine, Environment
 
 DISTRIBUTIONS = (
     "torch",
     "transformers",
-    "intel-extension-for-pytorch",
     "intel-openmp",
-    "zentorch",
-    "torchao",
-    "onnxruntime",
-    "onnx",
-    "openvino",
-    "nncf",
     "accelerate",
     "datasets",
     "numpy",
     "tokenizers",
     "safetensors",
 )
-"""The packages whose versions engines may ask about, and that the records of a run name."""
+"""The packages that the records of a run name, besides those in the descriptors of engines."""
 IPEX_IMPORT_SCRIPT = """
 import ctypes
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: this process ends when the worker ends
@@ -38,10 +34,10 @@ import intel_extension_for_pytorch
 IPEX_IMPORT_TIMEOUT_S = 120
 
 
-def installed_versions() -> dict[str, str]:
-    """Distribution -> version, for each of `DISTRIBUTIONS` that is installed."""
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Distribution -> version, for each of `distributions` that is installed."""
     versions = {}
-    for name in DISTRIBUTIONS:
+    for name in dict.fromkeys(distributions):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -93,12 +89,41 @@ def find_libiomp5() -> str | None:
     return str(path.resolve()) if path.is_file() else None
 
 
-def probe(instruction_sets: list[str]) -> StackFacts:
+def _refusals(
+    descriptor: EngineDescriptor, found: type[Engine], environment: Environment
+) -> dict[str, str | None]:
+    """Precision -> why the engine cannot run it here, or None.
+
+    An engine of another package that raises an error cannot run. Other errors are passed on.
+    """
+    try:
+        return {p: found.unsupported(p, environment) for p in descriptor.precision_names}
+    except Exception as error:
+        if descriptor.file is None:
+            raise
+        reason = f"the engine of {descriptor.file.distribution} fails: {describe(error)}"
+        return dict.fromkeys(descriptor.precision_names, shorten(reason))
+
+
+def probe(instruction_sets: list[str], engine_files: Sequence[EngineFile] = ()) -> StackFacts:
     """This interpreter's packages, and why each mode and precision is unsupported, or None.
+
+    `engine_files` are the engines of other packages. One that does not load is unsupported.
 
     Raises TrialFailure `unsupported` if torch or transformers is missing or broken.
     """
-    versions = installed_versions()
+    from autotune.worker.engines import ENGINES, find_engine
+
+    engines = dict(ENGINES)
+    broken: dict[str, dict[str, str | None]] = {}
+    for file in engine_files:
+        try:
+            engines[file.name] = replace(find_engine(file.name, file)[0], file=file)
+        except TrialFailure as failure:
+            broken[file.name] = dict.fromkeys(file.precisions, failure.detail)
+    versions = installed_versions(
+        [*DISTRIBUTIONS, *(name for one in engines.values() for name in one.distributions)]
+    )
     for needed in ("torch", "transformers"):
         if needed not in versions:
             raise TrialFailure(
@@ -118,9 +143,7 @@ def probe(instruction_sets: list[str]) -> StackFacts:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-        from autotune.worker.engines import ENGINES, engine_class
-
-        classes = {mode: engine_class(mode) for mode in ENGINES}
+        classes = {mode: find_engine(mode, one.file)[1] for mode, one in engines.items()}
     except ImportError as error:
         raise TrialFailure("unsupported", f"{sys.executable}: {error}") from error
     finally:
@@ -136,7 +159,10 @@ def probe(instruction_sets: list[str]) -> StackFacts:
         ipex=ipex,
         libiomp5=find_libiomp5(),
         modes={
-            mode: {p: found.unsupported(p, environment) for p in found.precisions}
-            for mode, found in classes.items()
+            **{
+                mode: _refusals(engines[mode], found, environment)
+                for mode, found in classes.items()
+            },
+            **broken,
         },
     )

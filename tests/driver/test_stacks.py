@@ -75,7 +75,7 @@ def test_a_named_stack_whose_ipex_does_not_match_is_refused(tmp_path, monkeypatc
 
 
 def test_a_precision_can_be_ruled_out_with_its_reason():
-    found = stacks.without_precision(facts(), "int8_static", "no rows")
+    found = stacks.without_calibration(facts(), "no rows")
     assert found.modes["eager"] == {"fp32": None, "int8_static": "no rows"}
     assert found.modes["ipex"] == {"int8_static": "no AVX2"}
 

@@ -17,8 +17,9 @@ from autotune.driver.runner import Outcome
 from autotune.report import html as page
 from autotune.report.analysis import front
 from autotune.report.build import Context, build
-from autotune.report.figures import COLOURS, bars
+from autotune.report.figures import bars
 from autotune.search.objective import objective_named
+from autotune.shared.engines import built_in
 from autotune.shared.records import Failure, Screen, Trial
 from autotune.space import baseline
 from autotune.space.knobs import KNOBS
@@ -88,7 +89,9 @@ def test_every_picture_has_its_place_and_its_data(tmp_path):
 
 
 def test_every_mode_has_a_colour():
-    assert set(COLOURS) == set(KNOBS["mode"].allowed)
+    colours = {mode: engine.colour for mode, engine in built_in().items()}
+    assert set(colours) == set(KNOBS["mode"].allowed)
+    assert len(set(colours.values()) - {None}) == len(colours)
 
 
 @pytest.mark.parametrize("objective", ["throughput", "latency"])

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -53,9 +54,6 @@ TOKEN_S = 2e-5
 class StubEngine(Engine):
     """Takes a time by mode and precision, and prefers the longest word."""
 
-    precisions = ("fp32", "bf16")
-    own_threads = True
-
     @classmethod
     def unsupported(cls, precision, environment):
         return None
@@ -93,13 +91,13 @@ def answer(ids, name, kind):
     return ids.astype(np.float32)
 
 
-def probe(self, *, instruction_sets):
+def probe(self, *, instruction_sets, engine_files):
     return StackFacts(
         python=sys.executable,
         python_version="3",
         versions={"torch": "0.0.0", "transformers": "4.52.4"},
         ipex="a stub has none",
-        modes={mode: dict.fromkeys(StubEngine.precisions) for mode in SPEEDS},
+        modes={mode: dict.fromkeys(("fp32", "bf16")) for mode in SPEEDS},
     )
 
 
@@ -167,7 +165,12 @@ def peak(self, *, threads, precisions):
 def install() -> None:
     """Put the stub where torch would be used."""
     sys.modules["stub_worker"] = sys.modules[__name__]
-    engines.ENGINES = dict.fromkeys(SPEEDS, "stub_worker:StubEngine")
+    engines.ENGINES = {
+        mode: replace(
+            engines.ENGINES[mode], implementation="stub_worker:StubEngine", own_threads=True
+        )
+        for mode in SPEEDS
+    }
     Operations.probe, Operations.encode = probe, encode
     Operations.digest, Operations.peak = digest, peak
     if os.path.exists(os.path.join(sys.prefix, "faulty")):

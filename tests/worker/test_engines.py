@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from engine_bench import HOST, ONE_PASS, SOURCE, TASK, Bench, config
 
@@ -17,21 +16,14 @@ from autotune import demo
 from autotune.commands.search.saved import engine_files, save_engine
 from autotune.driver.command import worker_commands
 from autotune.driver.forkserver import ForkServers, modeling_modules
+from autotune.shared.engines import engine_named
 from autotune.shared.errors import ModelError
-from autotune.shared.instructions import has_vnni
 from autotune.shared.records import StoppingRule
 from autotune.shared.stopping import continued, remaining_rule
-from autotune.space.knobs import EXPORTING_MODES
 from autotune.store.folder import RunFolder
+from autotune.testing import check_outputs
 
 pytestmark = pytest.mark.model
-
-# Largest and median difference of logits from eager float32; logits span about 15. int8 may
-# be far off on a token that is nobody's answer: its median says that it is the same model.
-TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 0.35, "bf16": 0.35, "int8_dynamic": 8, "int8_static": 8}
-LEAST = {"bf16": 1e-3, "int8_dynamic": 1e-2, "int8_static": 1e-2}
-"""A precision that changes nothing was not applied."""
-TYPICAL = {"fp32": 1e-4, "bf16_matmul": 0.1, "bf16": 0.1, "int8_dynamic": 1, "int8_static": 1}
 
 
 @pytest.fixture(scope="module")
@@ -123,25 +115,9 @@ def skip_unless_available(bench, knobs):
 @pytest.mark.parametrize("knobs", ENGINES)
 def test_engine_gives_the_logits_of_eager(knobs, bench, runner, reference):
     skip_unless_available(bench, knobs)
-    for point in (
-        {"batch_size": 3, "padding": "longest"},
-        {"batch_size": 1, "padding": "length_sorted"},
-        {"batch_size": 5, "padding": "buckets", "bucket_step": 64},
-        {"padding": "token_budget", "batch_tokens": 512},
-    ):
-        outcome = runner.run(config(**knobs, **point), ONE_PASS)
-        failed, int8 = outcome.failure, knobs["precision"].startswith("int8")
-        if int8 and failed is not None and not has_vnni(HOST.instruction_sets):
-            assert failed.kind == "inaccurate", outcome.log
-            pytest.skip(f"without VNNI: {failed.detail}")
-        assert outcome.failure is None, outcome.log
-        assert outcome.measurement.outputs_repeatable
-        assert outcome.measurement.effective["threads"] == HOST.cores
-        for name, expected in reference.items():
-            apart = np.abs(outcome.outputs[name] - expected)
-            assert np.median(apart) <= TYPICAL[knobs["precision"]], (name, point)
-            assert apart.max() <= TOLERANCE[knobs["precision"]], (name, point)
-            assert apart.max() >= LEAST.get(knobs["precision"], 0.0), (name, point)
+    reason = check_outputs(bench, runner, reference, knobs)
+    if reason is not None:
+        pytest.skip(reason)
     if knobs["mode"] == "inductor":
         compiled = bench.folder.cache / "default" / "inductor"
         assert any(compiled.rglob("*.so")), "what it compiles does not stay in the run"
@@ -210,7 +186,7 @@ def test_a_forked_worker_gives_the_answers_of_a_fresh_one(knobs, bench, runner, 
     one, two = fresh.measurement, forked.measurement
     assert two.outputs_digest == one.outputs_digest
     changing = {"released_s", "forked", "huge_pages"}
-    if knobs["mode"] in EXPORTING_MODES:
+    if engine_named(knobs["mode"]).exports:
         changing.add("openmp")  # torch's, loaded if the fork server imported torch
     assert {k: v for k, v in two.effective.items() if k not in changing} == {
         k: v for k, v in one.effective.items() if k not in changing

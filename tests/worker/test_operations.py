@@ -10,7 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from autotune.shared.engine import EngineDescriptor
 from autotune.shared.errors import TrialFailure, describe
+from autotune.shared.precisions import FP32
 from autotune.shared.records import Measurement, Screen, StoppingRule
 from autotune.worker import engines
 from autotune.worker.batches import FEATURES_FILE, META_FILE
@@ -23,9 +25,6 @@ PASS_S = ROWS * TOKENS * TOKEN_S
 
 class SleepingEngine(Engine):
     """Takes TOKEN_S for each token, and answers with the tokens."""
-
-    precisions = ("fp32",)
-    own_threads = True
 
     @classmethod
     def unsupported(cls, precision, environment):
@@ -42,10 +41,20 @@ class SleepingEngine(Engine):
         return Prepared(call=call)
 
 
+def described(name):
+    """The descriptor of SleepingEngine under this name."""
+    return EngineDescriptor(
+        name=name,
+        implementation=f"{__name__}:SleepingEngine",
+        precisions=(FP32,),
+        own_threads=True,
+    )
+
+
 @pytest.fixture
 def operations(tmp_path, monkeypatch):
     """A session of SleepingEngine over ROWS rows of TOKENS tokens."""
-    monkeypatch.setattr(engines, "ENGINES", {"sleeping": f"{__name__}:SleepingEngine"})
+    monkeypatch.setattr(engines, "ENGINES", {"sleeping": described("sleeping")})
     features = tmp_path / "features"
     features.mkdir()
     np.savez(
@@ -121,8 +130,8 @@ def test_what_a_library_raises_for_a_model_is_unsupported_with_its_words(operati
     ],
 )
 def test_other_errors_of_preparing_keep_their_meaning(operations, monkeypatch, engine, error):
-    place = f"{__name__}:SleepingEngine"
-    monkeypatch.setattr(engines, "ENGINES", {"sleeping": place, "eager": place})
+    both = {name: described(name) for name in ("sleeping", "eager")}
+    monkeypatch.setattr(engines, "ENGINES", both)
     with pytest.raises(type(error)) as caught:
         prepare(operations, **engine, raises=error)
     assert caught.value is error

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from families import build
 
+from autotune.shared.engines import engine_named
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
 from autotune.worker.engines.base import Material
@@ -198,10 +199,9 @@ def test_bf16_matmul_is_offered_with_amx_alone(sets, offered):
     ],
 )
 def test_every_engine_reports_the_share_of_what_it_compiled(mode, precision, tmp_path):
-    from autotune.worker.engines import engine_class
     from autotune.worker.engines.share import MIN_SHARE
 
-    if precision not in engine_class(mode).precisions:
+    if precision not in engine_named(mode).precision_names:
         pytest.skip(f"{mode} does not offer {precision}")
     for package in PACKAGES[mode]:
         pytest.importorskip(package)

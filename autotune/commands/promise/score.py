@@ -85,7 +85,7 @@ def measure(run: FinishedRun, host: Host, work: Path) -> PromiseCheck:
             assert outcome.failure is not None
             raise SearchError(f"{outcome.failure.kind}: {outcome.failure.detail}")
         measurement = outcome.measurement
-        if run.objective.limit_s is not None:
+        if run.objective.by_requests:
             server = LoadTest(runner, run.chosen, run.expected.features, seed=0)
             served = server.serve_or_stop(run.promised.median, LAUNCH_SERVING_S)
             measurement = replace(measurement, answered=(served,))

@@ -136,7 +136,7 @@ def _write_launch_files(
     )
     kept = kept_by(folder, str(best["stack"]))
     cache = None if kept.engine is None else f"{folder.engine.name}/{best['stack']}"
-    rate = promise["median"] if run.objective.limit_s is not None else None
+    rate = promise["median"] if run.objective.by_requests else None
     text = requests(
         best,
         inputs_of(folder, run.workload.source, run.host, kept=kept),

@@ -182,7 +182,7 @@ def launch_check(
     With `beside` (memory has room for both) the key `beside` has the ratio to `runner`'s own
     process, measured in turn for part of `time_s`. A rate of requests takes too long for that.
     """
-    instances = int(best["instances"]) if beside and objective.limit_s is None else 0
+    instances = int(best["instances"]) if beside and not objective.by_requests else 0
     try:
         with Launched(script, instances=instances, folder=work, timeout_s=timeout_s) as launched:
             ratio = None

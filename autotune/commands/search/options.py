@@ -13,6 +13,7 @@ from typing import Any
 from autotune.commands.search.settings import Settings, infer_task, resolve_model
 from autotune.search.objective import ServerObjective
 from autotune.shared.errors import InputError, ModelError, OutputError, ResumeError
+from autotune.shared.objectives import OBJECTIVES
 from autotune.shared.paths import kind_of
 from autotune.shared.words import suggestion
 from autotune.store.folder import RunFolder
@@ -55,9 +56,11 @@ def settings_from(
         )
     limit_ms = options.pop("max_latency_ms", None)
     if limit_ms is not None:
-        objective = str(options.get("objective", ""))
-        if objective.partition("-")[0] != ServerObjective.kind:
-            raise InputError("--max-latency-ms is the limit of --objective server; add that")
+        limited = [one.name for one in OBJECTIVES.values() if one.takes_limit]
+        if str(options.get("objective", "")).partition("-")[0] not in limited:
+            raise InputError(
+                f"--max-latency-ms is the limit of --objective {' or '.join(limited)}; add that"
+            )
         options["objective"] = ServerObjective(limit_ms / 1000).name
     return Settings(**options), decided
 

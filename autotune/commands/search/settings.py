@@ -13,6 +13,7 @@ from autotune.search.limits import Limits
 from autotune.shared.errors import ModelError, SpaceError
 from autotune.shared.folders import refusal_of_folder
 from autotune.shared.hub import hub_answers
+from autotune.shared.objectives import DEFAULT
 from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.shared.words import known_names
 from autotune.tasks import task_of_architectures
@@ -42,7 +43,7 @@ class Settings:
     text_pair_column: str | None = None
     label_column: str | None = None
     space: str | None = None
-    objective: str = "throughput"
+    objective: str = DEFAULT.name
     max_accuracy_drop: float = 0.01
     trials: int | None = None
     time_budget_s: float | None = None

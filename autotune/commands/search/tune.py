@@ -175,7 +175,7 @@ class Tuning:
         self._task = task_named(settings.task)
         self._objective = objective_named(settings.objective)
         self._overrides = parse_overrides(settings.overrides)
-        self._space_path = find_space(settings.space or self._task.name)
+        self._space_path = find_space(settings.space or self._task.space or self._task.name)
         self._space_file = load_space(self._space_path)
         if self._space_file.task != self._task.name:
             raise SpaceError(
@@ -318,10 +318,7 @@ class Tuning:
             failed = error
         found = examination.wait()
         if not calibrated:
-            found = {
-                name: stacks.without_precision(f, "int8_static", UNCALIBRATED)
-                for name, f in found.items()
-            }
+            found = {name: stacks.without_calibration(f, UNCALIBRATED) for name, f in found.items()}
         self._check_modes(found)
         if failed is not None:
             raise failed

@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from autotune.shared.errors import TrialFailure
-from autotune.shared.instructions import has_bf16, has_vnni
+from autotune.shared.instructions import has_vnni
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import ModelSource, Scalar
 from autotune.worker.batches import Batch
 
@@ -112,34 +112,18 @@ def write_atomically(path: Path) -> Iterator[Path]:
     partial.replace(path)
 
 
-TOLERANCE = {"fp32": 1e-3, "bf16_matmul": 5e-2, "bf16": 5e-2, "int8_dynamic": 5e-2}
-"""Precision -> largest difference allowed between a prepared engine and the model it was made
-from, relative to the largest output of the model (see `torch_model.compare`)."""
-SIMULATED_INT8_TOLERANCE = 0.5
-"""The same limit for int8 kernels, compared with a model that simulates int8 in float32. The limit
-only detects a graph that is wrong for other shapes. The gate judges the accuracy."""
-
-
 def unsupported_precision(precision: str, environment: Environment) -> str | None:
     """Why this CPU's instruction sets rule out `precision`. None if they do not."""
-    sets = environment.instruction_sets
-    if precision == "bf16_matmul" and "amx_bf16" not in sets:
-        return "bf16_matmul needs AMX-BF16; this CPU would compute these products in float32"
-    if precision == "bf16" and not has_bf16(sets):
-        return "bf16 needs AVX512-BF16 or AMX-BF16; this CPU would emulate bf16, slower than fp32"
-    if precision.startswith("int8") and "avx2" not in sets:
-        return "int8 kernels (FBGEMM) need AVX2, which this CPU lacks"
-    return None
+    return precision_named(precision).refusal(environment.instruction_sets)
 
 
 class Engine(ABC):
     """Turns a model into a callable. One object prepares one configuration.
 
-    `options` holds the engine knobs of the configuration.
+    `options` holds the engine knobs of the configuration. What can be said of the engine without
+    running it is in its descriptor (`autotune.shared.engines`). An engine with threads of its own
+    says in `Prepared.effective` how many there are.
     """
-
-    precisions: ClassVar[tuple[str, ...]]
-    own_threads: ClassVar[bool] = False  # True: not torch's pool; `effective` says how many
 
     def __init__(self, options: Mapping[str, Scalar]) -> None:
         self.options = options

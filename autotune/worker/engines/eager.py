@@ -14,8 +14,6 @@ Limits: none beyond the CPU's instruction sets.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
     Engine,
@@ -28,8 +26,6 @@ from autotune.worker.engines.share import check_torch_share
 
 
 class EagerEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul", "int8_dynamic")
-
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         return unsupported_precision(precision, environment)

@@ -34,11 +34,10 @@ import torch._inductor
 import torch._inductor.config
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Scalar
 from autotune.worker.engines import pt2e, torch_model
 from autotune.worker.engines.base import (
-    SIMULATED_INT8_TOLERANCE,
-    TOLERANCE,
     Engine,
     Environment,
     Material,
@@ -106,14 +105,13 @@ def compile_package(runnable: Runnable, material: Material, path: Path) -> Runna
 
 
 class InductorEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul", "int8_static")
     backend: ClassVar[str] = "inductor"
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         if not any(map(shutil.which, COMPILERS)):
             return f"inductor needs a C++ compiler on PATH ({', '.join(COMPILERS)}): install g++"
-        if precision == "int8_static":
+        if precision_named(precision).calibrated:
             reason = pt2e.missing_quantizer(environment.versions)
             if reason is not None:
                 return reason
@@ -137,15 +135,13 @@ class InductorEngine(Engine):
         if path.exists():
             packaged = load_package(path, material.inputs)
             return Prepared(call=packaged, effective={"ahead_of_time": True})
-        quantized = None
-        if precision == "int8_static":
+        quantized, tolerance = None, precision_named(precision).tolerance
+        if precision_named(precision).calibrated:
             quantized = pt2e.quantize_model(material, str(options["attention"]))
             runnable = quantized.runnable
-            tolerance = SIMULATED_INT8_TOLERANCE
         else:
             model = torch_model.load_for(material, str(options["attention"]))
             runnable = torch_model.apply_precision(model, material, options)
-            tolerance = TOLERANCE[precision]
         if material.for_production and dynamic and self._can_be_packaged:
             try:
                 packaged = compile_package(runnable, material, path)

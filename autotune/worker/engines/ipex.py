@@ -21,17 +21,16 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from autotune.shared.errors import TrialFailure, describe
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear, torch_model
 from autotune.worker.engines.base import (
-    SIMULATED_INT8_TOLERANCE,
-    TOLERANCE,
     Engine,
     Environment,
     Material,
@@ -112,7 +111,7 @@ def quantize_model(
             f"IPEX's int8 graphs of {model.config.model_type} end the process with SIGSEGV",
         )
     linear.unify_linears(model)
-    static = options["precision"] == "int8_static"
+    static = precision_named(options["precision"]).calibrated
     mapping = ipex.quantization.default_static_qconfig_mapping
     if not static:
         mapping = ipex.quantization.default_dynamic_qconfig_mapping
@@ -163,8 +162,6 @@ def calibrate(prepared: Any, material: Material, attention: str) -> None:
 
 
 class IpexEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
-
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         if environment.ipex is not None:
@@ -183,14 +180,11 @@ class IpexEngine(Engine):
 class IpexJitEngine(IpexEngine):
     """Graph mode: the optimised or quantised model, traced and frozen."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_dynamic", "int8_static")
-
     def prepare(self, material: Material) -> Prepared:
-        precision = str(self.options["precision"])
-        int8 = precision.startswith("int8")
-        runnable, effective = (quantize_model if int8 else optimise_model)(material, self.options)
-        tolerance = SIMULATED_INT8_TOLERANCE if int8 else TOLERANCE[precision]
-        call, difference = trace(runnable, material, tolerance)
+        precision = precision_named(self.options["precision"])
+        make = quantize_model if precision.product_type == "int8" else optimise_model
+        runnable, effective = make(material, self.options)
+        call, difference = trace(runnable, material, precision.limit_when_simulated)
         shares = self._shares(runnable, call, material)
         return Prepared(
             call=call, effective={**effective, "trace_difference": difference, **shares}
@@ -203,16 +197,16 @@ class IpexJitEngine(IpexEngine):
         tracing, and static int8 is what the trace hides of the products before it: until it is
         traced, IPEX's static int8 is simulated in other types.
         """
-        sample, precision = material.samples[0], str(self.options["precision"])
-        if precision != "int8_static":
-            counted = call if precision == "int8_dynamic" else runnable
+        sample, precision = material.samples[0], precision_named(self.options["precision"])
+        if not precision.calibrated:
+            counted = call if precision.product_type == "int8" else runnable
             return check_torch_share(lambda: counted(sample), self.options, material)
         whole = count_work(lambda: runnable(sample)).total
         seen = count_work(lambda: call(sample)).total
         hidden = (whole - seen) * int8_share_of_partitions(
             torch.jit.last_executed_optimized_graph()
         )
-        return check_share(f"precision={precision}", "int8", hidden, whole, material)
+        return check_share(f"precision={precision.name}", "int8", hidden, whole, material)
 
 
 PRODUCTS = ("aten::linear", "aten::matmul", "aten::bmm", "aten::addmm", "aten::_convolution")

@@ -15,17 +15,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from autotune.shared.errors import TrialFailure, describe
+from autotune.shared.precisions import precision_named
 from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
-    TOLERANCE,
     Engine,
     Environment,
     Material,
@@ -96,8 +95,6 @@ def optimise_trace(
 
 
 class JitEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "bf16_matmul", "int8_dynamic")
-
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         return unsupported_precision(precision, environment)
@@ -112,7 +109,7 @@ class JitEngine(Engine):
             return load_trace(path, material.inputs, sample)
         model = torch_model.load_for(material, attention)
         runnable = torch_model.apply_precision(model, material, self.options)
-        call, difference = trace(runnable, material, TOLERANCE[precision])
+        call, difference = trace(runnable, material, precision_named(precision).tolerance)
         shares = check_torch_share(lambda: call(sample), self.options, material)
         unpacked = self.options.get("linear") == "torch"
         if material.for_production and precision in SAVED_PRECISIONS and unpacked:

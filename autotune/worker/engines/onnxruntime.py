@@ -17,16 +17,15 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.precisions import FP32, precision_named
 from autotune.shared.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
-    TOLERANCE,
     Engine,
     Environment,
     Material,
@@ -100,9 +99,6 @@ class OnnxModel:
 
 
 class OnnxRuntimeEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8_dynamic")
-    own_threads: ClassVar[bool] = True
-
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
         for name in ("onnxruntime", "onnx"):
@@ -134,7 +130,7 @@ class OnnxRuntimeEngine(Engine):
         options = self.options
         attention = str(options["attention"])
         int8_path = material.cached(f"onnx-{attention}-int8-{options.get('int8_weights')}.onnx")
-        int8 = options["precision"] != "fp32"
+        int8 = precision_named(options["precision"]).product_type == "int8"
         if int8 and int8_path.exists():  # a run keeps this file alone, without that in float32
             return int8_path
         fp32_path = material.cached(f"onnx-{attention}.onnx")
@@ -182,9 +178,7 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
         except Exception as error:
             raise TrialFailure("fallback", f"torch.onnx.export failed: {error}") from error
         call = OnnxModel(partial, names, threads=material.threads, level="all")
-        torch_model.compare(
-            torch_model.Runnable(wrapped, inputs), call, material, TOLERANCE["fp32"]
-        )
+        torch_model.compare(torch_model.Runnable(wrapped, inputs), call, material, FP32.tolerance)
 
 
 def quantize(source: Path, path: Path, *, per_channel: bool, reduce_range: bool) -> None:

@@ -18,16 +18,16 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.precisions import FP32, precision_named
 from autotune.shared.records import Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines.base import (
-    TOLERANCE,
     Engine,
     Environment,
     Material,
@@ -35,7 +35,7 @@ from autotune.worker.engines.base import (
     unsupported_precision,
     write_atomically,
 )
-from autotune.worker.engines.share import TYPES, check_share
+from autotune.worker.engines.share import check_share
 
 
 class CompiledModel:
@@ -55,16 +55,13 @@ class CompiledModel:
 
 
 class OpenVinoEngine(Engine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8_static")
-    own_threads: ClassVar[bool] = True
-
     @property
     def specialises_by_shape(self) -> bool:
         return True  # OpenVINO builds kernels when it first meets a shape
 
     @classmethod
     def unsupported(cls, precision: str, environment: Environment) -> str | None:
-        needed = ["openvino"] + (["nncf"] if precision == "int8_static" else [])
+        needed = ["openvino"] + (["nncf"] if precision_named(precision).calibrated else [])
         for name in needed:
             if name not in environment.versions:
                 return f"{name} is not installed in this stack: pip install openvino nncf"
@@ -98,7 +95,7 @@ class OpenVinoEngine(Engine):
         threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         call = CompiledModel(compiled, material.outputs)
         effective: dict[str, Scalar] = {"threads": threads, "openvino_precision": actual}
-        kind = TYPES.get(precision)
+        kind = precision_named(precision).product_type
         if kind is not None:
             call(material.samples[0])  # gives the graph the shapes of this batch
             counted = count_products(compiled.get_runtime_model())
@@ -114,7 +111,7 @@ class OpenVinoEngine(Engine):
 
     @property
     def _is_int8(self) -> bool:
-        return self.options["precision"] == "int8_static"
+        return precision_named(self.options["precision"]).calibrated
 
     def _path(self, material: Material, int8: bool) -> Path:
         """The path of the graph. The weights are in the .bin file of the same name."""
@@ -205,7 +202,7 @@ def convert(material: Material, attention: str) -> Any:
         torch_model.Runnable(wrapped, inputs),
         CompiledModel(compiled, names),
         material,
-        TOLERANCE["fp32"],
+        FP32.tolerance,
     )
     return converted
 

@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import Scalar
 from autotune.worker.batches import MASK
 from autotune.worker.engines.base import Material
 
-TYPES = {
-    "bf16": "bf16",
-    "bf16_matmul": "bf16",
-    "int8_dynamic": "int8",
-    "int8_static": "int8",
-}
-"""Precision -> the type in which its matrix products run."""
 MIN_SHARE = 0.5
 """At least this share of the products with weights must run as asked. Less is a fallback.
 
@@ -60,7 +54,7 @@ def check_torch_share(
     """
     from autotune.worker.flops import count_work
 
-    kind = TYPES.get(str(options["precision"]))
+    kind = precision_named(options["precision"]).product_type
     library = options.get("linear", "torch") != "torch"
     if kind is None and not library:
         return {}

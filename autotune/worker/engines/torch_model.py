@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 
 from autotune.shared.errors import TrialFailure
+from autotune.shared.precisions import precision_named
 from autotune.shared.records import ModelSource, Scalar
 from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import linear
-from autotune.worker.engines.base import TOLERANCE, Material
+from autotune.worker.engines.base import Material
 from autotune.worker.slim import transformers
 
 CACHES = ("use_cache", "use_mems_eval")
@@ -212,7 +213,8 @@ def apply_precision(
             raise TrialFailure(
                 "fallback", "linear=onednn_fused found no GELU to fuse into a Linear"
             )
-        compare(lambda batch: before[id(batch)], runnable, material, TOLERANCE[str(precision)])
+        tolerance = precision_named(precision).tolerance
+        compare(lambda batch: before[id(batch)], runnable, material, tolerance)
     return runnable
 
 

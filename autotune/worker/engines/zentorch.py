@@ -19,7 +19,6 @@ from autotune.worker.versions import series
 
 
 class ZentorchEngine(InductorEngine):
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
     backend: ClassVar[str] = "zentorch"
 
     @classmethod
