@@ -126,8 +126,8 @@ class SpaceName(click.ParamType[str]):
     name = "space"
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        from autotune.commands.search.settings import shipped_spaces
+        from autotune.commands.search.settings import known_spaces
 
         files = [CompletionItem(incomplete, type="file")]
-        names = [name for name in shipped_spaces() if name.startswith(incomplete)]
+        names = [name for name in known_spaces() if name.startswith(incomplete)]
         return [*map(CompletionItem, names), *files]

@@ -31,10 +31,10 @@ def spaces() -> None:
 def list_spaces(*, as_json: bool, debug: bool) -> None:
     """List the search spaces that come with autotune."""
     with Reported(debug):
-        from autotune.commands.search.settings import shipped_spaces
+        from autotune.commands.search.settings import known_spaces
         from autotune.space import load_space
 
-        found = {name: load_space(path) for name, path in shipped_spaces().items()}
+        found = {name: load_space(path) for name, path in known_spaces().items()}
         if as_json:
             described = {
                 name: {"task": file.task, "description": file.description}

@@ -111,9 +111,7 @@ class Task(ABC):
     default_max_seq_length: ClassVar[int]  # the example script's default
     default_doc_stride: ClassVar[int | None] = None  # None: long texts are truncated
     script: ClassVar[Script | None] = None  # None: the task has no example script
-    space: ClassVar[str | None] = (
-        None  # file of its search space; None: the shipped one of its name
-    )
+    space: ClassVar[str | None] = None  # path of its space; None: the shipped one of its name
     optimum_name: ClassVar[str | None] = None  # in optimum-benchmark; None: its name
     metrics: tuple[str, ...]
 

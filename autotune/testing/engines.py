@@ -18,6 +18,7 @@ from autotune.driver.runner import Inputs, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.shared.engines import engine_named
+from autotune.shared.errors import InputError
 from autotune.shared.instructions import has_vnni
 from autotune.shared.objectives import DEFAULT
 from autotune.shared.precisions import (
@@ -213,11 +214,14 @@ def check_engine(
     `folder` is for scratch files. `settings` are the engine knobs to run, each with a `precision`;
     by default every precision of the engine with its default options. `limits` are for precisions
     that LIMITS does not have. Raises AssertionError if the engine does not pass, InputError if it
-    is unknown.
+    is unknown or if limits are missing.
     """
     engine = engine_named(name)
     wanted = settings or [{"precision": precision} for precision in engine.precision_names]
     known = {**LIMITS, **(limits or {})}
+    for one in wanted:
+        if one["precision"] not in known:
+            raise InputError(f"pass limits for {one['precision']}, which autotune does not know")
     host = detect()
     found = []
     with ForkServers(folder / "parents", memory_bytes=host.memory_bytes) as fork_servers:

@@ -75,6 +75,15 @@ def test_the_engine_is_a_mode_with_its_options_a_colour_and_an_extra():
     assert not imports_torch
 
 
+def test_the_space_of_the_task_is_listed_and_a_missing_task_names_it():
+    done = autotune("spaces", "list")
+    assert done.returncode == 0, done.stderr
+    assert "parity" in done.stdout
+    done = autotune("search", "--model", "demo", "--task", "paritty")
+    assert done.returncode == 2
+    assert "did you mean parity?" in done.stderr
+
+
 def test_requests_carry_the_file_of_the_engine_and_of_no_other():
     found, _ = python(
         "from autotune.driver.runner import Inputs, open_request\n"
@@ -278,8 +287,8 @@ def searched(tmp_path_factory):
     done = autotune(
         *(*SEARCH, "--set", "mode=doubled", "--set", "precision=fp32"),
         *("--drop", "openmp", "--drop", "allocator", "--drop", "pinning", "--drop", "omp_wait"),
-        *("--set", "padding=length_sorted", "--set", "batch_size=2,4", "--trials", "3"),
-        *("--time-budget", "90s", "--output", folder, "--no-learned"),
+        *("--set", "padding=length_sorted", "--set", "batch_size=4", "--trials", "2"),
+        *("--output", folder, "--no-learned"),
     )
     assert done.returncode == 0, done.stderr
     return folder

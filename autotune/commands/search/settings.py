@@ -16,7 +16,7 @@ from autotune.shared.hub import hub_answers
 from autotune.shared.objectives import DEFAULT
 from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.shared.words import known_names
-from autotune.tasks import task_of_architectures
+from autotune.tasks import task_of_architectures, tasks_of_others
 from autotune.tasks.base import Columns, Dataset, Task
 from autotune.tasks.gate import GateRule
 from autotune.tasks.workload import RowSets, split
@@ -182,15 +182,23 @@ def shipped_spaces() -> dict[str, Path]:
     raise SpaceError("the package has no search_spaces; reinstall autotune-cpu")
 
 
+def known_spaces() -> dict[str, Path]:
+    """Return the file of each search space by its name: `shipped_spaces`, and those of tasks of
+    other packages."""
+    tasks = tasks_of_others().items()
+    others = {name: Path(task.space) for name, task in tasks if task.space is not None}
+    return {**shipped_spaces(), **others}
+
+
 def find_space(name: str) -> Path:
-    """Return a space file. `name` is a path, or the name of a search space in the package.
+    """Return a space file. `name` is a path, or the name of a known search space.
 
     Raises SpaceError for an unknown name. A path is not checked.
     """
     path = written(name, "--space", SpaceError)
     if path.suffix in (".yaml", ".yml") or os.sep in name:
         return path
-    known = shipped_spaces()
+    known = known_spaces()
     if name not in known:
         raise SpaceError(
             f"--space {name}: no such space; {known_names(name, known)}, or pass a .yaml file"

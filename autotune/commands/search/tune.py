@@ -175,7 +175,7 @@ class Tuning:
         self._task = task_named(settings.task)
         self._objective = objective_named(settings.objective)
         self._overrides = parse_overrides(settings.overrides)
-        self._space_path = find_space(settings.space or self._task.space or self._task.name)
+        self._space_path = find_space(settings.space or self._task.name)
         self._space_file = load_space(self._space_path)
         if self._space_file.task != self._task.name:
             raise SpaceError(
