@@ -282,12 +282,13 @@ def test_the_task_is_searched_by_its_own_space(tmp_path):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A short search of the engine and eager on the embedded model, in a folder of its own."""
+    """A short search of the engine on the embedded model, in a folder of its own."""
     folder = tmp_path_factory.mktemp("extension") / "run"
     done = autotune(
         *(*SEARCH, "--set", "mode=doubled", "--set", "precision=fp32"),
         *("--drop", "openmp", "--drop", "allocator", "--drop", "pinning", "--drop", "omp_wait"),
         *("--set", "padding=length_sorted", "--set", "batch_size=4", "--trials", "2"),
+        *("--max-seq-length", "128", "--doc-stride", "32"),
         *("--output", folder, "--no-learned"),
     )
     assert done.returncode == 0, done.stderr
