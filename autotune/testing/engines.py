@@ -33,7 +33,7 @@ from autotune.shared.records import Config, ModelSource, StackFacts, StoppingRul
 from autotune.space import Surroundings, Value, complete
 from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
-from autotune.tasks.workload import encode, sample
+from autotune.tasks.workload import encode, inputs_of, sample
 
 TIMEOUT_S = 600.0
 TWO_PASSES = StoppingRule(min_passes=2, max_passes=2)
@@ -114,13 +114,8 @@ class EngineBench:
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(
-            source=self.workload.source,
-            features=str(self.folder.workload.resolve()),
-            calibration=str(self.folder.calibration.resolve()),
-            instruction_sets=self.host.instruction_sets,
-            cache=str(self.folder.cache.resolve()),
-        )
+        """What the workers are given. The engines' files are kept in the folder."""
+        return inputs_of(self.folder, self.workload.source, self.host)
 
     def runner(
         self,

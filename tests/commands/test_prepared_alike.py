@@ -146,7 +146,7 @@ def launched(run):
         workload=SimpleNamespace(
             source=SOURCE, task=task_named("qa"), expected=SimpleNamespace(features=10)
         ),
-        objective=SimpleNamespace(limit_s=None),
+        objective=SimpleNamespace(by_requests=False),
         pace=SimpleNamespace(launch=LAUNCH_RULE),
     )
     result = SimpleNamespace(best=SimpleNamespace(config=INT8))
