@@ -13,8 +13,10 @@ import pytest
 import yaml
 from commands import command
 
+from autotune import demo
 from autotune.shared.engine import EngineFile
 from autotune.shared.errors import TrialFailure
+from autotune.tasks import task_named
 from autotune.worker.engines import find_engine
 
 PACKAGE = Path(__file__).parent / "package"
@@ -287,11 +289,13 @@ def searched(tmp_path_factory):
     All rows are one batch, whose answers the engine remembers from its warm-up.
     """
     folder = tmp_path_factory.mktemp("extension") / "run"
+    rows, task = folder.with_name("rows.json"), task_named("qa")
+    task.write(task.load(str(demo.DATASET), None).rows[:4], rows)
     done = autotune(
-        *(*SEARCH, "--set", "mode=doubled", "--set", "precision=fp32"),
+        *(*SEARCH, "--dataset", rows, "--set", "mode=doubled", "--set", "precision=fp32"),
         *("--drop", "openmp", "--drop", "allocator", "--drop", "pinning", "--drop", "omp_wait"),
         *("--set", "padding=length_sorted", "--set", "batch_size=4", "--trials", "2"),
-        *("--max-samples", "4", "--set", "instances=1", "--output", folder, "--no-learned"),
+        *("--set", "instances=1", "--output", folder, "--no-learned"),
     )
     assert done.returncode == 0, done.stderr
     return folder
