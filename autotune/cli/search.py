@@ -207,7 +207,7 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | No
     `given` are the options that the command line names. The others are defaults, or those of the
     run to resume. Raises InputError.
     """
-    from autotune.commands.search.settings import Settings
+    from autotune.commands.search.settings import Settings, model_folder
     from autotune.search.objective import ServerObjective
     from autotune.tasks import task_named
 
@@ -219,7 +219,7 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | No
     task = task_named(options["task"])
     options["task"] = task.name
     if options["max_seq_length"] is None:
-        options["max_seq_length"] = task.default_max_seq_length
+        options["max_seq_length"] = task.max_seq_length_of(model_folder(options["model"]))
     if options["doc_stride"] is None:
         options["doc_stride"] = task.default_doc_stride or 0
     elif "doc_stride" in given and task.default_doc_stride is None:

@@ -104,6 +104,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]  # the transformers class that loads the model
+    work: ClassVar[str] = "text"  # the worker's half of the task, one of autotune.worker.work
     outputs: ClassVar[Mapping[str, str]]  # output name -> one vector for each "token" or "feature"
     default_dataset: ClassVar[str]
     default_split: ClassVar[str]
@@ -143,10 +144,18 @@ class Task(ABC):
             path=path,
             head=self.head,
             outputs=dict(self.outputs),
+            work=self.work,
             revision=revision,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
+
+    def max_seq_length_of(self, folder: Path | None) -> int:
+        """Return the most tokens of a row if the user names none, for the model in `folder`.
+
+        None stands for a model that is not on this machine yet.
+        """
+        return self.default_max_seq_length
 
     @abstractmethod
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:

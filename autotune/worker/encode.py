@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from autotune.shared.records import ModelFacts, ModelSource
 from autotune.worker.batches import FEATURES_FILE, MASK, META_FILE, Features
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import fit_work_polynomial
-from autotune.worker.inputs import choose_padding, longest_input, model_inputs
+from autotune.worker.inputs import choose_padding, longest_input
 from autotune.worker.slim import transformers
+from autotune.worker.work import work_named
+from autotune.worker.work.text import TextWork
 
 UNCUT = 100_000
 """Tokens to which rows are cut if neither the user nor the model limits them."""
@@ -89,7 +91,7 @@ def _tokenizer_advice(source: ModelSource) -> str | None:
 def _digest(files: Iterable[Path]) -> str:
     """SHA-256 over the names and contents of `files`, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
+    for path in sorted(files, key=lambda path: (path.name, path)):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -110,7 +112,7 @@ def model_digest(source: ModelSource) -> str:
         for pattern in ("config.json", *TOKENIZER_FILES, *WEIGHT_FILES)
         for path in folder.glob(pattern)
     }
-    return _digest(files)
+    return _digest(files | work_named(source.work).files(folder))
 
 
 def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any, ModelFacts]:
@@ -139,7 +141,7 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
         raise
     except Exception as error:  # transformers and safetensors share no base class
         raise TrialFailure("unsupported", _loading_advice(source, error)) from error
-    config = model.config
+    config, core = model.config, work_named(source.work).core(model)
     # Checkpoints trained with some heads have no pooler. No task uses the pooler.
     missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
@@ -155,11 +157,11 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
         model,
         ModelFacts(
             model_type=config.model_type,
-            architecture=type(model).__name__,
+            architecture=type(core).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
             attention=attention,
             attentions=("sdpa", "eager") if attention == "sdpa" else (attention,),
-            max_positions=longest_input(model, tokenizer),
+            max_positions=longest_input(core, tokenizer),
             digest=model_digest(source),
             labels=tuple(str(config.id2label[i]) for i in sorted(config.id2label or {})),
             problem=_problem(config),
@@ -217,11 +219,14 @@ def encode(
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
     max_seq_length = max_seq_length or facts.max_positions or UNCUT
-    inputs = model_inputs(model, tokenizer)
+    work = work_named(source.work)
+    assert isinstance(work, TextWork)
+    inputs = work.inputs(model, tokenizer)
     encoded = [
         _encode_rows(
             tokenizer,
             inputs,
+            rewritten=lambda texts: work.rewritten(texts, source),
             rows_file=row_set["rows_file"],
             folder=row_set["folder"],
             max_seq_length=max_seq_length,
@@ -230,7 +235,7 @@ def encode(
         )
         for row_set in sets
     ]
-    work = fit_work_polynomial(model, inputs, max_seq_length)
+    operations = fit_work_polynomial(model, inputs, max_seq_length)
     padded = choose_padding(model, tokenizer, encoded[0], source.outputs)
     for row_set, features in zip(sets, encoded, strict=True):
         meta = replace(
@@ -238,17 +243,18 @@ def encode(
             pad=padded.pad,
             padding_side=padded.padding_side,
             own_pad_token=padded.own_pad_token,
-            work=work,
+            work=operations,
         ).meta()
         with open(os.path.join(row_set["folder"], META_FILE), "w", encoding="utf-8") as file:
             json.dump(meta, file)
-    return replace(facts, work=work)
+    return replace(facts, work=operations)
 
 
 def _encode_rows(
     tokenizer: Any,
     model_inputs: tuple[str, ...],
     *,
+    rewritten: Callable[[Sequence[Any]], Sequence[Any]],
     rows_file: str,
     folder: str,
     max_seq_length: int,
@@ -261,7 +267,7 @@ def _encode_rows(
     """
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
-    text, pair, counts = rows["text"], rows["text_pair"], rows.get("counts")
+    text, pair, counts = rewritten(rows["text"]), rows["text_pair"], rows.get("counts")
     examples = len(text) if counts is None else len(counts)
     windowed = doc_stride is not None
     # As in run_qa.py: if padding is on the left, the long text comes first.

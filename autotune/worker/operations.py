@@ -44,6 +44,7 @@ from autotune.worker.measure import (
     warm_up,
 )
 from autotune.worker.serve import serve, warm_up_shapes
+from autotune.worker.work import work_named
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -137,10 +138,9 @@ class Operations:
         return probe(instruction_sets)
 
     def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
-        """Encode the rows into folders of features; facts of the model."""
-        from autotune.worker.encode import encode
-
-        return encode(ModelSource(**source), **arguments)
+        """Encode the rows into folders of features, as the work of `source` does."""
+        model = ModelSource(**source)
+        return work_named(model.work).encode(model, **arguments)
 
     def digest(self, *, source: dict[str, Any]) -> str:
         """SHA-256 over the configuration, tokenizer and weights of the model."""

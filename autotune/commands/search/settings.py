@@ -142,6 +142,15 @@ def infer_task(model: str) -> tuple[str, str]:
     return task, architectures[0]
 
 
+def model_folder(name: str) -> Path | None:
+    """Return the folder of `--model`, or the latest one of a hub id in the hub's cache.
+
+    None if the model is not on this machine. Raises ModelError as `resolve_model` does.
+    """
+    found = [path for path in _configs_of(resolve_model(name)) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
 def _configs_of(model: str) -> list[Path]:
     """The config.json of a folder, or those of a hub id in the hub's cache."""
     if os.path.isabs(model):

@@ -19,6 +19,7 @@ from autotune.worker.batches import MASK, Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import TOLERANCE, Material
 from autotune.worker.slim import transformers
+from autotune.worker.work import work_named
 
 CACHES = ("use_cache", "use_mems_eval")
 """Settings of a configuration that make a model keep keys and values for the next token. No task
@@ -28,7 +29,9 @@ reads a next token, and graphs cannot return such a cache."""
 def load(
     source: ModelSource, attention: str | None = None, own_pad_token: int | None = None
 ) -> tuple[Any, list[str]]:
-    """The model in float32 and evaluation mode, and the names of weights its checkpoint lacks.
+    """What is run, in float32 and evaluation mode, and the weights that its checkpoint lacks.
+
+    That is the model of transformers, assembled by the work of `source`.
 
     `own_pad_token` replaces the padding token of the model's configuration (see `Features`).
 
@@ -69,7 +72,8 @@ def load(
             f"transformers runs attention={model.config._attn_implementation}, "
             f"the configuration asks for attention={attention}",
         )
-    return model.eval(), sorted(info["missing_keys"])
+    assembled = work_named(source.work).assemble(model.eval(), source)
+    return assembled, sorted(info["missing_keys"])
 
 
 def _head(source: ModelSource, config: Any) -> Any:
