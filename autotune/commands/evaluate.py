@@ -286,7 +286,11 @@ def configure(
     for stands_for in flagged.values():
         wanted.update(stands_for)
     where = Surroundings(
-        cores=host.cores, attentions=facts.attentions, modes={}, objective="throughput"
+        cores=host.cores,
+        attentions=facts.attentions,
+        modes={},
+        objective="throughput",
+        axes=task.input_axes,
     )
     return complete(where, wanted)
 

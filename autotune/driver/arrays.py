@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from autotune.store.wire import WireError
 FEATURES_FILE = "features.npz"
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every array of an .npz file, by name. Refuses pickled objects. Raises WireError."""
+def read_arrays(path: Path, names: Container[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by name: every one, or those of `names` that it has.
+
+    Refuses pickled objects. Raises WireError.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            wanted = [name for name in archive.files if names is None or name in names]
+            return {name: archive[name] for name in wanted}
     except Exception as error:  # a damaged file makes numpy and zipfile raise errors of any type
         raise WireError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -40,7 +45,7 @@ class EncodedFeatures:
     @classmethod
     def load(cls, folder: Path) -> EncodedFeatures:
         """Read the features that a worker wrote to `folder`. Raises WireError."""
-        arrays = read_arrays(folder / FEATURES_FILE)
+        arrays = read_arrays(folder / FEATURES_FILE, {field.name for field in fields(cls)})
         try:
             loaded = cls(
                 lengths=arrays["lengths"],

@@ -6,9 +6,10 @@ A search space chooses among these knobs. To add a knob, start here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from autotune.shared.axes import WIDTH
 from autotune.shared.errors import SpaceError
 from autotune.shared.padding import PADDINGS
 from autotune.shared.records import DEFAULT_STACK, Config
@@ -47,6 +48,8 @@ class Knob:
     """Drops or refuses choices by a rule of this knob. None: only missing values are dropped."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other knob -> values. This knob is active only if each other knob has one of its values."""
+    axis: str | None = None
+    """The knob exists only if the model's inputs have this axis. None: it always exists."""
     minor: bool = False
     """The search assumes that the knob changes speed by a few percent, until trials show more."""
 
@@ -375,6 +378,7 @@ KNOBS: dict[str, Knob] = {
             name="padding",
             kind="point",
             type=str,
+            axis=WIDTH,
             allowed=PADDINGS,
             default_here=lambda here: "max_length",
             about="how rows are grouped and padded, see autotune.shared.padding.plan",
@@ -393,6 +397,7 @@ KNOBS: dict[str, Knob] = {
             name="bucket_step",
             kind="point",
             type=int,
+            axis=WIDTH,
             minimum=8,
             default=64,
             needs={"padding": ("buckets",)},
@@ -402,6 +407,7 @@ KNOBS: dict[str, Knob] = {
             name="batch_tokens",
             kind="point",
             type=int,
+            axis=WIDTH,
             minimum=16,
             default=1024,
             needs={"padding": ("token_budget",)},
@@ -414,6 +420,18 @@ KNOBS: dict[str, Knob] = {
 def names(kind: Kind) -> frozenset[str]:
     """The names of all knobs of this kind."""
     return frozenset(knob.name for knob in KNOBS.values() if knob.kind == kind)
+
+
+def available(surroundings: Surroundings) -> dict[str, Knob]:
+    """The knobs that exist for the axes of the model's inputs, in the order of KNOBS.
+
+    A knob needs nothing of a knob that does not exist.
+    """
+    found = {name: knob for name, knob in KNOBS.items() if knob.axis in (None, *surroundings.axes)}
+    return {
+        name: replace(knob, needs={n: v for n, v in knob.needs.items() if n in found})
+        for name, knob in found.items()
+    }
 
 
 def is_active(knob: Knob, values: Mapping[str, object]) -> bool:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
-from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Texts, TextTask
 from autotune.tasks.correlation import correlation, ranks, weighted_rank_correlation
 from autotune.tasks.files import lines_of, read_rows, read_text, read_tsv
 from autotune.tasks.labels import choose_column
@@ -54,14 +54,14 @@ METRICS = {
 }
 
 
-class FeatureExtraction(Task):
+class FeatureExtraction(TextTask):
     """A row has `texts`. Of a pair it also has the `score`, of a query the `grades` of all other
     texts: 0 for a passage that is not relevant."""
 
     name: ClassVar[str] = "feature-extraction"
     head: ClassVar[str] = "AutoModel"
     work: ClassVar[str] = "embedding"
-    outputs: ClassVar[Mapping[str, str]] = {"sentence_embedding": "feature"}
+    outputs: ClassVar[Mapping[str, str]] = {"sentence_embedding": "batch"}
     default_dataset: ClassVar[str] = "stanfordnlp/sst2"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.shared.axes import Axes, output_axes
 from autotune.shared.errors import TrialFailure, describe, is_out_of_memory
 from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
 from autotune.shared.records import (
@@ -101,7 +102,7 @@ def seconds_alive() -> float:
 
 
 def count_padded_tokens(planned: Sequence[PlannedBatch]) -> int:
-    """The tokens of these batches, padding included."""
+    """The places (tokens, frames, or rows) of these batches, padding included."""
     return sum(p.width * len(p.rows) for p in planned)
 
 
@@ -190,7 +191,7 @@ class Operations:
         loaded = Features.load(features)
         material = Material(
             source=model,
-            inputs=loaded.model_inputs,
+            arrays=loaded.arrays,
             samples=sample_batches(loaded),
             calibration=calibration_batches(Features.load(calibration)) if calibration else (),
             threads=int(process["threads"]),
@@ -215,13 +216,13 @@ class Operations:
             with np.load(reference, allow_pickle=False) as arrays:
                 logits = {name: arrays[name] for name in model.outputs}
             reference_outputs = ReferenceOutputs(
-                arrays=logits, kinds=model.outputs, features=loaded
+                arrays=logits, axes=output_axes(model.outputs), features=loaded
             )
         self._opened = _Opened(
             engine=new_engine,
             prepared=prepared,
             features=loaded,
-            outputs=model.outputs,
+            outputs=output_axes(model.outputs),
             reference_outputs=reference_outputs,
             phases_s=phases,
         )
@@ -431,7 +432,7 @@ class _Opened:
     engine: Engine
     prepared: Prepared
     features: Features
-    outputs: Mapping[str, str]  # name of a model output -> `token` or `feature`
+    outputs: Mapping[str, Axes]
     reference_outputs: ReferenceOutputs | None
     phases_s: Mapping[str, float]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from families import build, make_tokenizer
 
+from autotune.shared.axes import output_axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
 from autotune.worker.batches import Features
@@ -20,9 +21,9 @@ pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 
 TEXTS = ["a plain start", "two friends meet again by the sea, after many years", "no", "it rained!"]
 KINDS = {
-    "text-classification": ("AutoModelForSequenceClassification", {"logits": "feature"}),
-    "feature-extraction": ("AutoModel", {"last_hidden_state": "token"}),
-    "token-classification": ("AutoModelForTokenClassification", {"logits": "token"}),
+    "text-classification": ("AutoModelForSequenceClassification", {"logits": "batch"}),
+    "feature-extraction": ("AutoModel", {"last_hidden_state": "batch width"}),
+    "token-classification": ("AutoModelForTokenClassification", {"logits": "batch width"}),
 }
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "gemma", "phi3", "gpt-neox")
 UNUSED = 200
@@ -75,7 +76,8 @@ def together(features, source, width):
     positional = torch_model.Positional(model, inputs, tuple(outputs))
     rows = list(range(len(features)))
     (found,) = torch_model.Runnable(positional, inputs)(features.batch(rows, width))
-    return features.unpad(found, rows) if "token" in outputs.values() else list(found)
+    (axes,) = output_axes(outputs).values()
+    return features.unpad(found, rows, axes)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_model_that_padding_always_changes_is_padded_as_transformers_does(tmp_
     build(tmp_path / "model", "fnet", "text-classification")
     features, _, _ = encoded(tmp_path)
     assert features.model_inputs == ("input_ids", "token_type_ids")  # it has no mask
-    assert (features.pad["input_ids"], features.padding_side) == (0, "right")
+    assert (features.arrays[0].pad, features.padding_side) == (0, "right")
 
 
 @pytest.mark.parametrize(

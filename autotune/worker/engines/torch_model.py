@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from autotune.shared.axes import BATCH, WIDTH, InputArray
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource, Scalar
-from autotune.worker.batches import MASK, Batch
+from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import TOLERANCE, Material
 from autotune.worker.slim import transformers
@@ -122,14 +123,21 @@ def bf16_autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
-def dynamic_shapes(inputs: Sequence[str], samples: Sequence[Batch]) -> dict[str, Any]:
+def dynamic_shapes(arrays: Sequence[InputArray], samples: Sequence[Batch]) -> dict[str, Any]:
     """The `dynamic_shapes` argument of `torch.export.export` for a `Positional` model.
 
-    Allows any number of rows, and widths from 2 tokens to that of the widest sample.
+    Allows any number of rows, and widths from 2 to that of the widest sample. All other axes are
+    fixed.
     """
-    widest = max(rows["attention_mask"].shape[1] for rows in samples)
-    shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("width", min=2, max=widest)}
-    return {"tensors": tuple(shape for _ in inputs)}
+    sizes = {BATCH: torch.export.Dim("batch", min=1)}
+    if any(WIDTH in array.axes for array in arrays):
+        widest = max(batch.shape[1] for batch in samples)
+        sizes[WIDTH] = torch.export.Dim("width", min=2, max=widest)
+    return {
+        "tensors": tuple(
+            {place: sizes[axis] for place, axis in array.variable.items()} for array in arrays
+        )
+    }
 
 
 class Positional(torch.nn.Module):
@@ -210,23 +218,21 @@ def compare(
     """The largest difference of outputs over all samples, relative to the reference's outputs.
 
     The scale is the largest absolute output of the reference on that batch, at least 1. Outputs
-    of padding tokens are ignored. Raises TrialFailure `inaccurate`, with the shape of the batch,
+    of padding are ignored. Raises TrialFailure `inaccurate`, with the shape of the batch,
     if outputs differ in shape or by more than `tolerance`.
     """
     worst = 0.0
     for batch in material.samples:
-        shape = batch[MASK].shape
-        real = batch[MASK].astype(bool)
-        found = zip(material.kinds, reference(batch), candidate(batch), strict=True)
-        for kind, expected, actual in found:
+        shape, declared = batch.shape, material.output_axes.values()
+        found = zip(declared, reference(batch), candidate(batch), strict=True)
+        for axes, expected, actual in found:
             if actual.shape != expected.shape:
                 raise TrialFailure(
                     "inaccurate",
                     f"on a batch of shape {shape}, an output has shape {actual.shape}, "
                     f"eager's has {expected.shape}",
                 )
-            if kind == "token":
-                expected, actual = expected[real], actual[real]
+            expected, actual = (batch.without_padding(a, axes) for a in (expected, actual))
             scale = max(float(np.abs(expected).max()), 1.0)
             difference = float(np.abs(actual - expected).max()) / scale
             worst = max(worst, difference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ class Work(ABC):
         return set()
 
     @abstractmethod
-    def encode(self, source: ModelSource, **arguments: Any) -> ModelFacts:
-        """Write the inputs of each set of rows into its folder. Returns the model's facts.
+    def encode(
+        self, source: ModelSource, *, sets: Sequence[Mapping[str, str]], **options: Any
+    ) -> ModelFacts:
+        """Write the inputs of each set's `rows_file` into its `folder`. Returns the model's facts.
+
+        The task wrote the rows (`Task.for_worker`) and chose the options (`Task.encoding`).
 
         Raises TrialFailure `unsupported` for a model or rows that do not suit the task.
         """

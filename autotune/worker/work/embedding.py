@@ -22,7 +22,7 @@ import torch
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
-from autotune.worker.batches import MASK
+from autotune.worker.inputs import MASK
 from autotune.worker.slim import transformers
 from autotune.worker.work.text import TextWork
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotune.shared.records import ModelFacts, ModelSource
@@ -20,7 +20,9 @@ class TextWork(Work):
         """The texts as the tokenizer gets them."""
         return texts
 
-    def encode(self, source: ModelSource, **arguments: Any) -> ModelFacts:
+    def encode(
+        self, source: ModelSource, *, sets: Sequence[Mapping[str, str]], **options: Any
+    ) -> ModelFacts:
         from autotune.worker.encode import encode
 
-        return encode(source, **arguments)
+        return encode(source, sets=sets, **options)
