@@ -37,12 +37,13 @@ from autotune.shared.paths import kind_of
 @click.option(
     "--task",
     type=TaskName(),
-    help="What the model does: qa, text-classification, token-classification or "
-    "feature-extraction.  [default: by the model's config.json, else qa]",
+    help="What the model does: qa, text-classification, token-classification, "
+    "feature-extraction or image-classification.  [default: by the model's config.json, else qa]",
 )
 @click.option(
     "--dataset",
-    help="A .json, .jsonl, .csv or .tsv file, or a dataset id.  [default: rajpurkar/squad, "
+    help="A .json, .jsonl, .csv or .tsv file, a folder of images, or a dataset id.  "
+    "[default: rajpurkar/squad, "
     "stanfordnlp/sst2, tomaarsen/conll2003; for demo its own]",
 )
 @click.option("--text-column", help="Column of the text (or words).  [default: the usual names]")
@@ -104,7 +105,8 @@ from autotune.shared.paths import kind_of
 @click.option(
     "--max-seq-length",
     type=click.IntRange(min=16),
-    help="Tokens of the longest input.  [default: 384 for qa, else 128]",
+    help="Tokens of the longest input.  [default: 384 for qa; for embeddings what the model's "
+    "folder says; else 128]",
 )
 @click.option(
     "--doc-stride",
@@ -209,6 +211,7 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | No
     """
     from autotune.commands.search.settings import Settings, model_folder
     from autotune.search.objective import ServerObjective
+    from autotune.shared.axes import WIDTH
     from autotune.tasks import task_named
 
     if not options["model"]:
@@ -218,6 +221,8 @@ def _settings(options: dict[str, Any], given: Collection[str]) -> tuple[str | No
         options["task"], told = _task_of(options["model"])
     task = task_named(options["task"])
     options["task"] = task.name
+    if "max_seq_length" in given and WIDTH not in task.input_axes:
+        raise InputError(f"--max-seq-length: inputs of {task.name} have no width, drop the option")
     if options["max_seq_length"] is None:
         options["max_seq_length"] = task.max_seq_length_of(model_folder(options["model"]))
     if options["doc_stride"] is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autotune import demo
 from autotune.search.limits import Limits
-from autotune.shared.errors import ModelError, SpaceError
+from autotune.shared.errors import DatasetError, ModelError, SpaceError
 from autotune.shared.folders import refusal_of_folder
 from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.shared.words import known_names
@@ -188,9 +188,14 @@ def find_space(name: str) -> Path:
 
 
 def dataset_of(settings: Settings, task: Task) -> str:
-    """Return the file or dataset id to read: the user's, else the demo's or the task's default."""
+    """Return the file or dataset id to read: the user's, else the demo's or the task's default.
+
+    Raises DatasetError if the task has none.
+    """
     if settings.dataset is not None:
         return settings.dataset
+    if not task.default_dataset:
+        raise DatasetError(f"--dataset is needed: {task.name} has no default dataset")
     return str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
 
 

@@ -144,16 +144,34 @@ class Positional(torch.nn.Module):
     """A model that takes tensors in a fixed order and returns a tuple of its named outputs.
 
     Exporters and tracers need that. What else the model returns, such as a cache, is left out.
+    `floats` is the type to which inputs of floating-point numbers are converted: that of a model
+    that was converted as a whole. None: they stay as they are.
     """
 
-    def __init__(self, model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        floats: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self.floats = floats
         self.model, self.inputs, self.outputs = model, tuple(inputs), tuple(outputs)
         self.eval()  # exporters restore the training mode of the outermost module
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        found = self.model(**self.named(tensors))
         return tuple(found[name] for name in self.outputs)
+
+    def named(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs by name, as the model takes them."""
+        found = dict(zip(self.inputs, tensors, strict=True))
+        if self.floats is None:
+            return found
+        return {
+            name: t.to(self.floats) if t.is_floating_point() else t for name, t in found.items()
+        }
 
 
 def apply_precision(
@@ -175,11 +193,13 @@ def apply_precision(
     """
     precision = options["precision"]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    floats = None
     if precision == "bf16_matmul":
         torch.set_float32_matmul_precision("medium")
     elif precision == "bf16":
         if options["bf16_method"] == "full":
-            model = model.to(torch.bfloat16)
+            floats = torch.bfloat16
+            model = model.to(floats)
         else:
             context = bf16_autocast
     elif precision == "int8_dynamic":
@@ -190,9 +210,8 @@ def apply_precision(
         )
     elif precision != "fp32":
         raise TrialFailure("unsupported", f"torch cannot apply precision {precision!r}")
-    runnable = Runnable(
-        Positional(model, material.inputs, material.outputs), material.inputs, context
-    )
+    positional = Positional(model, material.inputs, material.outputs, floats)
+    runnable = Runnable(positional, material.inputs, context)
     kind = options.get("linear", "torch")
     if kind != "torch":
         linear.pack_for_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -200,7 +219,7 @@ def apply_precision(
         before = {id(batch): runnable(batch) for batch in material.samples}
         with torch.no_grad(), context():
             tensors = as_tensors(material.samples[0], material.inputs)
-            fused = linear.fuse_gelus(model, dict(zip(material.inputs, tensors, strict=True)))
+            fused = linear.fuse_gelus(model, positional.named(tensors))
         if not fused:
             raise TrialFailure(
                 "fallback", "linear=onednn_fused found no GELU to fuse into a Linear"

@@ -15,6 +15,7 @@ from autotune.worker.work.base import Work
 WORKS = {
     "text": "autotune.worker.work.text:TextWork",
     "embedding": "autotune.worker.work.embedding:EmbeddingWork",
+    "image": "autotune.worker.work.image:ImageWork",
 }
 
 
