@@ -146,7 +146,7 @@ ENGINES = [  # engine knobs, and how far a logit may be off, relative to the lar
     ({"mode": "ipex_jit", "precision": "fp32"}, 1e-4),
     ({"mode": "onnxruntime", "precision": "fp32"}, 1e-3),
     ({"mode": "openvino", "precision": "fp32"}, 1e-3),
-    ({"mode": "openvino", "precision": "int8_static"}, 0.3),
+    ({"mode": "openvino", "precision": "int8_static"}, 0.5),  # few random convolutions
     ({"mode": "inductor", "precision": "fp32"}, 1e-3),
 ]
 PACKAGES = {
