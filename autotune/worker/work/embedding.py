@@ -4,7 +4,7 @@ The vector is made inside the graph, so an engine runs what a service would run.
 sentence-transformers says how, in modules.json and the folders that it names. A folder without
 modules.json gives the mean over the tokens of a text.
 
-Source: Reimers and Gurevych, Sentence-BERT, 2019; the library sentence-transformers 5.1, whose
+Source: Reimers and Gurevych, Sentence-BERT, 2019; the library sentence-transformers 5.7, whose
 modules Transformer, Pooling, Dense, Normalize and Dropout are honoured. Its other modules are
 refused.
 """
@@ -47,18 +47,17 @@ class Recipe:
     """How a folder makes vectors from texts.
 
     `steps` follow the pooling: the name of a module of sentence-transformers, and its folder.
-    `strip` and `lower` say what happens to the text with its prompt before it is tokenized.
+    `lower` says whether the text, with its prompt, is converted to lower case. Early versions of
+    the library also removed whitespace at its ends; later ones do not, and neither does this.
     """
 
     poolings: tuple[str, ...] = ("mean",)
     steps: tuple[tuple[str, str], ...] = ()
     prompt: str = ""
     pools_prompt: bool = True
-    strip: bool = False
     lower: bool = False
 
     def as_tokenized(self, text: str) -> str:
-        text = text.strip() if self.strip else text
         return text.lower() if self.lower else text
 
 
@@ -93,7 +92,6 @@ def read_recipe(source: ModelSource) -> Recipe:
         steps=tuple(steps),
         prompt=str((prompts.get("prompts") or {}).get(named) or "") if named else "",
         pools_prompt=pools_prompt,
-        strip=True,
         lower=bool(texts.get("do_lower_case", False)),
     )
 
@@ -330,5 +328,4 @@ def _prompt_tokens(source: ModelSource, recipe: Recipe) -> int:
 
     tokenizer = load_tokenizer(source)
     ids = tokenizer(recipe.as_tokenized(recipe.prompt))["input_ids"]
-    ends = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
-    return len(ids) - (1 if ids and ids[-1] in ends else 0)
+    return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
