@@ -282,13 +282,14 @@ def test_classifiers_of_every_kind_read_what_each_row_alone_does(
     dataset = tmp_path / "d.jsonl"
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind)))
     own = float(python(ALONE, model, dataset))
-    check_search(autotune, metric, own, "--model", model, "--dataset", dataset)
+    options = ("--model", model, "--dataset", dataset, "--set", "padding=length_sorted")
+    check_search(autotune, metric, own, *options)
 
 
 def check_search(autotune, metric, own, *options):
     """A search in which eager, jit and launch.sh read the `metric` that is `own`."""
     done = autotune(
-        *("search", *options, "--trials", "2", "--time-budget", "240s", "--json"),
+        *("search", *options, "--trials", "3", "--time-budget", "240s", "--json"),
         *("--set", "mode=jit", "--set", "precision=fp32", "--accept-degenerate"),
         timeout=900,
     )
