@@ -82,7 +82,7 @@ def cells_of(family: str, folder: Path, engines: Sequence[str]) -> dict[str, str
     operations.set_torch_knobs = lambda process: None  # one process opens many engines
     model = build(folder / "model", family, "text-classification")
     head = "AutoModelForSequenceClassification"
-    source = ModelSource(path=str(model), head=head, outputs={"logits": "feature"})
+    source = ModelSource(path=str(model), head=head, outputs={"logits": "batch"})
     rows = folder / "rows.json"
     rows.write_text(json.dumps({"text": TEXTS, "text_pair": None}))
     (folder / "features").mkdir()

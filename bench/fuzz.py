@@ -49,6 +49,7 @@ QA = json.dumps(json.loads(demo.DATASET.read_text())["data"][0]["paragraphs"][0]
 FLAT = b'{"id":"1","question":"q?","context":"a b","answers":{"text":["a"],"answer_start":[0]}}\n'
 TEXTS = b'{"sentence": "good", "label": "LABEL_1"}\n{"sentence": "bad", "label": 0}\n'
 TABLE = b'text,label\n"good, really",1\nbad,0\n'
+IMAGES = b"image,label\ndata.csv,LABEL_1\ndata.csv,0\n"
 WORDS = b'{"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]}\n'
 
 
@@ -106,7 +107,7 @@ def dataset_reader(task: str, suffix: str) -> Callable[[bytes, Path], None]:
         loaded = task_named(task).load(str(path), None)
         known = loaded.task.for_model(("LABEL_0", "LABEL_1", "O", "B-ORG"))
         rows = known.with_model_labels(loaded.rows)
-        known.texts(rows)
+        known.for_worker(rows)
         known.write(rows, folder / "written.json")
 
     return read
@@ -139,6 +140,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], None], type[Exception], tuple[b
     "text csv": (dataset_reader("text-classification", ".csv"), DatasetError, (TABLE,)),
     "token json": (dataset_reader("token-classification", ".jsonl"), DatasetError, (WORDS,)),
     "embedding csv": (dataset_reader("feature-extraction", ".csv"), DatasetError, (TABLE,)),
+    "image csv": (dataset_reader("image-classification", ".csv"), DatasetError, (IMAGES,)),
     "replies": (read_reply, WireError, (measurement(),)),
     "trials": (read_trial, WireError, (trial(),)),
     "outputs": (read_outputs, WireError, (outputs(),)),

@@ -13,16 +13,16 @@ import numpy as np
 
 from autotune import demo
 from autotune.tasks import task_named
-from autotune.tasks.base import ANY_COLUMNS, SINGLE_LABEL, Columns, Dataset, Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, SINGLE_LABEL, Columns, Dataset, Row, Texts, TextTask
 
 OUTPUTS = {
-    "AutoModelForQuestionAnswering": {"start_logits": "token", "end_logits": "token"},
-    "AutoModelForSequenceClassification": {"logits": "feature"},
-    "AutoModelForTokenClassification": {"logits": "token"},
+    "AutoModelForQuestionAnswering": {"start_logits": "batch width", "end_logits": "batch width"},
+    "AutoModelForSequenceClassification": {"logits": "batch"},
+    "AutoModelForTokenClassification": {"logits": "batch width"},
 }
 
 
-class Agreement(Task):
+class Agreement(TextTask):
     """A task for models that have none in autotune: judged by the place of the largest logit."""
 
     name: ClassVar[str] = "agreement"

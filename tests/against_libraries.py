@@ -214,6 +214,7 @@ def alignment():
         encode._encode_rows(
             tokenizer,
             ("input_ids", "attention_mask"),
+            rewritten=lambda texts: texts,
             rows_file=str(rows_file),
             folder=folder,
             max_seq_length=32,

@@ -169,3 +169,71 @@ def make_tokenizer(kind: str, **options):
         "model_input_names": names,
     }
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **{**given, **options})
+
+
+IMAGE_SIZE = 32
+IMAGE_MODELS = {  # name -> configuration class and arguments, image processor and its size
+    "vit": (
+        "ViTConfig",
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "image_size": IMAGE_SIZE,
+            "patch_size": 8,
+            "initializer_range": 0.15,
+        },
+        "ViTImageProcessor",
+        {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+    ),
+    "convnext": (
+        "ConvNextConfig",
+        {
+            "num_stages": 2,
+            "hidden_sizes": [32, 64],
+            "depths": [2, 2],
+            "image_size": IMAGE_SIZE,
+            "initializer_range": 0.15,
+            "layer_scale_init_value": 1.0,
+        },
+        "ConvNextImageProcessor",
+        {"shortest_edge": IMAGE_SIZE},
+    ),
+}
+
+
+def build_image_model(folder: Path, name: str, labels) -> Path:
+    """Write a random classifier of images into `folder`. Needs pillow."""
+    import torch
+    import transformers
+
+    config_class, arguments, processor, size = IMAGE_MODELS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(
+        **arguments,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    model = transformers.AutoModelForImageClassification.from_config(config)
+    with torch.no_grad():  # random classifiers hardly differ by image otherwise
+        model.classifier.weight.mul_(20)
+    model.save_pretrained(folder)
+    getattr(transformers, processor)(size=size).save_pretrained(folder)
+    return folder
+
+
+def draw_images(folder: Path, labels, each: int) -> Path:
+    """Write `each` random images of blocks into a subfolder of every label. Needs pillow."""
+    import numpy as np
+    import PIL.Image
+
+    rng = np.random.default_rng(0)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(each):
+            height, width = (int(n) for n in rng.integers(3, 9, 2))
+            blocks = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            image = PIL.Image.fromarray(blocks.repeat(8, 0).repeat(8, 1))
+            image.save(folder / label / f"{number}.png")
+    return folder

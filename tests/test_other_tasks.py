@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from events import reported
+from families import IMAGE_MODELS, build, build_image_model, draw_images
 
 from autotune import demo
 
@@ -257,6 +258,145 @@ def test_trained_models_read_their_published_scores(autotune, tmp_path, shared, 
     report = reported(done)
     own = float(python(INDEPENDENT, folder, dataset, task.partition("-")[0]))
     assert report["baseline"]["metrics"][report["metrics"][0]] == pytest.approx(own, abs=0.05)
+
+
+ALONE = """
+import inspect, json, sys
+import numpy as np, torch, transformers as t
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, f1_score
+folder, dataset = sys.argv[1:3]
+rows = [json.loads(line) for line in open(dataset)]
+tokenizer = t.AutoTokenizer.from_pretrained(folder)
+model = t.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+logits = []
+for row in rows:
+    texts = [row[name] for name in ("sentence1", "sentence2") if name in row]
+    inputs = tokenizer(*texts, truncation=True, max_length=128, return_tensors="pt")
+    named = inspect.signature(model.forward).parameters
+    taken = {k: v for k, v in inputs.items() if k in named}
+    with torch.no_grad():
+        logits.append(model(**taken).logits[0].numpy())
+logits, wanted = np.array(logits), [row["label"] for row in rows]
+names = [model.config.id2label[i] for i in range(logits.shape[1])]
+if model.config.problem_type == "multi_label_classification":
+    expected = [[name in labels for name in names] for labels in wanted]
+    print(100 * f1_score(expected, logits > 0, average="micro"))
+elif len(names) == 1:
+    print(100 * pearsonr(logits[:, 0], wanted)[0])
+else:
+    print(100 * accuracy_score(wanted, [names[i] for i in logits.argmax(1)]))
+"""
+LABELS = ("bad", "good", "so so")
+
+
+def rows_of(kind):
+    """Rows of 24 sentences, of which some repeat: pairs, several labels, numbers or one label."""
+    rows = []
+    for n, words in enumerate(sentences()):
+        row = {"sentence1": " ".join(words), "label": LABELS[n % 3]}
+        if kind in ("pair", "regression"):
+            row["sentence2"] = " ".join(WORDS[n % 4 : n % 4 + 2 + n % 5])
+        if kind == "multi-label":
+            row["label"] = [name for i, name in enumerate(LABELS) if n >> i & 1]
+        if kind == "regression":
+            row["label"] = n % 7 / 7
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "kind", "metric"),
+    [
+        ("bert", "pair", "accuracy"),
+        ("distilbert", "multi-label", "f1"),
+        ("xlm-roberta", "regression", "pearson"),  # as cross-encoders and models of STS
+        ("llama", "single", "accuracy"),
+        ("qwen2", "single", "accuracy"),
+        ("gpt2", "single", "accuracy"),
+    ],
+)
+def test_classifiers_of_every_kind_read_what_each_row_alone_does(
+    autotune, tmp_path, family, kind, metric
+):
+    labels = LABELS if kind != "regression" else ("score",)
+    settings = {"id2label": dict(enumerate(labels)), "initializer_range": 0.4}
+    settings["label2id"] = {label: number for number, label in enumerate(labels)}
+    if kind == "multi-label":
+        settings["problem_type"] = "multi_label_classification"
+    model = build(tmp_path / "model", family, "text-classification", **settings)
+    dataset = tmp_path / "d.jsonl"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind)))
+    own = float(python(ALONE, model, dataset))
+    options = ("--model", model, "--dataset", dataset, "--set", "padding=length_sorted")
+    check_search(autotune, metric, own, *options)
+
+
+def check_search(autotune, metric, own, *options):
+    """A search in which eager, jit and launch.sh read the `metric` that is `own`."""
+    done = autotune(
+        *("search", *options, "--trials", "3", "--time-budget", "240s", "--json"),
+        *("--set", "mode=jit", "--set", "precision=fp32", "--accept-degenerate"),
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    report = reported(done)
+    assert report["metrics"][0] == metric
+    assert report["baseline"]["metrics"][metric] == pytest.approx(own, abs=1e-3)
+    assert {e["config"]["mode"] for e in report["best_by_mode"]} >= {"jit"}
+    for entry in report["best_by_mode"]:
+        assert entry["metrics"][metric] == pytest.approx(own, abs=1e-3)
+    assert report["launch_check"]["same_metrics"], report["launch_check"]
+    return report
+
+
+IMAGES_ALONE = """
+import sys, PIL.Image, torch, transformers as t
+from pathlib import Path
+folder, data = sys.argv[1:3]
+processor = t.AutoImageProcessor.from_pretrained(folder, use_fast=False)
+model = t.AutoModelForImageClassification.from_pretrained(folder).eval()
+paths, right = sorted(Path(data).rglob("*.png")), 0
+for path in paths:
+    inputs = processor(PIL.Image.open(path).convert("RGB"), return_tensors="pt")
+    right += model.config.id2label[int(model(**inputs).logits.argmax())] == path.parent.name
+print(100 * right / len(paths))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_images_are_classified_as_each_image_alone(autotune, tmp_path, name):
+    pytest.importorskip("PIL.Image")
+    model = build_image_model(tmp_path / "model", name, LABELS)
+    data = draw_images(tmp_path / "data", LABELS, 8)
+    own = float(python(IMAGES_ALONE, model, data))
+    report = check_search(autotune, "accuracy", own, "--model", model, "--dataset", data)
+    assert not any("padding" in entry["config"] for entry in report["best_by_mode"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('{"image": "bad.png", "label": "good"}\n', "bad.png cannot be read as an image"),
+        ('{"image": "none.png", "label": "good"}\n', "none.png: no such file"),
+        ('{"image": "fine.png", "label": "blue"}\n', "(blue) are not the model's (bad, good, so"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_images_that_cannot_be_scored_are_refused_in_one_line(autotune, tmp_path, rows, words):
+    pillow = pytest.importorskip("PIL.Image")
+    model = build_image_model(tmp_path / "model", "vit", LABELS)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    pillow.new("RGB", (8, 8)).save(tmp_path / "fine.png")
+    (tmp_path / "d.jsonl").write_text(rows)
+    done = autotune("search", "--model", model, "--dataset", tmp_path / "d.jsonl", "--quiet")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def test_labels_that_are_not_the_models_are_refused_before_anything_is_measured(autotune, tmp_path):

@@ -34,13 +34,13 @@ from autotune.cli.parameters import (
 @click.option(
     "--task",
     type=TaskName(),
-    help="What the model does, such as qa, text-classification, token-classification or "
-    "feature-extraction.  [default: by the model's config.json, else qa]",
+    help="What the model does, such as qa, text-classification, token-classification, "
+    "feature-extraction or image-classification.  [default: by the model's config.json, else qa]",
 )
 @click.option(
     "--dataset",
-    help="A .json, .jsonl, .csv or .tsv file, or a dataset id.  [default: the task's, such as "
-    "rajpurkar/squad; for demo its own]",
+    help="A .json, .jsonl, .csv or .tsv file, a folder of images, or a dataset id.  [default: the "
+    "task's, such as rajpurkar/squad; for demo its own]",
 )
 @click.option("--text-column", help="Column of the text (or words).  [default: the usual names]")
 @click.option("--text-pair-column", help="Column of the second text of a pair.")
@@ -102,7 +102,8 @@ from autotune.cli.parameters import (
 @click.option(
     "--max-seq-length",
     type=click.IntRange(min=16),
-    help="Tokens of the longest input.  [default: 384 for qa, else 128]",
+    help="Tokens of the longest input.  [default: 384 for qa; for embeddings what the model's "
+    "folder says; else 128]",
 )
 @click.option(
     "--doc-stride",

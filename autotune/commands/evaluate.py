@@ -321,7 +321,11 @@ def configure(
     for stands_for in flagged.values():
         wanted.update(stands_for)
     where = Surroundings(
-        cores=host.cores, attentions=facts.attentions, modes={}, objective=DEFAULT.name
+        cores=host.cores,
+        attentions=facts.attentions,
+        modes={},
+        objective=DEFAULT.name,
+        axes=task.input_axes,
     )
     return complete(where, wanted)
 

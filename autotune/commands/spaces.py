@@ -12,6 +12,7 @@ from autotune.host import detect
 from autotune.shared.objectives import DEFAULT
 from autotune.space import SpaceFile, compile_space, load_space, parse_overrides
 from autotune.space.file import Bound
+from autotune.tasks import task_named
 
 COUNTED = 200_000
 """Most combinations that are enumerated to count the configurations."""
@@ -35,7 +36,8 @@ def compile_here(
     file, host = load_space(path), detect()
     with tempfile.TemporaryDirectory(prefix="autotune-") as workdir:
         found = stacks.examine(stacks.parse(named_stacks), host, Path(workdir))
-    where = stacks.surroundings(host, found, attentions=ATTENTIONS, objective=objective)
+    axes = task_named(file.task).input_axes
+    where = stacks.surroundings(host, found, attentions=ATTENTIONS, objective=objective, axes=axes)
     space = compile_space(file, where, overrides=parse_overrides(overrides), dropped=dropped)
     everything = space.whole(COUNTED)
     return {

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autotune.shared.axes import WIDTH, InputArray
 from autotune.store.wire import WireError
 
 FEATURES_FILE, META_FILE = "features.npz", "features.json"
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every array of an .npz file, by name. Refuses pickled objects. Raises WireError."""
+def read_arrays(path: Path, names: Container[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by name: every one, or those of `names` that it has.
+
+    Refuses pickled objects. Raises WireError.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            wanted = [name for name in archive.files if names is None or name in names]
+            return {name: archive[name] for name in wanted}
     except Exception as error:  # a damaged file makes numpy and zipfile raise errors of any type
         raise WireError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def read_padding(folder: Path) -> dict[str, Any]:
+def read_padding(folder: Path) -> dict[str, Any] | None:
     """The padding of the features in `folder`, which the model was found to need.
 
-    `side` is `right` or `left`, `token` the padding token. `given` says whether the model got that
-    token because it has none of its own. Raises WireError.
+    `side` is `right` or `left`, `token` the value that pads the first input. `given` says whether
+    the model got that value because it has none of its own. None for inputs without a width. Raises
+    WireError.
     """
     try:
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        arrays = [InputArray.read(written) for written in meta["arrays"]]
+        padded = [array for array in arrays if WIDTH in array.axes and array.real is None]
+        if not padded:
+            return None
         return {
             "side": str(meta["padding_side"]),
-            "token": int(meta["pad"]["input_ids"]),
+            "token": int(padded[0].pad),
             "given": meta.get("own_pad_token") is not None,
         }
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -58,7 +69,7 @@ class EncodedFeatures:
     @classmethod
     def load(cls, folder: Path) -> EncodedFeatures:
         """Read the features that a worker wrote to `folder`. Raises WireError."""
-        arrays = read_arrays(folder / FEATURES_FILE)
+        arrays = read_arrays(folder / FEATURES_FILE, {field.name for field in fields(cls)})
         try:
             loaded = cls(
                 lengths=arrays["lengths"],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from autotune.driver.arrays import EncodedFeatures, read_arrays
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.command import Command
+from autotune.shared.axes import WIDTH, output_axes
 from autotune.shared.records import Failure, Measurement, Screen, ServedRequests, StoppingRule
 from autotune.store.wire import WireError
 
@@ -33,25 +34,28 @@ class Expected:
 
 
 def read_outputs(
-    paths: Sequence[Path], kinds: Mapping[str, str], expected: Expected
+    paths: Sequence[Path], outputs: Mapping[str, str], expected: Expected
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Merge the output files of all instances into one array for each output.
 
-    Each file has a place for every row, and NaN for the rows that another instance ran. `kinds`
-    maps each output to "token" or "feature", the meaning of its rows. Raises WireError if an
-    output contradicts the workload, or if a value is missing or infinite.
+    Each file has a place for every row, and NaN for the rows that another instance ran. `outputs`
+    maps each output to its declared axes. Raises WireError if an output contradicts the workload,
+    or if a value is missing or infinite.
     """
-    lengths = {"token": expected.tokens, "feature": expected.features}
+    sizes = {
+        name: expected.tokens if WIDTH in axes else expected.features
+        for name, axes in output_axes(outputs).items()
+    }
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for path in paths:
         part = read_arrays(path)
-        if set(part) != set(kinds):
-            raise WireError(f"expected outputs {sorted(kinds)}, got {sorted(part)}")
-        for name, kind in kinds.items():
+        if set(part) != set(outputs):
+            raise WireError(f"expected outputs {sorted(outputs)}, got {sorted(part)}")
+        for name, size in sizes.items():
             array = part[name]
-            if array.dtype != np.float32 or array.shape[:1] != (lengths[kind],):
+            if array.dtype != np.float32 or array.shape[:1] != (size,):
                 raise WireError(
-                    f"output {name} must be float32 of {lengths[kind]} rows, "
+                    f"output {name} must be float32 of {size} rows, "
                     f"got {array.dtype} of shape {array.shape}"
                 )
             merged = arrays.setdefault(name, array)

@@ -22,6 +22,7 @@ from autotune.driver.process import WorkerProcess
 from autotune.driver.start import ask_for_probe, probed, start_worker
 from autotune.host import Host, detect
 from autotune.host.libraries import REMEDIES
+from autotune.shared.axes import BATCH, WIDTH
 from autotune.shared.engines import known_engines
 from autotune.shared.errors import InputError, StackError
 from autotune.shared.instructions import has_vnni
@@ -249,6 +250,7 @@ def surroundings(
     *,
     attentions: tuple[str, ...],
     objective: str,
+    axes: tuple[str, ...] = (BATCH, WIDTH),
 ) -> Surroundings:
     """What a search space depends on: the host, its stacks, the model and the objective."""
     return Surroundings(
@@ -259,6 +261,7 @@ def surroundings(
         attentions=attentions,
         modes={name: facts.modes for name, facts in facts_by_stack.items()},
         objective=objective,
+        axes=axes,
         missing={
             **missing_settings(host, facts_by_stack),
             **{

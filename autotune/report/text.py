@@ -280,11 +280,11 @@ def limit_sentence(report: Mapping[str, Any]) -> str | None:
         return None
     share = limit["per_s"] / limit["peaks"][precision]
     padded = report["best"]["padded_tokens"] / report["best"]["tokens"] - 1
+    padding = f"less padding (now {padded:.0%} of the tokens more), " if "padding" in config else ""
     if share >= AT_PEAK:
         return (
             f"Its matrix products run as fast as this host can in {precision}. Only less work "
-            f"would be faster: less padding (now {padded:.0%} of the tokens more), lower precision "
-            "or a smaller model."
+            f"would be faster: {padding}lower precision or a smaller model."
         )
     return f"Its matrix products run at {share:.0%} of this host's peak speed in {precision}."
 
@@ -345,8 +345,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- host: {escape(str(host['model_name']))}, {host['cores']} cores, "
         f"{host['memory_gib']} GiB",
         *(_stack_line(name, stack) for name, stack in report["stacks"].items()),
-        f"- workload: {workload['examples']} examples, {workload['features']} features of at "
-        f"most {workload['max_seq_length']} tokens ({workload['tokens']} tokens in all)",
+        f"- workload: {workload['examples']} examples, {workload['features']} features"
+        + _lengths(workload),
     ]
     padding = padding_words(model)
     if padding is not None:
@@ -363,6 +363,14 @@ def padding_words(model: Mapping[str, Any]) -> str | None:
     if padding["given"]:
         words += ", which the model was given because it has no padding token of its own"
     return words
+
+
+def _lengths(workload: Mapping[str, Any]) -> str:
+    """How long the rows of a workload are. Empty for inputs without a width."""
+    longest = workload["max_seq_length"]
+    return (
+        f" of at most {longest} tokens ({workload['tokens']} tokens in all)" if longest > 1 else ""
+    )
 
 
 def command(report: Mapping[str, Any]) -> str:

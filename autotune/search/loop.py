@@ -228,7 +228,8 @@ class Search:
     def _measure_dynamic(self) -> None:
         """Measure the baseline with dynamic padding too, unless the time is up already."""
         tried = any(trial.origin in (DYNAMIC, BESIDE) for trial in self._journal.trials)
-        if not tried and not self._out_of_time():
+        pads = self._plan.dynamic != self._plan.baseline  # not so for inputs without a width
+        if pads and not tried and not self._out_of_time():
             origin = DYNAMIC if self._plan.space.contains(self._plan.dynamic) else BESIDE
             self._try(self._plan.dynamic, origin)
 

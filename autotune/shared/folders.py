@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
-def refusal_of_folder(folder: Path, *, allow_pickle: bool) -> str | None:
+def refusal_of_folder(
+    folder: Path, *, allow_pickle: bool, reader: Sequence[str] = TOKENIZER_FILES
+) -> str | None:
     """Why the files in a folder are no model for this, and the remedy. None if they may be one.
 
-    Only names of files are read, and two small JSON files: this runs before anything is loaded.
+    `reader` are the files that say how rows become inputs, of which there must be one: those of the
+    tokenizer. Only names of files are read, and two small JSON files: this runs before anything is
+    loaded.
     """
     names = {path.name for path in folder.iterdir()}
 
@@ -69,7 +74,12 @@ def refusal_of_folder(folder: Path, *, allow_pickle: bool) -> str | None:
                     )
                     return f"{folder} has {kind} weights only, and none for torch: {remedy}"
             return f"{folder} has a config.json and no weights: copy model.safetensors there"
-    if not has(*TOKENIZER_FILES):
+    if not has(*reader):
+        if reader is not TOKENIZER_FILES:
+            return (
+                f"{folder} has no {' or '.join(reader)}: copy it there from the model that it was "
+                "fine-tuned from"
+            )
         return (
             f"{folder} has no tokenizer files: copy tokenizer.json, tokenizer_config.json and "
             "special_tokens_map.json there from the model that it was fine-tuned from"

@@ -16,6 +16,8 @@ Lengths = npt.NDArray[np.integer[Any]]
 
 PADDINGS = ("max_length", "longest", "length_sorted", "buckets", "token_budget")
 """Values of the knob `padding`; `plan` describes each."""
+UNPADDED = "longest"
+"""The padding of inputs without a width. They have no knob `padding`: each row is one place."""
 
 MIN_BATCHES_PER_INSTANCE = 4
 """Instances split a pass if each gets this many batches. Fewer would not be typical of the
@@ -30,7 +32,9 @@ class PlannedBatch:
     width: int
 
 
-def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step: int = 0) -> int:
+def batch_width(
+    longest: int, *, max_seq_length: int, padding: str = UNPADDED, bucket_step: int = 0
+) -> int:
     """The padded width, in tokens, of a batch whose longest row has `longest` tokens."""
     if padding == "max_length":
         return max_seq_length
@@ -40,7 +44,12 @@ def batch_width(longest: int, *, padding: str, max_seq_length: int, bucket_step:
 
 
 def fits_one_batch(
-    lengths: Sequence[int], *, padding: str, batch_size: int = 0, batch_tokens: int = 0, **_: Any
+    lengths: Sequence[int],
+    *,
+    padding: str = UNPADDED,
+    batch_size: int = 0,
+    batch_tokens: int = 0,
+    **_: Any,
 ) -> bool:
     """Whether rows of these lengths (in tokens) may share a batch. A single row always may."""
     if len(lengths) == 1:
@@ -65,8 +74,8 @@ def batches_of_instance(batches: int, index: int, count: int) -> slice:
 def plan(
     lengths: Lengths,
     *,
-    padding: str,
     max_seq_length: int,
+    padding: str = UNPADDED,
     batch_size: int = 0,
     bucket_step: int = 0,
     batch_tokens: int = 0,
@@ -110,8 +119,8 @@ def plan(
 def shapes(
     lengths: Lengths,
     *,
-    padding: str,
     max_seq_length: int,
+    padding: str = UNPADDED,
     batch_size: int = 0,
     bucket_step: int = 0,
     batch_tokens: int = 0,

@@ -112,7 +112,8 @@ class ModelSource:
 
     path: str
     head: str  # transformers auto class, e.g. "AutoModelForQuestionAnswering"
-    outputs: dict[str, str]  # output of the model -> "token" or "feature": a vector for each
+    outputs: dict[str, str]  # output of the model -> the axes it begins with (shared.axes)
+    work: str = "text"  # how rows become inputs, and what is run: one of autotune.worker.work
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False

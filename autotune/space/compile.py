@@ -9,14 +9,14 @@ from __future__ import annotations
 import collections
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
 from autotune.shared.words import suggestion
 from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
-from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, is_active, runs_one_by_one
+from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, available, is_active, runs_one_by_one
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
 
@@ -26,7 +26,8 @@ MAX_TRIED = 20_000
 
 def default_values(surroundings: Surroundings) -> dict[str, Value]:
     """The default of every knob. Knobs that the baseline has default to its values."""
-    return {name: knob.default_for(surroundings) for name, knob in KNOBS.items()}
+    knobs = available(surroundings)
+    return {name: knob.default_for(surroundings) for name, knob in knobs.items()}
 
 
 def baseline(surroundings: Surroundings) -> Config:
@@ -36,7 +37,8 @@ def baseline(surroundings: Surroundings) -> Config:
 
 def dynamic_baseline(surroundings: Surroundings) -> Config:
     """The baseline with dynamic padding: each batch is as wide as its longest row, rows in the
-    dataset's order. `pipeline()` and DataCollatorWithPadding do this."""
+    dataset's order. `pipeline()` and DataCollatorWithPadding do this. Without a width, it is the
+    baseline."""
     return complete(surroundings, {"padding": "longest"})
 
 
@@ -47,7 +49,7 @@ def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
     """
     chosen = {**default_values(surroundings), **wanted}
     values: dict[str, Value] = {}
-    for name, knob in KNOBS.items():
+    for name, knob in available(surroundings).items():
         if is_active(knob, values):
             values[name] = chosen[name]
     return Config.of(values)
@@ -72,10 +74,12 @@ def compile_space(
     """
     overrides = overrides or {}
     _check_dropped(dropped, overrides)
+    knobs = available(surroundings)
+    _check_available(knobs, {"--set": overrides, "--drop": dropped, "the space's": space.knobs})
     defaults = default_values(surroundings)
     dimensions: list[Dimension] = []
     # In the order of KNOBS, so that every condition names earlier knobs.
-    for name, knob in KNOBS.items():
+    for name, knob in knobs.items():
         spec, asked = space.knobs.get(name), name in overrides
         if asked:
             choices = overrides[name]
@@ -109,6 +113,17 @@ def _check_dropped(dropped: Sequence[str], overrides: Mapping[str, list[Value]])
             raise SpaceError(f"--drop {name}: unknown knob{near}")
         if name in overrides:
             raise SpaceError(f"--drop {name} and --set {name} contradict each other")
+
+
+def _check_available(knobs: Mapping[str, Knob], named: Mapping[str, Iterable[str]]) -> None:
+    """Raises SpaceError if a knob is named that the model's inputs give no meaning."""
+    for where, names in named.items():
+        for name in names:
+            if name not in knobs:
+                raise SpaceError(
+                    f"{where} {name}: the inputs of this task have no {KNOBS[name].axis}; leave "
+                    f"{name} out"
+                )
 
 
 def _check_latency_batch(surroundings: Surroundings, overrides: Mapping[str, list[Value]]) -> None:

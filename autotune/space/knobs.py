@@ -7,10 +7,11 @@ come from the engines' descriptors, those of other packages too: importing this 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from autotune.shared import engines
+from autotune.shared.axes import WIDTH
 from autotune.shared.engine import EngineDescriptor
 from autotune.shared.errors import SpaceError
 from autotune.shared.objectives import OBJECTIVES
@@ -55,6 +56,8 @@ class Knob:
     """Drops or refuses choices by a rule of this knob. None: only missing values are dropped."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other knob -> values. This knob is active only if each other knob has one of its values."""
+    axis: str | None = None
+    """The knob exists only if the model's inputs have this axis. None: it always exists."""
     minor: bool = False
     """The search assumes that the knob changes speed by a few percent, until trials show more."""
     holds_precision: bool = False
@@ -372,6 +375,7 @@ _AFTER_OPTIONS = (
         name="padding",
         kind="point",
         type=str,
+        axis=WIDTH,
         allowed=PADDINGS,
         default_here=lambda here: "max_length",
         about="how rows are grouped and padded, see autotune.shared.padding.plan",
@@ -390,6 +394,7 @@ _AFTER_OPTIONS = (
         name="bucket_step",
         kind="point",
         type=int,
+        axis=WIDTH,
         minimum=8,
         default=64,
         needs={"padding": ("buckets",)},
@@ -399,6 +404,7 @@ _AFTER_OPTIONS = (
         name="batch_tokens",
         kind="point",
         type=int,
+        axis=WIDTH,
         minimum=16,
         default=1024,
         needs={"padding": ("token_budget",)},
@@ -417,6 +423,18 @@ ALL_KNOBS = f"; autotune spaces show qa lists all {len(KNOBS)}"
 def names(kind: Kind) -> frozenset[str]:
     """The names of all knobs of this kind."""
     return frozenset(knob.name for knob in KNOBS.values() if knob.kind == kind)
+
+
+def available(surroundings: Surroundings) -> dict[str, Knob]:
+    """The knobs that exist for the axes of the model's inputs, in the order of KNOBS.
+
+    A knob needs nothing of a knob that does not exist.
+    """
+    found = {name: knob for name, knob in KNOBS.items() if knob.axis in (None, *surroundings.axes)}
+    return {
+        name: replace(knob, needs={n: v for n, v in knob.needs.items() if n in found})
+        for name, knob in found.items()
+    }
 
 
 def is_active(knob: Knob, values: Mapping[str, object]) -> bool:

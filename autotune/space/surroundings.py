@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from autotune.shared.axes import BATCH, WIDTH
+
 Value = bool | int | str
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
@@ -24,6 +26,7 @@ class Surroundings:
     objective: str
     sockets: int = 1
     nodes: int = 1  # NUMA nodes
+    axes: tuple[str, ...] = (BATCH, WIDTH)  # of the model's inputs (autotune.shared.axes)
     vnni: bool = True  # whether the CPU sums int8 products without saturating
     missing: Mapping[str, Mapping[Value, str]] = field(default_factory=dict)
     """knob -> value -> why this host and its stacks cannot offer the value."""

@@ -21,6 +21,7 @@ TASKS = {
     "text-classification": "autotune.tasks.text_classification:TextClassification",
     "token-classification": "autotune.tasks.token_classification:TokenClassification",
     "feature-extraction": "autotune.tasks.feature_extraction:FeatureExtraction",
+    "image-classification": "autotune.tasks.image_classification:ImageClassification",
 }
 
 
@@ -39,6 +40,7 @@ HEADS = {
     "ForQuestionAnswering": "qa",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ForImageClassification": "image-classification",
     "Model": "feature-extraction",
 }
 """The end of an architecture's name in config.json -> the task of its models."""

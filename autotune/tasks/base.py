@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
+from autotune.shared.axes import BATCH, WIDTH, Axes
 from autotune.shared.records import ModelSource
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label", "multi_label", "regression"
@@ -105,8 +106,10 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]  # the transformers class that loads the model
-    outputs: ClassVar[Mapping[str, str]]  # output name -> one vector for each "token" or "feature"
-    default_dataset: ClassVar[str]
+    work: ClassVar[str]  # the worker's half of the task, one of autotune.worker.work
+    input_axes: ClassVar[Axes] = (BATCH, WIDTH)  # along which its inputs vary
+    outputs: ClassVar[Mapping[str, str]]  # output name -> its axes: "batch" or "batch width"
+    default_dataset: ClassVar[str]  # empty: there is none
     default_split: ClassVar[str]
     default_max_seq_length: ClassVar[int]  # the example script's default
     default_doc_stride: ClassVar[int | None] = None  # None: long texts are truncated
@@ -146,10 +149,18 @@ class Task(ABC):
             path=path,
             head=self.head,
             outputs=dict(self.outputs),
+            work=self.work,
             revision=revision,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
+
+    def max_seq_length_of(self, folder: Path | None) -> int:
+        """Return the most tokens of a row if the user names none, for the model in `folder`.
+
+        None stands for a model that is not on this machine yet.
+        """
+        return self.default_max_seq_length
 
     @abstractmethod
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
@@ -167,8 +178,14 @@ class Task(ABC):
         return list(rows)
 
     @abstractmethod
-    def texts(self, rows: Sequence[Row]) -> Texts:
-        """Return the tokenizer's input for these rows."""
+    def for_worker(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        """Return the rows as JSON for the task's `work`, which makes the model's inputs of them."""
+
+    def encoding(
+        self, rows: Sequence[Row], *, max_seq_length: int, doc_stride: int
+    ) -> Mapping[str, Any]:
+        """Return the options with which the task's `work` encodes rows like these."""
+        return {}
 
     @abstractmethod
     def decode(
@@ -288,3 +305,27 @@ class Task(ABC):
     @abstractmethod
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """Write the rows to `path` in a format that both `load` and the example script read."""
+
+
+class TextTask(Task):
+    """A task whose rows are texts, or lists of words: the model's tokenizer makes the inputs."""
+
+    work: ClassVar[str] = "text"
+
+    @abstractmethod
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        """Return the tokenizer's input for these rows."""
+
+    def for_worker(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        texts = self.texts(rows)
+        return {"text": texts.text, "text_pair": texts.text_pair, "counts": texts.counts}
+
+    def encoding(
+        self, rows: Sequence[Row], *, max_seq_length: int, doc_stride: int
+    ) -> Mapping[str, Any]:
+        kind = self.texts(rows[:1])
+        return {
+            "max_seq_length": max_seq_length,
+            "doc_stride": doc_stride if kind.windowed else None,
+            "words": kind.words,
+        }

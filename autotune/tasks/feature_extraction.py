@@ -1,7 +1,8 @@
-"""Feature extraction: one vector for each text, the mean of its tokens' last hidden states.
+"""Feature extraction: one vector for each text.
 
-The mean leaves out padding. It is the default pooling of sentence-transformers (Reimers and
-Gurevych, 2019).
+The worker makes the vectors (`worker/work/embedding.py`). It follows modules.json of a folder of
+sentence-transformers (Reimers and Gurevych, 2019), and takes the mean over the tokens of a text if
+the folder has none.
 
 The dataset decides how the vectors are judged:
 
@@ -29,7 +30,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
-from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Texts, TextTask
 from autotune.tasks.correlation import correlation, ranks, weighted_rank_correlation
 from autotune.tasks.files import lines_of, read_rows, read_text, read_tsv
 from autotune.tasks.labels import choose_column
@@ -41,6 +42,8 @@ QUERY_COLUMNS = ("query", "anchor", "question")
 POSITIVE_COLUMNS = ("positive", "positives", "pos", "passage", "answer")
 NEGATIVE_COLUMNS = ("negative", "negatives", "neg")
 GRADES_COLUMN = "grades"
+UNLIMITED_TOKENS = 1_000_000
+"""Limits from here on mean no limit: some tokenizers state a huge `model_max_length`."""
 BEST = 10
 """Passages of a query that nDCG, MRR and recall look at."""
 TEXTS, PAIRS, QUERIES = "texts", "pairs", "queries"
@@ -52,13 +55,14 @@ METRICS = {
 }
 
 
-class FeatureExtraction(Task):
+class FeatureExtraction(TextTask):
     """A row has `texts`. Of a pair it also has the `score`, of a query the `grades` of all other
     texts: 0 for a passage that is not relevant."""
 
     name: ClassVar[str] = "feature-extraction"
     head: ClassVar[str] = "AutoModel"
-    outputs: ClassVar[Mapping[str, str]] = {"last_hidden_state": "token"}
+    work: ClassVar[str] = "embedding"
+    outputs: ClassVar[Mapping[str, str]] = {"sentence_embedding": "batch"}
     default_dataset: ClassVar[str] = "stanfordnlp/sst2"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128
@@ -73,6 +77,22 @@ class FeatureExtraction(Task):
         task = copy.copy(self)
         task.layout = layout
         return task
+
+    def max_seq_length_of(self, folder: Path | None) -> int:
+        """Return what sentence-transformers cuts texts to, for a folder that it has saved.
+
+        That is max_seq_length of sentence_bert_config.json, or else the smaller of the limits that
+        the model and its tokenizer state.
+        """
+        if folder is None or not (folder / "modules.json").is_file():
+            return self.default_max_seq_length
+        own = _setting(folder / "sentence_bert_config.json", "max_seq_length")
+        limits = [
+            _setting(folder / "config.json", "max_position_embeddings"),
+            _setting(folder / "tokenizer_config.json", "model_max_length"),
+        ]
+        known = [limit for limit in limits if limit is not None]
+        return own or (min(known) if known else self.default_max_seq_length)
 
     def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
         """Return rows of {"texts"} with "score" or "grades" from JSON, CSV, TSV or a dataset id.
@@ -120,9 +140,8 @@ class FeatureExtraction(Task):
         outputs: Mapping[str, npt.NDArray[np.float32]],
     ) -> list[npt.NDArray[np.float64]]:
         """Return the vectors of each row's texts, scaled to length 1: shape (texts, size)."""
-        hidden = outputs["last_hidden_state"].astype(np.float64)
-        sums = np.add.reduceat(hidden, features.starts[:-1], axis=0)
-        vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
+        found = outputs["sentence_embedding"].astype(np.float64)
+        vectors = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-30)
         ends = np.cumsum([len(row["texts"]) for row in rows])
         return np.split(vectors, ends[:-1])
 
@@ -200,6 +219,15 @@ class FeatureExtraction(Task):
                 if self.layout == QUERIES:
                     line = {"query": first, "positive": others, GRADES_COLUMN: row["grades"]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _setting(path: Path, name: str) -> int | None:
+    """Return a limit of tokens that a JSON file of the model states. None if it states none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")).get(name)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return value if isinstance(value, int) and 0 < value < UNLIMITED_TOKENS else None
 
 
 def neighbours(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

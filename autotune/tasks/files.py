@@ -219,6 +219,9 @@ def hub_rows(dataset: str, split: str) -> list[Any]:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         loaded = datasets.load_dataset(dataset, split=split)
+        for column, feature in loaded.features.items():
+            if isinstance(feature, datasets.Image):  # its bytes and path; the worker decodes it
+                loaded = loaded.cast_column(column, datasets.Image(decode=False))
         return [_with_class_names(row, loaded.features) for row in loaded]
     except Exception as error:
         words = " ".join(str(error).split())[:200]

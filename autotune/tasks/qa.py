@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
-from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Script, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Script, Texts, TextTask
 from autotune.tasks.files import hub_rows, read_json
 
 N_BEST = 20
@@ -40,11 +40,14 @@ VERSION_2 = "v2.0"
 """The `version` of a file that may hold unanswerable questions."""
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TextTask):
     name: ClassVar[str] = "qa"
     optimum_name: ClassVar[str | None] = "question-answering"
     head: ClassVar[str] = "AutoModelForQuestionAnswering"
-    outputs: ClassVar[Mapping[str, str]] = {"start_logits": "token", "end_logits": "token"}
+    outputs: ClassVar[Mapping[str, str]] = {
+        "start_logits": "batch width",
+        "end_logits": "batch width",
+    }
     metrics = ("f1", "exact_match")
     answerable = True  # whether every question of the dataset has an answer
     default_dataset: ClassVar[str] = "rajpurkar/squad"

@@ -37,6 +37,7 @@ from autotune.tasks.base import (
     Script,
     Task,
     Texts,
+    TextTask,
 )
 from autotune.tasks.correlation import correlation, correlation_of_sums, correlation_sums, ranks
 from autotune.tasks.files import read_rows
@@ -73,51 +74,14 @@ NUMBERS_AGREE_SHARE = 0.01
 """Two predicted numbers agree if they differ by at most this share of the reference's range."""
 
 
-class TextClassification(Task):
-    name: ClassVar[str] = "text-classification"
-    head: ClassVar[str] = "AutoModelForSequenceClassification"
-    outputs: ClassVar[Mapping[str, str]] = {"logits": "feature"}
-    default_dataset: ClassVar[str] = "stanfordnlp/sst2"
-    default_split: ClassVar[str] = "validation"
-    default_max_seq_length: ClassVar[int] = 128
-    script: ClassVar[Script] = Script(
-        name="run_glue.py", folder="text-classification", labels_from_train=True
-    )
+class Classification(Task):
+    """Labels, or a number, for each row, whatever its inputs are."""
+
+    outputs: ClassVar[Mapping[str, str]] = {"logits": "batch"}
 
     @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         return METRICS[self.problem]
-
-    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
-        """Return rows of {"text", "text_pair", "label"} from JSON, CSV, TSV or a dataset id.
-
-        `text_pair` is None for single texts. The columns are, in this order: those that the user
-        names; the first pair of PAIR_COLUMNS of which the dataset has both; the first of
-        TEXT_COLUMNS.
-        """
-        raw = read_rows(dataset, split or self.default_split)
-        first = raw[0]
-        text, pair = _text_columns(first, columns, dataset)
-        label = choose_column(first, columns.label, LABEL_COLUMNS, "--label-column", dataset)
-        rows: list[Row] = []
-        for number, row in enumerate(raw, start=1):
-            found: dict[str, Any] = {
-                "text": row.get(text),
-                "text_pair": row.get(pair) if pair else None,
-                "label": row.get(label),
-            }
-            for column, value in ((text, found["text"]), (pair, found["text_pair"])):
-                if column is not None and not isinstance(value, str):
-                    raise DatasetError(f"{dataset}, row {number}: {column} must be text")
-            if not _is_label(found["label"]):
-                raise DatasetError(
-                    f"{dataset}, row {number}: {label} must be a name, a number or a list of "
-                    f"these, got {str(found['label'])[:40]!r}"
-                )
-            rows.append(found)
-        used = {"text": text, **({"text_pair": pair} if pair else {}), "label": label}
-        unused = tuple(str(column) for column in first if column not in used.values())
-        return Dataset(task=self, rows=rows, columns=used, unused=unused)
 
     def with_model_labels(self, rows: Sequence[Row]) -> list[Row]:
         labels = [row["label"] for row in rows]
@@ -129,11 +93,6 @@ class TextClassification(Task):
             numbers = label_numbers(labels, self.labels)
             found = [numbers[label] for label in labels]
         return [{**row, "label": label} for row, label in zip(rows, found, strict=True)]
-
-    def texts(self, rows: Sequence[Row]) -> Texts:
-        pairs = [row["text_pair"] for row in rows]
-        paired = any(pair is not None for pair in pairs)
-        return Texts(text=[row["text"] for row in rows], text_pair=pairs if paired else None)
 
     def decode(
         self,
@@ -243,6 +202,53 @@ class TextClassification(Task):
         if self.problem == REGRESSION:
             return label
         return [self.labels[n] for n in label] if isinstance(label, list) else self.labels[label]
+
+
+class TextClassification(Classification, TextTask):
+    name: ClassVar[str] = "text-classification"
+    head: ClassVar[str] = "AutoModelForSequenceClassification"
+    default_dataset: ClassVar[str] = "stanfordnlp/sst2"
+    default_split: ClassVar[str] = "validation"
+    default_max_seq_length: ClassVar[int] = 128
+    script: ClassVar[Script] = Script(
+        name="run_glue.py", folder="text-classification", labels_from_train=True
+    )
+
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
+        """Return rows of {"text", "text_pair", "label"} from JSON, CSV, TSV or a dataset id.
+
+        `text_pair` is None for single texts. The columns are, in this order: those that the user
+        names; the first pair of PAIR_COLUMNS of which the dataset has both; the first of
+        TEXT_COLUMNS.
+        """
+        raw = read_rows(dataset, split or self.default_split)
+        first = raw[0]
+        text, pair = _text_columns(first, columns, dataset)
+        label = choose_column(first, columns.label, LABEL_COLUMNS, "--label-column", dataset)
+        rows: list[Row] = []
+        for number, row in enumerate(raw, start=1):
+            found: dict[str, Any] = {
+                "text": row.get(text),
+                "text_pair": row.get(pair) if pair else None,
+                "label": row.get(label),
+            }
+            for column, value in ((text, found["text"]), (pair, found["text_pair"])):
+                if column is not None and not isinstance(value, str):
+                    raise DatasetError(f"{dataset}, row {number}: {column} must be text")
+            if not _is_label(found["label"]):
+                raise DatasetError(
+                    f"{dataset}, row {number}: {label} must be a name, a number or a list of "
+                    f"these, got {str(found['label'])[:40]!r}"
+                )
+            rows.append(found)
+        used = {"text": text, **({"text_pair": pair} if pair else {}), "label": label}
+        unused = tuple(str(column) for column in first if column not in used.values())
+        return Dataset(task=self, rows=rows, columns=used, unused=unused)
+
+    def texts(self, rows: Sequence[Row]) -> Texts:
+        pairs = [row["text_pair"] for row in rows]
+        paired = any(pair is not None for pair in pairs)
+        return Texts(text=[row["text"] for row in rows], text_pair=pairs if paired else None)
 
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """Write JSON lines of sentence1, sentence2 and label (its name), for run_glue.py."""

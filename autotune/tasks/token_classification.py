@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
-from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Script, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Script, Texts, TextTask
 from autotune.tasks.files import read_rows
 from autotune.tasks.labels import choose_column, cross_entropy, label_numbers, softmax
 
@@ -32,10 +32,10 @@ OUTSIDE = "O"
 Span = tuple[str, int, int]
 
 
-class TokenClassification(Task):
+class TokenClassification(TextTask):
     name: ClassVar[str] = "token-classification"
     head: ClassVar[str] = "AutoModelForTokenClassification"
-    outputs: ClassVar[Mapping[str, str]] = {"logits": "token"}
+    outputs: ClassVar[Mapping[str, str]] = {"logits": "batch width"}
     default_dataset: ClassVar[str] = "tomaarsen/conll2003"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 128

@@ -39,7 +39,7 @@ class Workload:
     facts: ModelFacts
     rows: Sequence[Row]
     features: EncodedFeatures
-    padding: Mapping[str, Any]  # see `driver.arrays.read_padding`
+    padding: Mapping[str, Any] | None  # see `driver.arrays.read_padding`
     identity: dict[str, str | int | None]
 
     @property
@@ -138,24 +138,20 @@ def encode_sets(
     """
 
     def written(number: int, where: Path, rows: Sequence[Row]) -> dict[str, str]:
-        texts = task.texts(rows)
         rows_file = worker.workdir / f"rows-{number}.json"
-        content = {"text": texts.text, "text_pair": texts.text_pair, "counts": texts.counts}
-        rows_file.write_text(json.dumps(content), encoding="utf-8")
+        rows_file.write_text(json.dumps(task.for_worker(rows)), encoding="utf-8")
         where.mkdir(parents=True, exist_ok=True)
         return {"rows_file": str(rows_file.resolve()), "folder": str(where.resolve())}
 
     first = next(iter(sets))
-    kind = task.texts(sets[first][:1])
+    options = task.encoding(sets[first], max_seq_length=max_seq_length, doc_stride=doc_stride)
     try:
         reply = worker.request(
             "encode",
             {
                 "source": to_jsonable(source),
                 "sets": [written(n, where, rows) for n, (where, rows) in enumerate(sets.items())],
-                "max_seq_length": max_seq_length,
-                "doc_stride": doc_stride if kind.windowed else None,
-                "words": kind.words,
+                **options,
             },
             timeout_s=ENCODE_TIMEOUT_S,
         )

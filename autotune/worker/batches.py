@@ -1,48 +1,94 @@
-"""Encoded rows (features), and the padded batches made from them. numpy only."""
+"""Encoded rows (features), and the padded batches made from them. numpy only.
+
+What an array holds is declared (`autotune.shared.axes`). Nothing here knows what it means.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.int64]
-Batch = dict[str, Array]
-"""Model inputs by name, each int64 of shape (batch, width)."""
+from autotune.shared.axes import WIDTH, Axes, InputArray, has_width
+
+Array = npt.NDArray[Any]
 Shape = tuple[int, int]
-"""Rows and width (tokens) of a batch."""
+"""Rows and width of a batch. The width is 1 for inputs without one."""
 
 FEATURES_FILE = "features.npz"
 META_FILE = "features.json"
-MASK = "attention_mask"
+
+
+class Batch(Mapping[str, Array]):
+    """Model inputs by name, each with the axes that its `InputArray` declares.
+
+    `real`, shape (rows, width), is true where a row has values of its own, and false in padding.
+    """
+
+    __slots__ = ("_arrays", "real")
+
+    def __init__(self, arrays: Mapping[str, Array], real: npt.NDArray[np.bool_]) -> None:
+        self._arrays, self.real = dict(arrays), real
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    @property
+    def shape(self) -> Shape:
+        rows, width = self.real.shape
+        return rows, width
+
+    @property
+    def size(self) -> int:
+        """Rows times width: the places of the batch, padding included."""
+        return self.real.size
+
+    def without_padding(self, output: Array, axes: Axes) -> Array:
+        """An output of this batch, its padding left out: shape (places, ...) if it has a width."""
+        return width_second(output, axes)[self.real] if WIDTH in axes else output
+
+
+def width_second(array: Array, axes: Axes) -> Array:
+    """`array` with its WIDTH behind its rows: shape (rows, width, ...)."""
+    place = axes.index(WIDTH)
+    return array if place == 1 else np.moveaxis(array, place, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """The dataset as token ids, encoded once. A feature is one row of model inputs.
+    """The dataset as model inputs, encoded once. A feature is one row of model inputs.
 
-    `inputs` holds one flat int64 array of shape (tokens,) for each model input, in which features
-    of different lengths lie end to end. Feature i is `flat[starts[i]:starts[i + 1]]`, where
-    `starts` is the running sum of `lengths`. `pad` is the padding value of each input.
-    `examples` is the number of dataset rows; a long row may be split into several features.
+    `arrays` declares what the model takes, in the order of its `forward`. `values` holds an array
+    for each of them, except for masks:
 
-    `model_inputs` names what the model takes, in the order of its `forward`. Every batch has the
-    mask, because it says which tokens are real; a model may take none. `own_pad_token` replaces
-    the model's `config.pad_token_id` if that is no token. `work` is as in `ModelFacts`.
+    - (places, ...) if it has a WIDTH. Features of different lengths lie end to end: feature i is
+      `values[starts[i]:starts[i + 1]]`, where `starts` is the running sum of `lengths`. The other
+      axes follow.
+    - (features, ...) if it has none.
+
+    `lengths` are 1 if no array has a WIDTH. `padding_side` is `left` or `right`. `max_seq_length`
+    is the widest that a batch may be. `examples` is the number of dataset rows; a long row may be
+    split into several features. `own_pad_token` replaces the model's `config.pad_token_id` if that
+    is no token. `work` is as in `ModelFacts`.
     """
 
-    inputs: Mapping[str, Array]
+    arrays: tuple[InputArray, ...]
+    values: Mapping[str, Array]
     lengths: Array  # (features,)
-    pad: Mapping[str, int]
     padding_side: str
     max_seq_length: int
     examples: int
-    model_inputs: tuple[str, ...] = ()
     own_pad_token: int | None = None
     work: tuple[float, float, float] | None = None
 
@@ -51,16 +97,19 @@ class Features:
         """Read the files that `encode` wrote to `folder`."""
         with open(os.path.join(folder, META_FILE), encoding="utf-8") as file:
             meta = json.load(file)
-        with np.load(os.path.join(folder, FEATURES_FILE), allow_pickle=False) as arrays:
+        arrays = tuple(InputArray.read(written) for written in meta.get("arrays") or _older(meta))
+        with np.load(os.path.join(folder, FEATURES_FILE), allow_pickle=False) as stored:
             return cls(
-                inputs={name: arrays[name].astype(np.int64) for name in meta["inputs"]},
-                lengths=arrays["lengths"].astype(np.int64),
-                pad=meta["pad"],
+                arrays=arrays,
+                values={
+                    array.name: stored[array.name].astype(array.dtype, copy=False)
+                    for array in arrays
+                    if array.real is None
+                },
+                lengths=stored["lengths"].astype(np.int64),
                 padding_side=meta["padding_side"],
                 max_seq_length=meta["max_seq_length"],
                 examples=meta["examples"],
-                # Runs of older versions: every model took the mask, after the other inputs.
-                model_inputs=tuple(meta.get("model_inputs", (*meta["inputs"], MASK))),
                 own_pad_token=meta.get("own_pad_token"),
                 work=tuple(meta["work"]) if meta.get("work") else None,
             )
@@ -68,12 +117,10 @@ class Features:
     def meta(self) -> dict[str, Any]:
         """What META_FILE holds."""
         return {
-            "inputs": list(self.inputs),
-            "pad": dict(self.pad),
+            "arrays": [array.written() for array in self.arrays],
             "padding_side": self.padding_side,
             "max_seq_length": self.max_seq_length,
             "examples": self.examples,
-            "model_inputs": list(self.model_inputs),
             "own_pad_token": self.own_pad_token,
             "work": self.work,
         }
@@ -81,26 +128,68 @@ class Features:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def model_inputs(self) -> tuple[str, ...]:
+        """The names of what the model takes, in the order of its `forward`."""
+        return tuple(array.name for array in self.arrays)
+
+    @property
+    def has_width(self) -> bool:
+        return has_width(self.arrays)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Shape (features + 1,): the places of feature i are starts[i] to starts[i + 1] - 1."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
     def batch(self, rows: Sequence[int], width: int) -> Batch:
-        """The features `rows` as one batch with its attention mask, padded to `width` tokens."""
-        starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        shape = (len(rows), width)
-        batch = {name: np.full(shape, self.pad[name], np.int64) for name in self.inputs}
-        batch[MASK] = np.zeros(shape, np.int64)
-        for i, row in enumerate(rows):
-            length = int(self.lengths[row])
-            columns = slice(0, length) if self.padding_side == "right" else slice(-length, None)
-            for name, flat in self.inputs.items():
-                batch[name][i, columns] = flat[starts[row] : starts[row + 1]]
-            batch[MASK][i, columns] = 1
-        return batch
+        """The features `rows` as one batch, padded to `width`."""
+        chosen = np.asarray(rows, np.int64)
+        lengths, columns = self.lengths[chosen, None], np.arange(width)
+        real = columns < lengths if self.padding_side == "right" else columns >= width - lengths
+        starts = self.starts
+        places = [np.arange(starts[row], starts[row + 1]) for row in rows]
+        where = np.concatenate(places) if self.has_width and places else np.empty(0, np.int64)
+        batch = {}
+        for array in self.arrays:
+            if WIDTH not in array.axes:
+                batch[array.name] = self.values[array.name][chosen]
+                continue
+            found = array.real if array.real is not None else self.values[array.name][where]
+            others = np.shape(found)[1:]
+            padded = np.full((len(rows), width, *others), array.pad, array.dtype)
+            padded[real] = found
+            place = array.axes.index(WIDTH)
+            batch[array.name] = (
+                padded if place == 1 else np.ascontiguousarray(np.moveaxis(padded, 1, place))
+            )
+        return Batch(batch, real)
 
-    def unpad(self, output: npt.NDArray[np.float32], rows: Sequence[int]) -> list[np.ndarray]:
-        """Cut the padding from a per-token output of shape (batch, width, ...).
+    def unpad(self, output: Array, rows: Sequence[int], axes: Axes) -> list[Array]:
+        """What an output of a batch of `rows` says of each row, padding left out.
 
-        Returns one array of shape (length, ...) for each of `rows`.
+        Each has shape (length, ...) for an output with a WIDTH, and otherwise (...).
         """
+        if WIDTH not in axes:
+            return list(output)
+        output = width_second(output, axes)
         lengths = [int(self.lengths[row]) for row in rows]
         if self.padding_side == "right":
             return [output[i, :length] for i, length in enumerate(lengths)]
         return [output[i, -length:] for i, length in enumerate(lengths)]
+
+
+def _older(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arrays of a run of an older version, which declared texts alone.
+
+    In the oldest runs every model took the mask, after the other inputs.
+    """
+    names = meta.get("model_inputs", (*meta["inputs"], "attention_mask"))
+    return [
+        InputArray(
+            name=name,
+            pad=meta["pad"].get(name, 0),
+            real=None if name in meta["inputs"] else 1,
+        ).written()
+        for name in names
+    ]

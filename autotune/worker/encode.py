@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from autotune.shared.errors import TrialFailure
 from autotune.shared.folders import TOKENIZER_FILES, refusal_of_folder
 from autotune.shared.hub import hub_answers, use_cache_only
 from autotune.shared.records import ModelFacts, ModelSource
-from autotune.worker.batches import FEATURES_FILE, MASK, META_FILE, Features
+from autotune.worker.batches import FEATURES_FILE, META_FILE, Features
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import fit_work_polynomial
-from autotune.worker.inputs import choose_padding, longest_input, model_inputs
+from autotune.worker.inputs import choose_padding, longest_input, text_arrays, text_row
 from autotune.worker.slim import transformers
+from autotune.worker.work import work_named
+from autotune.worker.work.text import TextWork
 
 UNCUT = 100_000
 """Tokens to which rows are cut if neither the user nor the model limits them."""
@@ -89,7 +92,7 @@ def _tokenizer_advice(source: ModelSource) -> str | None:
 def _digest(files: Iterable[Path]) -> str:
     """SHA-256 over the names and contents of `files`, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
+    for path in sorted(files, key=lambda path: (path.name, path)):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -110,24 +113,33 @@ def model_digest(source: ModelSource) -> str:
         for pattern in ("config.json", *TOKENIZER_FILES, *WEIGHT_FILES)
         for path in folder.glob(pattern)
     }
-    return _digest(files)
+    return _digest(files | work_named(source.work).files(folder))
 
 
-def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any, ModelFacts]:
-    """The tokenizer, the model, and the facts of a model that suits the task.
+def inspect_model(
+    source: ModelSource,
+    *,
+    load_reader: Callable[[ModelSource], Any] = load_tokenizer,
+    files: Sequence[str] = TOKENIZER_FILES,
+) -> tuple[Any, Any, ModelFacts]:
+    """What makes inputs of rows, the model, and the facts of a model that suits the task.
+
+    `load_reader` loads the first one, from `files`: the tokenizer, or an image processor.
 
     Raises TrialFailure `unsupported`, with the remedy, if the model cannot be found or loaded, or
     if its checkpoint lacks weights of the head.
     """
     torch_model.silence_transformers()
     if os.path.isdir(source.path):
-        refusal = refusal_of_folder(Path(source.path), allow_pickle=source.allow_pickle)
+        refusal = refusal_of_folder(
+            Path(source.path), allow_pickle=source.allow_pickle, reader=files
+        )
         if refusal is not None:
             raise TrialFailure("unsupported", refusal)
     elif not hub_answers():
         use_cache_only()
     try:
-        tokenizer = load_tokenizer(source, words=words)
+        reader = load_reader(source)
     except TrialFailure:
         raise
     except Exception as error:  # transformers and tokenizers share no base class
@@ -139,7 +151,7 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
         raise
     except Exception as error:  # transformers and safetensors share no base class
         raise TrialFailure("unsupported", _loading_advice(source, error)) from error
-    config = model.config
+    config, core = model.config, work_named(source.work).core(model)
     # Checkpoints trained with some heads have no pooler. No task uses the pooler.
     missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
@@ -151,15 +163,15 @@ def inspect_model(source: ModelSource, *, words: bool = False) -> tuple[Any, Any
         )
     attention = str(config._attn_implementation)
     return (
-        tokenizer,
+        reader,
         model,
         ModelFacts(
             model_type=config.model_type,
-            architecture=type(model).__name__,
+            architecture=type(core).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
             attention=attention,
             attentions=("sdpa", "eager") if attention == "sdpa" else (attention,),
-            max_positions=longest_input(model, tokenizer),
+            max_positions=longest_input(core, reader),
             digest=model_digest(source),
             labels=tuple(str(config.id2label[i]) for i in sorted(config.id2label or {})),
             problem=_problem(config),
@@ -209,7 +221,9 @@ def encode(
     Raises TrialFailure `unsupported` for a model that does not suit the task (see `inspect_model`)
     or has fewer positions than `max_seq_length`.
     """
-    tokenizer, model, facts = inspect_model(source, words=words)
+    tokenizer, model, facts = inspect_model(
+        source, load_reader=functools.partial(load_tokenizer, words=words)
+    )
     if facts.max_positions is not None and max_seq_length > facts.max_positions:
         raise TrialFailure(
             "unsupported",
@@ -217,11 +231,14 @@ def encode(
             f"got {max_seq_length}; pass --max-seq-length {facts.max_positions}",
         )
     max_seq_length = max_seq_length or facts.max_positions or UNCUT
-    inputs = model_inputs(model, tokenizer)
+    work = work_named(source.work)
+    assert isinstance(work, TextWork)
+    inputs = work.inputs(model, tokenizer)
     encoded = [
         _encode_rows(
             tokenizer,
             inputs,
+            rewritten=lambda texts: work.rewritten(texts, source),
             rows_file=row_set["rows_file"],
             folder=row_set["folder"],
             max_seq_length=max_seq_length,
@@ -230,25 +247,28 @@ def encode(
         )
         for row_set in sets
     ]
-    work = fit_work_polynomial(model, inputs, max_seq_length)
+    operations = fit_work_polynomial(
+        model, functools.partial(text_row, model, inputs), max_seq_length
+    )
     padded = choose_padding(model, tokenizer, encoded[0], source.outputs)
     for row_set, features in zip(sets, encoded, strict=True):
         meta = replace(
             features,
-            pad=padded.pad,
+            arrays=padded.arrays,
             padding_side=padded.padding_side,
             own_pad_token=padded.own_pad_token,
-            work=work,
+            work=operations,
         ).meta()
         with open(os.path.join(row_set["folder"], META_FILE), "w", encoding="utf-8") as file:
             json.dump(meta, file)
-    return replace(facts, work=work)
+    return replace(facts, work=operations)
 
 
 def _encode_rows(
     tokenizer: Any,
     model_inputs: tuple[str, ...],
     *,
+    rewritten: Callable[[Sequence[Any]], Sequence[Any]],
     rows_file: str,
     folder: str,
     max_seq_length: int,
@@ -261,7 +281,7 @@ def _encode_rows(
     """
     with open(rows_file, encoding="utf-8") as file:
         rows = json.load(file)
-    text, pair, counts = rows["text"], rows["text_pair"], rows.get("counts")
+    text, pair, counts = rewritten(rows["text"]), rows["text_pair"], rows.get("counts")
     examples = len(text) if counts is None else len(counts)
     windowed = doc_stride is not None
     # As in run_qa.py: if padding is on the left, the long text comes first.
@@ -279,7 +299,8 @@ def _encode_rows(
         is_split_into_words=words,
     )
     count = len(encoded["input_ids"])
-    names = [name for name in model_inputs if name != MASK]
+    declared = text_arrays(model_inputs)
+    names = [array.name for array in declared if array.real is None]
     _fill_empty_rows(encoded, tokenizer, names, windowed=windowed)
     arrays: dict[str, np.ndarray] = {
         name: np.concatenate([np.asarray(ids, np.int32) for ids in encoded[name]]) for name in names
@@ -300,13 +321,12 @@ def _encode_rows(
     np.savez(os.path.join(folder, FEATURES_FILE), **arrays)  # type: ignore[arg-type]
     pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     return Features(
-        inputs={name: arrays[name].astype(np.int64) for name in names},
+        arrays=text_arrays(model_inputs, {name: pad.get(name, 0) or 0 for name in names}),
+        values={name: arrays[name].astype(np.int64) for name in names},
         lengths=arrays["lengths"].astype(np.int64),
-        pad={name: pad.get(name, 0) or 0 for name in names},
         padding_side=tokenizer.padding_side,
         max_seq_length=max_seq_length,
         examples=examples,
-        model_inputs=model_inputs,
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
-
-from autotune.worker.batches import MASK
 
 FITTED_WIDTHS_TOKENS = (16, 32, 64)
 """The padded widths that determine the polynomial."""
@@ -96,9 +95,11 @@ def count_work(call: Callable[[], object]) -> WorkCounter:
 
 
 def fit_work_polynomial(
-    model: Any, inputs: tuple[str, ...], max_seq_length: int
+    model: Any, make_row: Callable[[int], Mapping[str, torch.Tensor]], max_seq_length: int
 ) -> tuple[float, float, float] | None:
-    """(c, a, b): a row padded to w tokens takes c + a w + b w^2 floating-point operations.
+    """(c, a, b): a row padded to a width w takes c + a w + b w^2 floating-point operations.
+
+    `make_row` gives the inputs of one row of a width.
 
     c + a w are the products with weights, b w^2 the products of attention. Only matrix products
     are counted, because they take most of the time.
@@ -109,7 +110,7 @@ def fit_work_polynomial(
     checked = {CHECKED_WIDTH_TOKENS, min(max_seq_length, MAX_CHECKED_WIDTH_TOKENS)}
     try:
         counts = {
-            width: _count_operations(model, inputs, width)
+            width: count_work(functools.partial(model, **make_row(width))).total
             for width in {*FITTED_WIDTHS_TOKENS, *checked}
         }
     except Exception:  # a model's own code may raise anything
@@ -119,13 +120,3 @@ def fit_work_polynomial(
     if not all(np.isclose(c + a * w + b * w**2, counts[w], rtol=1e-3) for w in checked):
         return None
     return float(c), float(a), float(b)
-
-
-def _count_operations(model: Any, inputs: tuple[str, ...], width: int) -> int:
-    """The operations of one row of `width` tokens."""
-    # Classifiers of T5 and BART read the end of the text, and fail without one.
-    ends = getattr(model.config, "eos_token_id", None)
-    token = (ends[0] if isinstance(ends, list) else ends) or 0
-    fill = {"input_ids": token if 0 < token < model.config.vocab_size else 0, MASK: 1}
-    row = {name: torch.full((1, width), fill.get(name, 0)) for name in inputs}
-    return count_work(lambda: model(**row)).total

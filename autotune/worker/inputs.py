@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from autotune.shared.axes import InputArray, output_axes
 from autotune.shared.errors import TrialFailure
-from autotune.worker.batches import MASK, Features
+from autotune.worker.batches import Features
 
+MASK = "attention_mask"
+"""transformers' name of the mask of texts: 1 for a token, 0 for padding."""
 UNLIMITED_TOKENS = 1_000_000
 """Limits from here on mean no limit: such tokenizers report a huge `model_max_length`."""
 CONFIG_LIMITS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
@@ -55,6 +58,30 @@ def model_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
     return tuple(name for name in parameters if name in offered)
 
 
+def text_arrays(
+    names: Sequence[str], pad: Mapping[str, int] | None = None
+) -> tuple[InputArray, ...]:
+    """The declarations of a text's inputs `names`. `pad` gives their values of padding."""
+    values = pad or {}
+    return tuple(
+        InputArray(name=name, real=1)
+        if name == MASK
+        else InputArray(name=name, pad=values.get(name, 0))
+        for name in names
+    )
+
+
+def text_row(model: Any, names: Sequence[str], width: int) -> dict[str, torch.Tensor]:
+    """The inputs of one text of `width` tokens that every model can read.
+
+    Classifiers of T5 and BART read the end of the text, and fail without one.
+    """
+    ends = getattr(model.config, "eos_token_id", None)
+    token = (ends[0] if isinstance(ends, list) else ends) or 0
+    fill = {"input_ids": token if 0 < token < model.config.vocab_size else 0, MASK: 1}
+    return {name: torch.full((1, width), fill.get(name, 0)) for name in names}
+
+
 def longest_input(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that one row may have. None if nothing limits them.
 
@@ -65,7 +92,7 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
       their padding token, so a table of 514 rows serves 512 tokens; BART has an offset.
     """
     limits = (
-        tokenizer.model_max_length,
+        getattr(tokenizer, "model_max_length", None),
         *(getattr(model.config, name, None) for name in CONFIG_LIMITS),
         *_position_rows(model),
     )
@@ -116,7 +143,7 @@ def choose_padding(
         ) from error
     own, added = _token(model, model.config.pad_token_id), None
     if own is None:
-        last = features.inputs["input_ids"][np.cumsum(features.lengths) - 1]
+        last = features.values["input_ids"][np.cumsum(features.lengths) - 1]
         own = added = model.config.pad_token_id = _unused_token(model, tokenizer, last)
     theirs = None if added is not None else _token(model, tokenizer.pad_token_id)
     tokens = {own} if theirs is None else dict.fromkeys((theirs, own))
@@ -124,7 +151,10 @@ def choose_padding(
     choices = [
         replace(
             features,
-            pad={**features.pad, "input_ids": token},
+            arrays=tuple(
+                replace(array, pad=token) if array.name == "input_ids" else array
+                for array in features.arrays
+            ),
             padding_side=side,
             own_pad_token=added,
         )
@@ -181,9 +211,8 @@ def _answers(
     with torch.no_grad():
         found = model(**{name: torch.from_numpy(batch[name]) for name in features.model_inputs})
     answers: list[npt.NDArray[np.float32]] = []
-    for name, kind in outputs.items():
-        array = found[name].float().numpy()
-        answers += features.unpad(array, rows) if kind == "token" else list(array)
+    for name, axes in output_axes(outputs).items():
+        answers += features.unpad(found[name].float().numpy(), rows, axes)
     return answers
 
 

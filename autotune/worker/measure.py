@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from autotune.shared.axes import WIDTH, Axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.padding import PlannedBatch
 from autotune.shared.records import Pass, Screen, StoppingRule
@@ -57,8 +58,8 @@ SLOW_BATCH_S = 0.4
 class Outputs:
     """Logits of one pass in dataset order.
 
-    `arrays[name]` is float32: (features, ...) for an output with one vector a feature,
-    (tokens, ...) for one with a vector a token, padding removed and rows end to end.
+    `arrays[name]` is float32: (features, ...), or (places, ...) for an output with a width, padding
+    removed and rows end to end.
     """
 
     arrays: dict[str, npt.NDArray[np.float32]]
@@ -217,24 +218,24 @@ def _is_slow(inputs: WarmUp) -> bool:
     start = inputs.clock()
     inputs.call(largest)
     if inputs.seen_shapes is not None:
-        inputs.seen_shapes.add(largest["attention_mask"].shape)
+        inputs.seen_shapes.add(largest.shape)
     mean_tokens = sum(map(_tokens, inputs.batches)) / len(inputs.batches)
     return (inputs.clock() - start) * mean_tokens / _tokens(largest) > SLOW_BATCH_S
 
 
 def _tokens(batch: Batch) -> int:
-    """The tokens of a batch, padding included."""
-    return batch["attention_mask"].size
+    """The places of a batch, padding included."""
+    return batch.size
 
 
 def shapes_of(batches: Sequence[Batch]) -> set[Shape]:
-    return {batch["attention_mask"].shape for batch in batches}
+    return {batch.shape for batch in batches}
 
 
 def run_new_shapes(call: Call, batches: Sequence[Batch], seen_shapes: set[Shape]) -> None:
     """Run a batch of each distinct shape not in `seen_shapes`, and add the shape there."""
     for batch in batches:
-        shape = batch["attention_mask"].shape
+        shape = batch.shape
         if shape not in seen_shapes:
             seen_shapes.add(shape)
             call(batch)
@@ -255,7 +256,7 @@ def run_pass(
 
 
 def collect(
-    kinds: Mapping[str, str],
+    declared: Mapping[str, Axes],
     planned: Sequence[PlannedBatch],
     batches: Sequence[Batch],
     outputs: Sequence[Sequence[npt.NDArray[np.float32]]],
@@ -263,35 +264,41 @@ def collect(
 ) -> Outputs:
     """The outputs of a pass as arrays in dataset order, padding removed.
 
-    Rows that other instances run are NaN. `kinds` maps each output to `token` (one vector a
-    token) or `feature` (one vector a feature). Raises TrialFailure `non-finite`, or `crash` if
-    the shape of an output does not match its batch.
+    Rows that other instances run are NaN. `declared` maps each output to the axes that it begins
+    with. Raises TrialFailure `non-finite`, or `crash` if the shape of an output does not match its
+    batch.
     """
     arrays = {}
-    for position, (name, kind) in enumerate(kinds.items()):
+    for position, (name, axes) in enumerate(declared.items()):
         rows: dict[int, np.ndarray] = {}
+        varies = WIDTH in axes
         for plan, batch, output in zip(planned, batches, outputs, strict=True):
             array = output[position]
-            shape = batch["attention_mask"].shape
-            expected = shape if kind == "token" else shape[:1]
-            if array.shape[: len(expected)] != expected:
+            if not _fits(array, axes, batch):
                 raise TrialFailure(
-                    "crash", f"output {name} has shape {array.shape} for a batch of {shape}"
+                    "crash", f"output {name} has shape {array.shape} for a batch of {batch.shape}"
                 )
-            kept = features.unpad(array, plan.rows) if kind == "token" else list(array)
-            rows.update(zip(plan.rows, kept, strict=True))
+            rows.update(zip(plan.rows, features.unpad(array, plan.rows, axes), strict=True))
         if not all(np.isfinite(row).all() for row in rows.values()):
             raise TrialFailure("non-finite", f"output {name} holds NaN or infinity")
         if len(rows) < len(features):
             example = next(iter(rows.values()))
             for row, length in enumerate(features.lengths):
                 if row not in rows:
-                    per_token = (int(length), *example.shape[1:])
-                    missing_shape = per_token if kind == "token" else example.shape
+                    longer = (int(length), *example.shape[1:])
+                    missing_shape = longer if varies else example.shape
                     rows[row] = np.full(missing_shape, np.nan, example.dtype)
         ordered = [rows[row] for row in range(len(features))]
-        arrays[name] = np.concatenate(ordered) if kind == "token" else np.stack(ordered)
+        arrays[name] = np.concatenate(ordered) if varies else np.stack(ordered)
     return Outputs(arrays=arrays)
+
+
+def _fits(array: npt.NDArray[np.float32], axes: Axes, batch: Batch) -> bool:
+    """Whether the rows of an output, and its width if it has one, are those of the batch."""
+    rows, width = batch.shape
+    if len(array.shape) < len(axes) or array.shape[0] != rows:
+        return False
+    return WIDTH not in axes or array.shape[axes.index(WIDTH)] == width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +310,7 @@ class ReferenceOutputs:
     """
 
     arrays: Mapping[str, npt.NDArray[np.float32]]
-    kinds: Mapping[str, str]
+    axes: Mapping[str, Axes]
     features: Features
 
     def check(self, planned: Sequence[PlannedBatch], outputs: Sequence[Logits]) -> None:
@@ -312,17 +319,16 @@ class ReferenceOutputs:
 
         Fewer logits than MIN_LOGITS_TO_JUDGE always pass.
         """
-        starts = np.concatenate([[0], np.cumsum(self.features.lengths)])
-        for position, (name, kind) in enumerate(self.kinds.items()):
+        starts = self.features.starts
+        for position, (name, axes) in enumerate(self.axes.items()):
             reference = self.arrays[name]
             expected, found = [], []
             for batch, output in zip(planned, outputs, strict=True):
-                if kind == "token":
+                if WIDTH in axes:
                     expected += [reference[starts[r] : starts[r + 1]] for r in batch.rows]
-                    found += self.features.unpad(output[position], batch.rows)
                 else:
                     expected += list(reference[list(batch.rows)])
-                    found += list(output[position])
+                found += self.features.unpad(output[position], batch.rows, axes)
             for one, other in zip(expected, found, strict=True):
                 if one.shape != other.shape:
                     raise TrialFailure(
@@ -352,7 +358,7 @@ def correlation(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32
 
 def measure(
     call: Call,
-    kinds: Mapping[str, str],
+    declared: Mapping[str, Axes],
     planned: Sequence[PlannedBatch],
     features: Features,
     rule: StoppingRule,
@@ -404,7 +410,7 @@ def measure(
                 else 0.0,
             )
         )
-        collected = collect(kinds, planned, batches, outputs, features) if complete else None
+        collected = collect(declared, planned, batches, outputs, features) if complete else None
         digests.add(collected.digest if collected else "")
         if rule.rung == "first" or enough(passes, rule):
             return tuple(passes), collected, len(digests) == 1

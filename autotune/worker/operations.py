@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.shared.axes import Axes, output_axes
 from autotune.shared.engine import EngineFile
 from autotune.shared.errors import InputError, TrialFailure, describe, is_out_of_memory
 from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
@@ -46,6 +47,7 @@ from autotune.worker.measure import (
     warm_up,
 )
 from autotune.worker.serve import serve, warm_up_shapes
+from autotune.worker.work import work_named
 
 OUTPUTS_FILE = "outputs.npz"
 
@@ -102,7 +104,7 @@ def seconds_alive() -> float:
 
 
 def count_padded_tokens(planned: Sequence[PlannedBatch]) -> int:
-    """The tokens of these batches, padding included."""
+    """The places (tokens, frames, or rows) of these batches, padding included."""
     return sum(p.width * len(p.rows) for p in planned)
 
 
@@ -144,10 +146,9 @@ class Operations:
         return probe(instruction_sets, [EngineFile(**one) for one in engine_files])
 
     def encode(self, *, source: dict[str, Any], **arguments: Any) -> ModelFacts:
-        """Encode the rows into folders of features; facts of the model."""
-        from autotune.worker.encode import encode
-
-        return encode(ModelSource(**source), **arguments)
+        """Encode the rows into folders of features, as the work of `source` does."""
+        model = ModelSource(**source)
+        return work_named(model.work).encode(model, **arguments)
 
     def digest(self, *, source: dict[str, Any]) -> str:
         """SHA-256 over the configuration, tokenizer and weights of the model."""
@@ -205,7 +206,7 @@ class Operations:
         loaded = Features.load(features)
         material = Material(
             source=model,
-            inputs=loaded.model_inputs,
+            arrays=loaded.arrays,
             samples=sample_batches(loaded),
             calibration=calibration_batches(Features.load(calibration)) if calibration else (),
             threads=int(process["threads"]),
@@ -230,14 +231,14 @@ class Operations:
             with np.load(reference, allow_pickle=False) as arrays:
                 logits = {name: arrays[name] for name in model.outputs}
             reference_outputs = ReferenceOutputs(
-                arrays=logits, kinds=model.outputs, features=loaded
+                arrays=logits, axes=output_axes(model.outputs), features=loaded
             )
         self._opened = _Opened(
             engine=new_engine,
             own_threads=descriptor.own_threads,
             prepared=prepared,
             features=loaded,
-            outputs=model.outputs,
+            outputs=output_axes(model.outputs),
             reference_outputs=reference_outputs,
             phases_s=phases,
         )
@@ -448,7 +449,7 @@ class _Opened:
     own_threads: bool  # as `EngineDescriptor.own_threads`
     prepared: Prepared
     features: Features
-    outputs: Mapping[str, str]  # name of a model output -> `token` or `feature`
+    outputs: Mapping[str, Axes]
     reference_outputs: ReferenceOutputs | None
     phases_s: Mapping[str, float]
 

@@ -108,8 +108,7 @@ def _take_batch(
         requests.append(waiting.popleft())
     width = batch_width(
         max(lengths),
-        padding=point["padding"],
         max_seq_length=features.max_seq_length,
-        bucket_step=point.get("bucket_step", 0),
+        **{name: point[name] for name in ("padding", "bucket_step") if name in point},
     )
     return requests, width

@@ -28,7 +28,7 @@ from autotune.shared.records import (
 from autotune.shared.stopping import rule_per_instance
 from autotune.store.wire import WireError
 
-KINDS = {"start": "token", "label": "feature"}
+OUTPUTS = {"start": "batch width", "label": "batch"}
 EXPECTED = Expected(examples=10, features=10, tokens=10)
 
 
@@ -41,7 +41,7 @@ GOOD = {"start": np.zeros(10, np.float32), "label": np.zeros((10, 2), np.float32
 
 
 def test_outputs_that_fit_are_read(tmp_path):
-    found = read_outputs([write(tmp_path / "o.npz", **GOOD)], KINDS, EXPECTED)
+    found = read_outputs([write(tmp_path / "o.npz", **GOOD)], OUTPUTS, EXPECTED)
     assert {name: array.shape for name, array in found.items()} == {
         "start": (10,),
         "label": (10, 2),
@@ -61,7 +61,7 @@ def test_outputs_that_fit_are_read(tmp_path):
 def test_outputs_that_do_not_fit_are_refused(tmp_path, change, words):
     path = write(tmp_path / "o.npz", **{**GOOD, **change})
     with pytest.raises(WireError, match=words):
-        read_outputs([path], KINDS, EXPECTED)
+        read_outputs([path], OUTPUTS, EXPECTED)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 garbage", b"\x93NUMPY"])
@@ -70,12 +70,12 @@ def test_output_files_that_are_not_archives_are_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(WireError, match="cannot be read"):
-        read_outputs([path], KINDS, EXPECTED)
+        read_outputs([path], OUTPUTS, EXPECTED)
 
 
 ANSWER_S = 0.02
 """Seconds until a worker answers; the runner looks at its memory meanwhile."""
-SOURCE = ModelSource(path="m", head="H", outputs=KINDS)
+SOURCE = ModelSource(path="m", head="H", outputs=OUTPUTS)
 STACKS = {"default": StackFacts(python="python", python_version="3.11", versions={}, ipex=None)}
 GIVEN = {"stack": "default", "interop_threads": 1, "flush_denormals": False}
 

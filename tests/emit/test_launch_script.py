@@ -139,7 +139,7 @@ def test_a_worker_that_fails_gives_its_exit_code_and_words(tmp_path):
 
 
 def test_the_requests_of_the_script_are_those_of_the_search():
-    source = ModelSource(path="/m", head="H", outputs={"logits": "feature"})
+    source = ModelSource(path="/m", head="H", outputs={"logits": "batch"})
     inputs = Inputs(
         source=source,
         features="/run/workload",
@@ -160,7 +160,7 @@ def test_the_requests_of_the_script_are_those_of_the_search():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_best_yaml_reads_back_whatever_the_model_is_called(name):
-    source = ModelSource(path=name, head="H", outputs={"logits": "feature"})
+    source = ModelSource(path=name, head="H", outputs={"logits": "batch"})
     text = best_yaml(
         CONFIG,
         source=source,

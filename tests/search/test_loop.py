@@ -157,6 +157,24 @@ def test_a_leader_that_fails_in_the_finals_is_replaced(bench):
     assert result.best.origin == "final"
 
 
+def test_a_second_baseline_beside_the_space_may_be_visited_in_part(bench):
+    """On a slow host a visit of the finals runs a part of a pass, which is judged by its trial."""
+
+    class Part(FakeRunner):
+        def run(self, config, rule):
+            outcome = super().run(config, rule)
+            if rule != VISIT_RULE or outcome.measurement is None:
+                return outcome
+            halves = tuple(replace(p, share=0.5) for p in outcome.measurement.passes)
+            return replace(outcome, measurement=replace(outcome.measurement, passes=halves))
+
+    result = bench.search(Part(), trials=6, overrides=["mode=jit"])
+    (beside,) = [t for t in result.trials if t.origin == "beside"]
+    visits = [t for t in of_finals(result) if t.config == beside.config]
+    assert visits
+    assert all(t.accuracy == beside.accuracy for t in visits)
+
+
 def test_a_baseline_that_fails_in_the_finals_ends_them(bench):
     result = bench.search(Worn(), trials=12)
     assert sum(not trial.succeeded for trial in of_finals(result)) == MIN_ROUNDS

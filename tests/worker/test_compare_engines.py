@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autotune.shared.axes import InputArray
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
+from autotune.worker.batches import Batch
 from autotune.worker.engines.base import Material
 
 pytestmark = pytest.mark.model
@@ -25,11 +27,11 @@ def compare():
     return torch_model.compare
 
 
-def difference(compare, kind, expected, actual):
+def difference(compare, axes, expected, actual):
     material = Material(
-        source=ModelSource(path="", head="", outputs={"logits": kind}),
-        inputs=("attention_mask",),
-        samples=[{"attention_mask": MASK}],
+        source=ModelSource(path="", head="", outputs={"logits": axes}),
+        arrays=(InputArray(name="attention_mask", real=1),),
+        samples=[Batch({"attention_mask": MASK}, MASK.astype(bool))],
         calibration=(),
         threads=1,
         instruction_sets=frozenset(),
@@ -44,14 +46,14 @@ def test_a_head_with_as_many_labels_as_tokens_is_compared_whole(compare):
     actual = expected.copy()
     actual[1, 2] = 0.5
     with pytest.raises(TrialFailure, match=r"inaccurate: differs from eager by 0\.5"):
-        difference(compare, "feature", expected, actual)
+        difference(compare, "batch", expected, actual)
 
 
 def test_outputs_of_padding_tokens_are_ignored(compare):
     expected = np.zeros((2, 3, 4), np.float32)
     actual = expected.copy()
     actual[1, 2] = 9.0
-    assert difference(compare, "token", expected, actual) == 0.0
+    assert difference(compare, "batch width", expected, actual) == 0.0
     actual[1, 1] = 9.0
     with pytest.raises(TrialFailure, match="inaccurate"):
-        difference(compare, "token", expected, actual)
+        difference(compare, "batch width", expected, actual)

@@ -228,7 +228,9 @@ def test_more_threads_than_cpus_is_a_fallback_failure(runner, monkeypatch):
 MODEL_THAT_CANNOT_BE_TRACED = """
 from pathlib import Path
 import torch
+from autotune.shared.axes import InputArray
 from autotune.shared.records import ModelSource
+from autotune.worker.batches import Batch
 from autotune.shared.errors import TrialFailure
 from autotune.worker.engines.jit import trace
 from autotune.worker.engines.base import Material
@@ -238,12 +240,15 @@ import numpy as np
 class Model(torch.nn.Module):
     def forward(self, attention_mask):
         if {body}
-batch = lambda rows, width: {{"attention_mask": np.ones((rows, width), np.int64)}}
+def batch(rows, width):
+    mask = np.ones((rows, width), np.int64)
+    return Batch({{"attention_mask": mask}}, mask.astype(bool))
 try:
     samples = [batch(2, 4), batch(1, 3), batch(3, 7)]
-    source = ModelSource(path="", head="", outputs={{"y": "feature"}})
+    source = ModelSource(path="", head="", outputs={{"y": "batch"}})
     material = Material(
-        source=source, inputs=("attention_mask",), samples=samples, calibration=(), threads=1,
+        source=source, arrays=(InputArray(name="attention_mask"),), samples=samples,
+        calibration=(), threads=1,
         instruction_sets=frozenset(), cache=Path(),
     )
     model = Positional(Model(), material.inputs, material.outputs)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from families import FAMILIES, build, make_tokenizer
 
+from autotune.shared.axes import output_axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
 from autotune.worker.batches import Features
@@ -21,9 +22,9 @@ pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 
 TEXTS = ["a plain start", "two friends meet again by the sea, after many years", "no", "it rained!"]
 KINDS = {
-    "text-classification": ("AutoModelForSequenceClassification", {"logits": "feature"}),
-    "feature-extraction": ("AutoModel", {"last_hidden_state": "token"}),
-    "token-classification": ("AutoModelForTokenClassification", {"logits": "token"}),
+    "text-classification": ("AutoModelForSequenceClassification", {"logits": "batch"}),
+    "feature-extraction": ("AutoModel", {"last_hidden_state": "batch width"}),
+    "token-classification": ("AutoModelForTokenClassification", {"logits": "batch width"}),
 }
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "gemma", "phi3", "gpt-neox")
 UNUSED = 200
@@ -81,7 +82,8 @@ def together(features, source, width):
     """What the baseline answers for all rows as one batch of `width` tokens."""
     rows = list(range(len(features)))
     (found,) = engine_for(features, source)(features.batch(rows, width))
-    return features.unpad(found, rows) if "token" in source.outputs.values() else list(found)
+    (axes,) = output_axes(source.outputs).values()
+    return features.unpad(found, rows, axes)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_a_model_that_padding_always_changes_is_padded_as_transformers_does(tmp_
     build(tmp_path / "model", "fnet", "text-classification")
     features, _, _ = encoded(tmp_path)
     assert features.model_inputs == ("input_ids", "token_type_ids")  # it has no mask
-    assert (features.pad["input_ids"], features.padding_side) == (0, "right")
+    assert (features.arrays[0].pad, features.padding_side) == (0, "right")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from autotune.worker.measure import (
 
 FEATURES = features([3, 5, 2])
 PLANNED = plan(FEATURES.lengths, batch_size=2, padding="longest", max_seq_length=16)
-KINDS = {"start": "token", "label": "feature"}
+AXES = {"start": ("batch", "width"), "label": ("batch",)}
 
 
 class Machine:
@@ -69,7 +69,7 @@ class Machine:
 
         return measure(
             self,
-            KINDS,
+            AXES,
             PLANNED,
             FEATURES,
             StoppingRule(**rule),
@@ -228,7 +228,7 @@ def test_a_part_has_times_and_no_outputs():
     machine = Machine([1.0])
     passes, outputs, repeatable = measure(
         machine,
-        KINDS,
+        AXES,
         PLANNED[:1],
         FEATURES,
         StoppingRule(min_passes=2),
@@ -246,7 +246,7 @@ def test_an_instance_leaves_the_rows_of_the_others_out():
     machine = Machine([1.0])
     _, outputs, _ = measure(
         machine,
-        KINDS,
+        AXES,
         PLANNED[:1],
         FEATURES,
         StoppingRule(min_passes=1, max_passes=1, leader_s=1.0),
@@ -371,7 +371,7 @@ REFERENCE = ReferenceOutputs(
         "start": np.arange(1, 11, dtype=np.float32),
         "label": np.array([6, 30, 19], np.float32),
     },
-    kinds=KINDS,
+    axes=AXES,
     features=FEATURES,
 )
 

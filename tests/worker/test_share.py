@@ -11,6 +11,7 @@ A model of 2 layers, 64 wide, with 128 wide feed-forward layers (BERT) or 256 (G
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from families import build
 from autotune.shared.engines import engine_named
 from autotune.shared.errors import TrialFailure
 from autotune.shared.records import ModelSource
+from autotune.worker.batches import Batch
 from autotune.worker.engines.base import Material
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
@@ -41,15 +43,18 @@ def material(folder, work=None, inputs=INPUTS):
 
     def batch(rows, width):
         ids = rng.integers(6, 40, (rows, width))
-        return {"input_ids": ids, "attention_mask": np.ones((rows, width), np.int64)}
+        mask = np.ones((rows, width), np.int64)
+        return Batch({"input_ids": ids, "attention_mask": mask}, mask.astype(bool))
+
+    from autotune.worker.inputs import text_arrays
 
     return Material(
         source=ModelSource(
             path=str(folder),
             head="AutoModelForSequenceClassification",
-            outputs={"logits": "feature"},
+            outputs={"logits": "batch"},
         ),
-        inputs=inputs,
+        arrays=text_arrays(inputs),
         samples=[batch(ROWS, WIDTH), batch(1, 5)],
         calibration=[batch(1, 9)] * 2,
         threads=1,
@@ -70,16 +75,20 @@ def products(work):
 def test_the_work_is_what_the_layers_say(family, work, tmp_path):
     from autotune.worker.engines import torch_model
     from autotune.worker.flops import fit_work_polynomial
+    from autotune.worker.inputs import text_row
 
     found = material(build(tmp_path, family, "text-classification"))
     model, _ = torch_model.load(found.source)
-    assert fit_work_polynomial(model, INPUTS, 64) == pytest.approx(work, abs=1)
+    assert fit_work_polynomial(model, partial(text_row, model, INPUTS), 64) == pytest.approx(
+        work, abs=1
+    )
 
 
 def test_a_work_that_is_no_polynomial_is_none():
     import torch
 
     from autotune.worker.flops import fit_work_polynomial
+    from autotune.worker.inputs import text_row
 
     class Steps(torch.nn.Module):
         """Pads every row to a multiple of 64 tokens."""
@@ -90,8 +99,9 @@ def test_a_work_that_is_no_polynomial_is_none():
             width = -(-input_ids.shape[1] // 64) * 64
             return torch.ones(width, 8) @ torch.ones(8, 8)
 
-    assert fit_work_polynomial(Steps(), ("input_ids",), 48) is not None  # up to 64 it is constant
-    assert fit_work_polynomial(Steps(), ("input_ids",), 100) is None
+    make_row = partial(text_row, Steps(), ("input_ids",))
+    assert fit_work_polynomial(Steps(), make_row, 48) is not None  # up to 64 it is constant
+    assert fit_work_polynomial(Steps(), make_row, 100) is None
 
 
 def run(mode, precision, found, **options):

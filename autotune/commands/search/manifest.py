@@ -53,7 +53,7 @@ def describe_run(
             "name": settings.model,
             "path": workload.source.path,
             **to_jsonable(workload.facts),
-            "padding": dict(workload.padding),
+            "padding": None if workload.padding is None else dict(workload.padding),
             "trust_remote_code": settings.trust_remote_code,
             "allow_pickle": settings.allow_pickle,
         },

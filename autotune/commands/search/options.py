@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from autotune.commands.search.settings import Settings, infer_task, resolve_model
+from autotune.commands.search.settings import Settings, infer_task, model_folder, resolve_model
 from autotune.search.objective import ServerObjective
+from autotune.shared.axes import WIDTH
 from autotune.shared.errors import InputError, ModelError, OutputError, ResumeError
 from autotune.shared.objectives import OBJECTIVES
 from autotune.shared.paths import kind_of
@@ -43,8 +44,10 @@ def settings_from(
         decided.append(line)
     task = task_named(options["task"])
     options["task"] = task.name
+    if "max_seq_length" in given and WIDTH not in task.input_axes:
+        raise InputError(f"--max-seq-length: inputs of {task.name} have no width, drop the option")
     if options.get("max_seq_length") is None:
-        options["max_seq_length"] = task.default_max_seq_length
+        options["max_seq_length"] = task.max_seq_length_of(model_folder(str(options["model"])))
     if options.get("doc_stride") is None:
         options["doc_stride"] = task.default_doc_stride or 0
     elif "doc_stride" in given and task.default_doc_stride is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autotune import demo
 from autotune.search.limits import Limits
-from autotune.shared.errors import ModelError, SpaceError
+from autotune.shared.errors import DatasetError, ModelError, SpaceError
 from autotune.shared.folders import refusal_of_folder
 from autotune.shared.hub import hub_answers
 from autotune.shared.objectives import DEFAULT
@@ -160,6 +160,15 @@ def infer_task(model: str) -> tuple[str, str]:
     return task, architectures[0]
 
 
+def model_folder(name: str) -> Path | None:
+    """Return the folder of `--model`, or the latest one of a hub id in the hub's cache.
+
+    None if the model is not on this machine. Raises ModelError as `resolve_model` does.
+    """
+    found = [path for path in _configs_of(resolve_model(name)) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
 def _configs_of(model: str) -> list[Path]:
     """The config.json of a folder, or those of a hub id in the hub's cache."""
     if os.path.isabs(model):
@@ -207,9 +216,14 @@ def find_space(name: str) -> Path:
 
 
 def dataset_of(settings: Settings, task: Task) -> str:
-    """Return the file or dataset id to read: the user's, else the demo's or the task's default."""
+    """Return the file or dataset id to read: the user's, else the demo's or the task's default.
+
+    Raises DatasetError if the task has none.
+    """
     if settings.dataset is not None:
         return settings.dataset
+    if not task.default_dataset:
+        raise DatasetError(f"--dataset is needed: {task.name} has no default dataset")
     return str(demo.DATASET) if settings.model == demo.NAME else task.default_dataset
 
 

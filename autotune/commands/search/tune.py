@@ -334,7 +334,11 @@ class Tuning:
         """The search's context: the compiled space and the manifest added to what is known."""
         settings, host = self._settings, opened.host
         surroundings = stacks.surroundings(
-            host, found, attentions=workload.facts.attentions, objective=self._objective.kind
+            host,
+            found,
+            attentions=workload.facts.attentions,
+            objective=self._objective.kind,
+            axes=self._task.input_axes,
         )
         seeds = self._seeds(opened, workload)
         base, dynamic = baseline(surroundings), dynamic_baseline(surroundings)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from autotune.shared.axes import Axes, InputArray, output_axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.instructions import has_vnni
 from autotune.shared.precisions import precision_named
@@ -34,7 +35,7 @@ class Environment:
 class Material:
     """The inputs of `Engine.prepare`.
 
-    `inputs` names what the model takes, in the order of its `forward`. A batch may hold more.
+    `arrays` declares what the model takes, in the order of its `forward`.
     `samples[0]` is the example batch to trace or compile with. The other samples are shorter,
     longer and have odd sizes. An engine that traces, exports or compiles must compare its outputs
     with those of the original model on all samples.
@@ -43,7 +44,7 @@ class Material:
     """
 
     source: ModelSource
-    inputs: tuple[str, ...]
+    arrays: tuple[InputArray, ...]
     samples: Sequence[Batch]
     calibration: Sequence[Batch]
     threads: int
@@ -54,14 +55,19 @@ class Material:
     work: tuple[float, float, float] | None = None
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the model's inputs, in order."""
+        return tuple(array.name for array in self.arrays)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the model's outputs, in order."""
         return tuple(self.source.outputs)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """`token` or `feature` for each of `outputs`."""
-        return tuple(self.source.outputs.values())
+    def output_axes(self) -> dict[str, Axes]:
+        """Output -> the axes that it begins with, in the order of `outputs`."""
+        return output_axes(self.source.outputs)
 
     @property
     def vnni(self) -> bool:
@@ -90,8 +96,8 @@ class Material:
 class Prepared:
     """A callable ready to be timed.
 
-    `call` takes a padded batch: int64 arrays of shape (batch, width). It returns the outputs
-    that the model source names, in that order, as float32 arrays.
+    `call` takes a padded batch. It returns the outputs that the model source names, in that order,
+    as float32 arrays.
     """
 
     call: Call

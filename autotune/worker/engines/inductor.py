@@ -94,7 +94,7 @@ def compile_package(runnable: Runnable, material: Material, path: Path) -> Runna
             exported = torch.export.export(
                 runnable.model,
                 example,
-                dynamic_shapes=torch_model.dynamic_shapes(inputs, material.samples),
+                dynamic_shapes=torch_model.dynamic_shapes(material.arrays, material.samples),
                 strict=False,
             )
             with write_atomically(path) as partial:

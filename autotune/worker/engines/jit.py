@@ -22,7 +22,7 @@ import torch
 
 from autotune.shared.errors import TrialFailure, describe
 from autotune.shared.precisions import precision_named
-from autotune.worker.batches import MASK, Batch
+from autotune.worker.batches import Batch
 from autotune.worker.engines import torch_model
 from autotune.worker.engines.base import (
     Engine,
@@ -74,8 +74,7 @@ def trace(runnable: Runnable, material: Material, tolerance: float) -> tuple[Run
         try:
             return call(batch)
         except Exception as error:
-            shape = batch[MASK].shape
-            reason = f"the trace fails on a batch of shape {shape}: {describe(error)}"
+            reason = f"the trace fails on a batch of shape {batch.shape}: {describe(error)}"
             raise TrialFailure("inaccurate", reason) from error
 
     return call, torch_model.compare(runnable, run_trace, material, tolerance)

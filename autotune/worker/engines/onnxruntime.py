@@ -158,7 +158,6 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
     model = torch_model.load_for(material, attention)
     names, inputs = material.outputs, material.inputs
     wrapped = torch_model.Positional(model, inputs, names)
-    axes = {"token": {0: "batch", 1: "width"}, "feature": {0: "batch"}}  # by kind of output
     with write_atomically(path) as partial:
         try:
             with torch.no_grad():
@@ -169,8 +168,11 @@ def export_onnx(material: Material, attention: str, path: Path) -> None:
                     input_names=list(inputs),
                     output_names=list(names),
                     dynamic_axes={
-                        **{name: {0: "batch", 1: "width"} for name in inputs},
-                        **{name: axes[kind] for name, kind in material.source.outputs.items()},
+                        **{array.name: array.variable for array in material.arrays},
+                        **{
+                            name: dict(enumerate(axes))
+                            for name, axes in material.output_axes.items()
+                        },
                     },
                     opset_version=OPSET,
                     dynamo=False,

@@ -191,9 +191,12 @@ def convert(material: Material, attention: str) -> Any:
             converted = openvino.convert_model(traced, example_input=example)
     except Exception as error:
         raise TrialFailure("fallback", f"openvino.convert_model failed: {error}") from error
-    for port, name in zip(converted.inputs, inputs, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+    for port, array in zip(converted.inputs, material.arrays, strict=True):
+        sizes: list[int] = list(material.samples[0][array.name].shape)
+        for place in array.variable:
+            sizes[place] = -1
+        port.get_tensor().set_names({array.name})
+        port.get_node().set_partial_shape(openvino.PartialShape(sizes))
     for port, name in zip(converted.outputs, names, strict=True):
         port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()

@@ -83,7 +83,7 @@ def quantize_model(material: Material, attention: str) -> QuantizedGraph:
             exported = torch.export.export(
                 Positional(model, inputs, material.outputs),
                 as_tensors(material.samples[0], inputs),
-                dynamic_shapes=torch_model.dynamic_shapes(inputs, material.samples),
+                dynamic_shapes=torch_model.dynamic_shapes(material.arrays, material.samples),
                 strict=True,  # only a strict export records the node origins the quantiser reads
             )
             graph = exported.module()

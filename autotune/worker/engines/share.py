@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from autotune.shared.errors import TrialFailure
 from autotune.shared.precisions import precision_named
 from autotune.shared.records import Scalar
-from autotune.worker.batches import MASK
 from autotune.worker.engines.base import Material
 
 MIN_SHARE = 0.5
@@ -29,7 +28,7 @@ def check_share(
     `done` of the `whole` operations of `material.samples[0]` are of this `kind`. Raises
     TrialFailure `fallback` if they are less than MIN_SHARE of the products with weights.
     """
-    rows, width = material.samples[0][MASK].shape
+    rows, width = material.samples[0].shape
     weights = whole
     if material.work is not None:
         c, a, b = material.work

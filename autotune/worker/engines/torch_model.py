@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from autotune.shared.axes import BATCH, WIDTH, InputArray
 from autotune.shared.errors import TrialFailure
 from autotune.shared.precisions import precision_named
 from autotune.shared.records import ModelSource, Scalar
-from autotune.worker.batches import MASK, Batch
+from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import Material
 from autotune.worker.slim import transformers
+from autotune.worker.work import work_named
 
 CACHES = ("use_cache", "use_mems_eval")
 """Settings of a configuration that make a model keep keys and values for the next token. No task
@@ -29,7 +31,9 @@ reads a next token, and graphs cannot return such a cache."""
 def load(
     source: ModelSource, attention: str | None = None, own_pad_token: int | None = None
 ) -> tuple[Any, list[str]]:
-    """The model in float32 and evaluation mode, and the names of weights its checkpoint lacks.
+    """What is run, in float32 and evaluation mode, and the weights that its checkpoint lacks.
+
+    That is the model of transformers, assembled by the work of `source`.
 
     `own_pad_token` replaces the padding token of the model's configuration (see `Features`).
 
@@ -71,7 +75,8 @@ def load(
             f"the configuration asks for attention={attention}",
         )
     keep_attention_type(model)
-    return model.eval(), sorted(info["missing_keys"])
+    assembled = work_named(source.work).assemble(model.eval(), source)
+    return assembled, sorted(info["missing_keys"])
 
 
 def keep_attention_type(model: torch.nn.Module) -> None:
@@ -138,30 +143,55 @@ def bf16_autocast() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
-def dynamic_shapes(inputs: Sequence[str], samples: Sequence[Batch]) -> dict[str, Any]:
+def dynamic_shapes(arrays: Sequence[InputArray], samples: Sequence[Batch]) -> dict[str, Any]:
     """The `dynamic_shapes` argument of `torch.export.export` for a `Positional` model.
 
-    Allows any number of rows, and widths from 2 tokens to that of the widest sample.
+    Allows any number of rows, and widths from 2 to that of the widest sample. All other axes are
+    fixed.
     """
-    widest = max(rows["attention_mask"].shape[1] for rows in samples)
-    shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("width", min=2, max=widest)}
-    return {"tensors": tuple(shape for _ in inputs)}
+    sizes = {BATCH: torch.export.Dim("batch", min=1)}
+    if any(WIDTH in array.axes for array in arrays):
+        widest = max(batch.shape[1] for batch in samples)
+        sizes[WIDTH] = torch.export.Dim("width", min=2, max=widest)
+    return {
+        "tensors": tuple(
+            {place: sizes[axis] for place, axis in array.variable.items()} for array in arrays
+        )
+    }
 
 
 class Positional(torch.nn.Module):
     """A model that takes tensors in a fixed order and returns a tuple of its named outputs.
 
     Exporters and tracers need that. What else the model returns, such as a cache, is left out.
+    `floats` is the type to which inputs of floating-point numbers are converted: that of a model
+    that was converted as a whole. None: they stay as they are.
     """
 
-    def __init__(self, model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        floats: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self.floats = floats
         self.model, self.inputs, self.outputs = model, tuple(inputs), tuple(outputs)
         self.eval()  # exporters restore the training mode of the outermost module
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        found = self.model(**self.named(tensors))
         return tuple(found[name] for name in self.outputs)
+
+    def named(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs by name, as the model takes them."""
+        found = dict(zip(self.inputs, tensors, strict=True))
+        if self.floats is None:
+            return found
+        return {
+            name: t.to(self.floats) if t.is_floating_point() else t for name, t in found.items()
+        }
 
 
 def apply_precision(
@@ -183,11 +213,13 @@ def apply_precision(
     """
     precision = options["precision"]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    floats = None
     if precision == "bf16_matmul":
         torch.set_float32_matmul_precision("medium")
     elif precision == "bf16":
         if options["bf16_method"] == "full":
-            model = model.to(torch.bfloat16)
+            floats = torch.bfloat16
+            model = model.to(floats)
         else:
             context = bf16_autocast
     elif precision == "int8_dynamic":
@@ -198,9 +230,8 @@ def apply_precision(
         )
     elif precision != "fp32":
         raise TrialFailure("unsupported", f"torch cannot apply precision {precision!r}")
-    runnable = Runnable(
-        Positional(model, material.inputs, material.outputs), material.inputs, context
-    )
+    positional = Positional(model, material.inputs, material.outputs, floats)
+    runnable = Runnable(positional, material.inputs, context)
     kind = options.get("linear", "torch")
     if kind != "torch":
         linear.pack_for_onednn(model, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -208,7 +239,7 @@ def apply_precision(
         before = {id(batch): runnable(batch) for batch in material.samples}
         with torch.no_grad(), context():
             tensors = as_tensors(material.samples[0], material.inputs)
-            fused = linear.fuse_gelus(model, dict(zip(material.inputs, tensors, strict=True)))
+            fused = linear.fuse_gelus(model, positional.named(tensors))
         if not fused:
             raise TrialFailure(
                 "fallback", "linear=onednn_fused found no GELU to fuse into a Linear"
@@ -227,23 +258,21 @@ def compare(
     """The largest difference of outputs over all samples, relative to the reference's outputs.
 
     The scale is the largest absolute output of the reference on that batch, at least 1. Outputs
-    of padding tokens are ignored. Raises TrialFailure `inaccurate`, with the shape of the batch,
+    of padding are ignored. Raises TrialFailure `inaccurate`, with the shape of the batch,
     if outputs differ in shape or by more than `tolerance`.
     """
     worst = 0.0
     for batch in material.samples:
-        shape = batch[MASK].shape
-        real = batch[MASK].astype(bool)
-        found = zip(material.kinds, reference(batch), candidate(batch), strict=True)
-        for kind, expected, actual in found:
+        shape, declared = batch.shape, material.output_axes.values()
+        found = zip(declared, reference(batch), candidate(batch), strict=True)
+        for axes, expected, actual in found:
             if actual.shape != expected.shape:
                 raise TrialFailure(
                     "inaccurate",
                     f"on a batch of shape {shape}, an output has shape {actual.shape}, "
                     f"eager's has {expected.shape}",
                 )
-            if kind == "token":
-                expected, actual = expected[real], actual[real]
+            expected, actual = (batch.without_padding(a, axes) for a in (expected, actual))
             scale = max(float(np.abs(expected).max()), 1.0)
             difference = float(np.abs(actual - expected).max()) / scale
             worst = max(worst, difference)

@@ -1,0 +1,337 @@
+"""Vectors of texts, made inside the graph, against sentence-transformers and against torch alone.
+
+The models are small and random. Each folder has the files that sentence-transformers writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import build, make_tokenizer
+
+from autotune.shared.errors import TrialFailure
+from autotune.tasks import task_named
+from autotune.worker.batches import Features
+
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
+
+TASK = task_named("feature-extraction")
+TEXTS = ["a plain start", "Two friends meet again by the sea, after MANY years", "no", "rain!"]
+SIZE, SMALLER = 64, 24
+POOLINGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+EQUAL = 1e-5
+
+
+def sentence_folder(
+    folder, *modes, steps=(), family="bert", side="right", prompts=None, texts=None, pooling=None
+):
+    """A model with the files of sentence-transformers. `steps` follow the pooling."""
+    import torch
+    from safetensors.torch import save_file
+
+    kind = "wordpiece" if family == "bert" else "bytes"
+    tokenizer = make_tokenizer(kind, padding_side=side)
+    build(folder, family, "feature-extraction", tokenizer=tokenizer)
+    module = "sentence_transformers.models."
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [(f"{n}_{step}", step) for n, step in enumerate(steps, start=2)]
+    (folder / "modules.json").write_text(
+        json.dumps(
+            [
+                {"idx": n, "name": str(n), "path": path, "type": module + name}
+                for n, (path, name) in enumerate(modules)
+            ]
+        )
+    )
+    for path, name in modules[1:]:
+        (folder / path).mkdir()
+        settings = {}
+        if name == "Pooling":
+            settings = {"word_embedding_dimension": SIZE, **(pooling or {})}
+            settings |= {setting: mode in modes for mode, setting in POOLINGS.items()}
+        if name == "Dense":
+            width = SIZE * len(modes)
+            settings = {"in_features": width, "out_features": SMALLER, "bias": True}
+            settings["activation_function"] = "torch.nn.modules.activation.Tanh"
+            torch.manual_seed(1)
+            linear = torch.nn.Linear(width, SMALLER)
+            weights = {f"linear.{name}": w.detach() for name, w in linear.named_parameters()}
+            save_file(weights, folder / path / "model.safetensors")
+        (folder / path / "config.json").write_text(json.dumps(settings))
+    limits = {"max_seq_length": 20, "do_lower_case": False, **(texts or {})}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(limits))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts or {}))
+    return folder
+
+
+def features_of(folder, where, *, texts=TEXTS, max_seq_length=None):
+    from autotune.worker.work import work_named
+
+    where.mkdir()
+    rows = where / "rows.json"
+    rows.write_text(json.dumps({"text": texts, "text_pair": None}))
+    source = TASK.source(str(folder))
+    facts = work_named(source.work).encode(
+        source,
+        sets=[{"rows_file": str(rows), "folder": str(where)}],
+        max_seq_length=max_seq_length or TASK.max_seq_length_of(folder),
+        doc_stride=None,
+        words=False,
+    )
+    return Features.load(str(where)), facts, source
+
+
+def vectors(features, source, width):
+    """What eager float32 answers for all rows as one batch of `width` tokens."""
+    from autotune.worker.engines import torch_model
+
+    model, _ = torch_model.load(source, own_pad_token=features.own_pad_token)
+    inputs = features.model_inputs
+    positional = torch_model.Positional(model, inputs, tuple(source.outputs))
+    rows = list(range(len(features)))
+    (found,) = torch_model.Runnable(positional, inputs)(features.batch(rows, width))
+    return found
+
+
+def independent(folder, modes, texts=TEXTS):
+    """The poolings of each text alone, by transformers and numpy."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    found = []
+    for text in texts:
+        row = tokenizer(text, truncation=True, max_length=20, return_tensors="pt")
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        with torch.no_grad():
+            output = model(**{name: row[name] for name in names if name in row})
+        states = output.last_hidden_state[0].numpy()
+        weights = np.arange(1, len(states) + 1)[:, None]
+        pooled = {
+            "cls": states[0],
+            "max": states.max(0),
+            "mean": states.mean(0),
+            "mean_sqrt_len_tokens": states.sum(0) / np.sqrt(len(states)),
+            "weightedmean": (states * weights).sum(0) / weights.sum(),
+            "lasttoken": states[-1],
+        }
+        found.append(np.concatenate([pooled[mode] for mode in modes]))
+    return np.array(found)
+
+
+FOLDERS = {
+    "mean": {"modes": ["mean"]},
+    "cls": {"modes": ["cls"]},
+    "max": {"modes": ["max"]},
+    "square root of the length": {"modes": ["mean_sqrt_len_tokens"]},
+    "weighted mean": {"modes": ["weightedmean"], "family": "gpt2"},
+    "last token, padded right": {"modes": ["lasttoken"], "family": "qwen2"},
+    "last token, padded left": {"modes": ["lasttoken"], "family": "qwen2", "side": "left"},
+    "the last token of an encoder": {"modes": ["lasttoken"]},
+    "two poolings": {"modes": ["cls", "mean"]},
+    "normalized": {"modes": ["mean"], "steps": ("Normalize",)},
+    "dense and normalized": {"modes": ["mean"], "steps": ("Dense", "Normalize")},
+    "in lower case": {"modes": ["mean"], "family": "qwen2", "texts": {"do_lower_case": True}},
+    "a default prompt": {
+        "modes": ["mean"],
+        "prompts": {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+    },
+    "a prompt that is not pooled": {
+        "modes": ["mean"],
+        "prompts": {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+        "pooling": {"include_prompt": False},
+    },
+}
+
+
+def made(folder, modes, **options):
+    return sentence_folder(folder, *modes, **options)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_vectors_are_those_that_sentence_transformers_encodes(name, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    folder = made(tmp_path / "model", **FOLDERS[name])
+    features, _, source = features_of(folder, tmp_path / "features")
+    expected = library.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    for width in (int(features.lengths.max()), 20):
+        found = vectors(features, source, width)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=EQUAL)
+
+
+def test_folders_that_sentence_transformers_saves_are_read(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    written = made(tmp_path / "model", **FOLDERS["dense and normalized"])
+    loaded = library.SentenceTransformer(str(written), device="cpu")
+    saved = tmp_path / "saved"
+    loaded.save(str(saved))
+    assert TASK.max_seq_length_of(saved) == 20
+    features, _, source = features_of(saved, tmp_path / "features")
+    np.testing.assert_allclose(vectors(features, source, 20), loaded.encode(TEXTS), atol=EQUAL)
+
+
+@pytest.mark.parametrize("name", ["mean", "cls", "max", "two poolings", "weighted mean"])
+def test_vectors_are_the_poolings_of_each_text_alone(name, tmp_path):
+    folder = made(tmp_path / "model", **FOLDERS[name])
+    features, _, source = features_of(folder, tmp_path / "features")
+    expected = independent(folder, FOLDERS[name]["modes"])
+    np.testing.assert_allclose(vectors(features, source, 20), expected, atol=EQUAL)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_token_is_the_last_real_one_on_either_side_of_the_padding(side, tmp_path):
+    folder = sentence_folder(tmp_path / "model", "lasttoken", family="qwen2", side=side)
+    features, _, source = features_of(folder, tmp_path / "features")
+    assert features.padding_side == side
+    expected = independent(folder, ["lasttoken"])
+    np.testing.assert_allclose(vectors(features, source, 20), expected, atol=EQUAL)
+
+
+def test_a_folder_without_modules_gives_the_mean_of_the_tokens(tmp_path):
+    folder = build(tmp_path / "model", "bert", "feature-extraction")
+    assert TASK.max_seq_length_of(folder) == TASK.default_max_seq_length
+    features, facts, source = features_of(folder, tmp_path / "features", max_seq_length=20)
+    assert facts.architecture == "BertModel"
+    np.testing.assert_allclose(
+        vectors(features, source, 20), independent(folder, ["mean"]), atol=EQUAL
+    )
+
+
+def test_pooling_reads_the_mask_even_if_the_model_does_not(tmp_path):
+    build(tmp_path / "model", "fnet", "feature-extraction")
+    features, _, source = features_of(tmp_path / "model", tmp_path / "f", texts=["abc", "abc def"])
+    assert features.model_inputs == ("input_ids", "token_type_ids", "attention_mask")
+    assert vectors(features, source, int(features.lengths.max())).shape == (2, SIZE)
+
+
+def test_the_folder_says_how_long_a_text_may_be(tmp_path):
+    folder = sentence_folder(tmp_path / "model", "mean")
+    assert TASK.max_seq_length_of(folder) == 20
+    (folder / "sentence_bert_config.json").write_text("{}")
+    assert TASK.max_seq_length_of(folder) == 512  # max_position_embeddings
+    assert TASK.max_seq_length_of(None) == TASK.default_max_seq_length
+
+
+def test_what_is_run_is_part_of_the_models_digest(tmp_path):
+    from autotune.worker.encode import model_digest
+
+    folder = sentence_folder(tmp_path / "model", "mean", steps=("Dense",))
+    source = TASK.source(str(folder))
+    digests = {model_digest(source)}
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace("true", "false"))
+    digests.add(model_digest(source))
+    weights = folder / "2_Dense" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert len({*digests, model_digest(source)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"type": "sentence_transformers.models.CNN"}, "module 2 is CNN; vectors are made by"),
+        ({"type": "mine.Head"}, "module 2 is Head; vectors are made by"),
+    ],
+)
+def test_modules_that_are_not_honoured_are_refused(change, words, tmp_path):
+    folder = sentence_folder(tmp_path / "model", "mean", steps=("Normalize",))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2] |= change
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(TrialFailure, match=words):
+        features_of(folder, tmp_path / "features")
+
+
+def test_a_pooling_of_no_known_kind_is_refused(tmp_path):
+    folder = sentence_folder(tmp_path / "model")
+    with pytest.raises(TrialFailure, match="it pools by nothing"):
+        features_of(folder, tmp_path / "features")
+
+
+ENGINES = [  # engine knobs, and how far a component may be off (of vectors of length 1)
+    ({"mode": "jit", "precision": "fp32"}, 1e-4),
+    ({"mode": "inductor", "precision": "fp32"}, 1e-4),
+    ({"mode": "ipex", "precision": "bf16"}, 0.05),
+    ({"mode": "ipex_jit", "precision": "fp32"}, 1e-4),
+    ({"mode": "ipex_jit", "precision": "int8_dynamic", "int8_rest": "fp32"}, 0.1),
+    ({"mode": "ipex_jit", "precision": "int8_static", "int8_rest": "fp32"}, 0.1),
+    ({"mode": "inductor", "precision": "int8_static"}, 0.1),
+    ({"mode": "onnxruntime", "precision": "fp32"}, 1e-4),
+    ({"mode": "onnxruntime", "precision": "int8_dynamic"}, 0.1),
+    ({"mode": "openvino", "precision": "fp32"}, 1e-4),
+    ({"mode": "openvino", "precision": "int8_static"}, 0.1),
+    ({"mode": "jit", "precision": "bf16", "bf16_method": "full"}, 0.05),
+    ({"mode": "eager", "precision": "int8_dynamic", "linear": "torch"}, 0.1),
+]
+PACKAGES = {
+    "ipex": "intel_extension_for_pytorch",
+    "ipex_jit": "intel_extension_for_pytorch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
+
+
+COMPARE = """
+import json, pathlib, sys
+import numpy as np
+from test_embeddings import TEXTS, features_of, vectors
+from autotune.worker.engines import engine_class
+from autotune.worker.engines.base import Material
+from autotune.worker.operations import calibration_batches, sample_batches
+
+folder, options = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+texts = [f"{text} {number}" for number in range(4) for text in TEXTS]
+features, _, source = features_of(folder, folder / "features", texts=texts)
+material = Material(
+    source=source,
+    arrays=features.arrays,
+    samples=sample_batches(features),
+    calibration=calibration_batches(features),
+    threads=1,
+    instruction_sets=frozenset({"avx2", "avx512_vnni"}),
+    cache=folder / "cache",
+    own_pad_token=features.own_pad_token,
+    work=features.work,
+)
+engine = {"attention": "sdpa", "linear": "torch", "bf16_method": "autocast"}
+engine |= {"int8_weights": "per_channel", **options}
+prepared = engine_class(options["mode"])(engine).prepare(material)
+(found,) = prepared.call(features.batch([0, 1, 2, 3], 20))
+expected = vectors(features, source, 20)[:4]
+print(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("options", "limit"), ENGINES, ids=str)
+@pytest.mark.parametrize("name", ["dense and normalized", "the last token of an encoder", "max"])
+def test_every_engine_makes_the_vectors_of_eager(name, options, limit, tmp_path):
+    """Each engine has a process of its own: IPEX changes the kernels of the process it is in."""
+    if options["mode"] in PACKAGES:
+        pytest.importorskip(PACKAGES[options["mode"]])
+    folder = made(tmp_path / "model", **FOLDERS[name])
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE, str(folder), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here), str(here.parent)])},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) <= limit

@@ -1,0 +1,178 @@
+"""Images become inputs as transformers' own processor makes them, and engines answer as eager."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import IMAGE_MODELS, build_image_model, draw_images
+
+from autotune.shared.errors import TrialFailure
+from autotune.tasks import task_named
+from autotune.worker.batches import Features
+
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
+
+TASK = task_named("image-classification")
+LABELS = ("cat", "dog", "eel")
+
+
+@pytest.fixture
+def pillow():
+    return pytest.importorskip("PIL.Image")
+
+
+def encoded(model, paths, where):
+    from autotune.worker.work import work_named
+
+    where.mkdir()
+    rows = where / "rows.json"
+    rows.write_text(json.dumps({"image": [str(path) for path in paths]}))
+    source = TASK.source(str(model))
+    sets = [{"rows_file": str(rows), "folder": str(where)}]
+    facts = work_named(source.work).encode(source, sets=sets)
+    return Features.load(str(where)), facts, source
+
+
+def alone(model, paths):
+    """The logits of each image alone, by transformers' pipeline of processor and model."""
+    import PIL.Image
+    import torch
+    import transformers
+
+    processor = transformers.AutoImageProcessor.from_pretrained(model, use_fast=False)
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(model).eval()
+    found = []
+    for path in paths:
+        inputs = processor(PIL.Image.open(path).convert("RGB"), return_tensors="pt")
+        with torch.no_grad():
+            found.append(classifier(**inputs).logits[0].numpy())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+@pytest.mark.usefixtures("pillow")
+def test_a_batch_of_images_gets_the_answers_of_each_image_alone(name, tmp_path):
+    from autotune.worker.engines import torch_model
+
+    model = build_image_model(tmp_path / "model", name, LABELS)
+    paths = sorted(draw_images(tmp_path / "data", LABELS, 2).rglob("*.png"))
+    features, facts, source = encoded(model, paths, tmp_path / "features")
+    (declared,) = features.arrays
+    assert declared.axes == ("batch", "channels", "image_height", "image_width")
+    assert (declared.name, declared.dtype) == ("pixel_values", "float32")
+    assert (facts.labels, facts.problem, facts.max_positions) == (LABELS, "single_label", None)
+    assert facts.work[0] > 0
+    assert facts.work[1:] == (0, 0)
+    assert features.lengths.tolist() == [1] * 6
+    loaded, _ = torch_model.load(source)
+    inputs = features.model_inputs
+    run = torch_model.Runnable(torch_model.Positional(loaded, inputs, ("logits",)), inputs)
+    (found,) = run(features.batch(range(6), 1))
+    np.testing.assert_allclose(found, alone(model, paths), atol=1e-4)
+
+
+@pytest.mark.usefixtures("pillow")
+def test_images_in_gray_and_with_transparency_are_read(pillow, tmp_path):
+    model = build_image_model(tmp_path / "model", "vit", LABELS)
+    for mode in ("L", "RGBA", "P", "1"):
+        pillow.new(mode, (9, 7)).save(tmp_path / f"{mode}.png")
+    features, _, _ = encoded(model, sorted(tmp_path.glob("*.png")), tmp_path / "features")
+    assert features.values["pixel_values"].shape == (4, 3, 32, 32)
+
+
+@pytest.mark.usefixtures("pillow")
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    model = build_image_model(tmp_path / "model", "vit", LABELS)
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(TrialFailure, match=r"bad\.png cannot be read as an image: ") as caught:
+        encoded(model, [tmp_path / "bad.png"], tmp_path / "features")
+    assert "\n" not in caught.value.detail
+
+
+@pytest.mark.usefixtures("pillow")
+def test_a_model_without_its_processor_is_refused(tmp_path):
+    model = build_image_model(tmp_path / "model", "vit", LABELS)
+    (model / "preprocessor_config.json").unlink()
+    with pytest.raises(TrialFailure, match=r"has no preprocessor_config\.json or processor_"):
+        encoded(model, [], tmp_path / "features")
+
+
+def test_without_pillow_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(TrialFailure, match=r"needs pillow .*: pip install 'autotune"):
+        encoded(tmp_path, [], tmp_path / "features")
+
+
+COMPARE = """
+import json, pathlib, sys
+import numpy as np
+from test_images import alone, encoded
+from autotune.worker.engines import engine_class
+from autotune.worker.engines.base import Material
+from autotune.worker.operations import calibration_batches, sample_batches
+
+folder, options = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+paths = sorted((folder / "data").rglob("*.png"))
+features, facts, source = encoded(folder / "model", paths, folder / "features")
+material = Material(
+    source=source,
+    arrays=features.arrays,
+    samples=sample_batches(features),
+    calibration=calibration_batches(features),
+    threads=1,
+    instruction_sets=frozenset({"avx2", "avx512_vnni"}),
+    cache=folder / "cache",
+    work=features.work,
+)
+engine = {"attention": facts.attention, "linear": "torch", "bf16_method": "autocast"}
+engine |= {"int8_weights": "per_channel", **options}
+prepared = engine_class(options["mode"])(engine).prepare(material)
+(found,) = prepared.call(features.batch([0, 1, 2], 1))
+expected = alone(folder / "model", paths)[:3]
+print(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
+"""
+ENGINES = [  # engine knobs, and how far a logit may be off, relative to the largest one
+    ({"mode": "jit", "precision": "fp32"}, 1e-4),
+    ({"mode": "jit", "precision": "bf16", "bf16_method": "full"}, 0.1),
+    ({"mode": "eager", "precision": "int8_dynamic"}, 0.2),
+    ({"mode": "ipex", "precision": "bf16"}, 0.1),
+    ({"mode": "ipex_jit", "precision": "fp32"}, 1e-4),
+    ({"mode": "onnxruntime", "precision": "fp32"}, 1e-3),
+    ({"mode": "openvino", "precision": "fp32"}, 1e-3),
+    ({"mode": "openvino", "precision": "int8_static"}, 0.5),  # few random convolutions
+    ({"mode": "inductor", "precision": "fp32"}, 1e-3),
+]
+PACKAGES = {
+    "ipex": "intel_extension_for_pytorch",
+    "ipex_jit": "intel_extension_for_pytorch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("pillow")
+@pytest.mark.parametrize(("options", "limit"), ENGINES, ids=str)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_every_engine_answers_as_eager(name, options, limit, tmp_path):
+    if options["mode"] in PACKAGES:
+        pytest.importorskip(PACKAGES[options["mode"]])
+    build_image_model(tmp_path / "model", name, LABELS)
+    draw_images(tmp_path / "data", LABELS, 3)
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE, str(tmp_path), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here), str(here.parent)])},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) <= limit
