@@ -21,6 +21,7 @@ class Objective(ABC):
 
     kind: ClassVar[str]  # its name in a search space
     maximize: ClassVar[bool]
+    by_rungs: ClassVar[bool] = True  # a pass is judged before more are measured
     unit: str  # for people
     verb, compared = "is", "as fast as"  # as in: is 2.0x as fast as the baseline
     limit_s: float | None = None  # on the p99 of requests; None: the objective has no requests
@@ -156,6 +157,7 @@ class ServerObjective(Objective):
 
     kind: ClassVar[str] = "server"
     maximize: ClassVar[bool] = True
+    by_rungs: ClassVar[bool] = False  # one pass, then requests
     verb, compared = "serves", "the rate of"
     serving_s = RATE_SEARCH_S
 

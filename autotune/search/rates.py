@@ -206,8 +206,9 @@ def for_objective(
 
     `features` is the number of rows of the workload. `seed` and `trials` are as in ServingRunner.
     """
-    if objective.limit_s is None:
+    if objective.by_rungs:
         return runner
+    assert objective.limit_s is not None
     return ServingRunner(
         runner, limit_s=objective.limit_s, features=features, seed=seed, trials=trials
     )
