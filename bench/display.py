@@ -24,8 +24,8 @@ from opened import VISIT, OpenedRun, open_run, speeds
 
 from autotune.cli.display import Drawn
 from autotune.driver.runner import Outcome
-from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
+from autotune.search.progress import Progress
 from autotune.shared.records import Trial
 from autotune.shared.stats import ratio_interval, shuffled
 from autotune.space.knobs import describe

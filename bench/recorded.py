@@ -92,6 +92,9 @@ class ReplayRunner:
         self._kept = frozenset(config.only(SESSION_KNOBS) for config in configs)
 
     def run(self, config: Config, rule: StoppingRule) -> Outcome:
+        """A configuration that was not recorded fails, and costs nothing."""
+        if config not in self._table.trials:
+            return Outcome(failure=Failure(kind="crash", detail="it was not recorded"))
         if rule.rung == "rest":
             outcome = self._rest(config)
             self.times[-1] = self._now

@@ -3,15 +3,15 @@
     python bench/replay.py bench/tables/*.jsonl.gz [--seeds 30] [--strategies autotune,random,tpe]
         [--plot docs/replay.svg] [--json FILE]
 
-The strategies are:
+Each strategy is a search of `autotune search`, with another sampler in its Optuna study. The study
+is kept in memory, because nobody resumes it.
 
 - `autotune`: the search as it ships, priors included; `autotune-no-priors`: without them.
-- `tpe`: Optuna's default sampler; `tpe-multivariate`: the same with its multivariate and group
-  options; `ga`: Optuna's genetic algorithm.
-- `random`: draws without replacement.
+- `tpe`, `tpe-multivariate`, `gp`, `nsga2`, `random`: the samplers of `--sampler`, without priors.
+- `auto`: the plugin AutoSampler, if optunahub is installed.
 
-All of them skip configurations that the constraints rule out, and none pays for a configuration
-twice. Only measured configurations count.
+All of them measure the two baselines first. All skip configurations that the constraints rule out,
+and none pays for a configuration twice. Only measured configurations count.
 
 A strategy's answer is the best allowed configuration that it has measured. The gap is the distance
 of that answer to the best allowed configuration of the table. Seconds are the recorded ones:
@@ -21,34 +21,46 @@ preparation, warm-up and passes.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import multiprocessing
 import os
-import random
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from curve import draw
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from recorded import NoReferences, ReplayGate, ReplayRunner, Table
 
 from autotune.search.limits import Limits
-from autotune.search.loop import Search, SearchPlan
+from autotune.search.loop import Search
 from autotune.search.objective import Objective, objective_named
-from autotune.search.study import Study, open_storage
+from autotune.search.plan import SearchPlan
+from autotune.search.samplers import SAMPLERS, make_sampler
+from autotune.search.study import Study
 from autotune.shared.records import Config, StoppingRule
 from autotune.shared.stats import percentile
-from autotune.space import Space, Surroundings, baseline, compile_space, load_space
+from autotune.space import (
+    Space,
+    Surroundings,
+    baseline,
+    compile_space,
+    dynamic_baseline,
+    load_space,
+)
 from autotune.store.journal import Journal
 
 SHARES = (0.02, 0.05, 0.10, 0.20)
+RUN = "replay"
+AUTO = "auto"
 ROOT = Path(__file__).parent.parent
 
 
@@ -98,25 +110,29 @@ class Problem:
         return runner.clock()
 
 
-def autotune_search(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
+def search(
+    problem: Problem, runner: ReplayRunner, sampler: BaseSampler, seed: int, max_configs: int
+) -> None:
+    """The search of `autotune search` on the table, with the study that it has."""
     with tempfile.TemporaryDirectory(prefix="autotune-replay-") as folder:
         journal = Journal(Path(folder) / "trials.jsonl")
         gate: Any = ReplayGate(problem.table)
         Search(
             SearchPlan(
-                run_group="replay",
                 space=problem.space,
                 baseline=baseline(problem.where),
+                dynamic=dynamic_baseline(problem.where),
                 limits=Limits(trials=max_configs, time_budget_s=None),
                 max_drop=0.01,
                 seed=seed,
             ),
             study=Study(
                 problem.space,
-                storage=open_storage(None, Path(folder) / "study.journal"),
+                storage=InMemoryStorage(),
                 group="replay",
-                seed=seed,
+                sampler=sampler,
                 maximize=problem.objective.maximize,
+                run=RUN,
             ),
             runner=runner,
             gate=gate,
@@ -135,63 +151,38 @@ class SilentListener:
     def finished(self, progress: Any) -> None: ...
 
 
-def random_order(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
-    configs = [c for c in problem.space.configs() if c in problem.table.trials]
-    random.Random(seed).shuffle(configs)
-    for config in configs[:max_configs]:
-        runner.run(config, StoppingRule())
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A sampler by its name, and whether the search begins with the priors of the space."""
+
+    sampler: str
+    priors: bool = False
+
+    def make(self, space: Space, seed: int) -> BaseSampler:
+        if self.sampler == AUTO:
+            import optunahub
+
+            module = optunahub.load_module("samplers/auto_sampler")
+            made: BaseSampler = module.AutoSampler(seed=seed)
+            return made
+        return make_sampler(self.sampler, space, seed=seed, run=RUN)
 
 
-def sampled(make: Callable[[int], optuna.samplers.BaseSampler]) -> Any:
-    """A strategy from an Optuna sampler, which is told the accuracy as a constraint."""
-
-    def run(problem: Problem, runner: ReplayRunner, seed: int, max_configs: int) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.simplefilter("ignore")
-        study = optuna.create_study(sampler=make(seed), direction="maximize")
-        rng = random.Random(seed)
-        left = dict.fromkeys(c for c in problem.space.configs() if c in problem.table.trials)
-        refused = 0
-        while len(runner.ran) < max_configs and left:
-            if refused >= 15:  # the sampler is stuck on known configurations
-                config = rng.choice(list(left))
-                study.enqueue_trial(dict(config.values), skip_if_exists=False)
-            trial = study.ask()
-
-            def choose(dimension: Any, trial: Any = trial) -> Any:
-                return trial.suggest_categorical(dimension.name, dimension.choices)
-
-            config = problem.space.build(choose)
-            if config not in left:
-                refused += 1
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                continue
-            refused = 0
-            del left[config]
-            outcome = runner.run(config, StoppingRule())
-            if outcome.measurement is None:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                continue
-            accuracy = problem.table.trials[config].accuracy
-            assert accuracy is not None
-            value = math.log(problem.objective.value(outcome.measurement))
-            trial.set_constraint("accuracy", accuracy.relative_drop - 0.01)
-            study.tell(trial, value if problem.objective.maximize else -value)
-
-    return run
-
-
-STRATEGIES: dict[str, tuple[bool, Any]] = {
-    "autotune": (True, autotune_search),
-    "autotune-no-priors": (False, autotune_search),
-    "random": (False, random_order),
-    "tpe": (False, sampled(lambda seed: optuna.samplers.TPESampler(seed=seed))),
-    "tpe-multivariate": (
-        False,
-        sampled(lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)),
-    ),
-    "ga": (False, sampled(lambda seed: optuna.samplers.NSGAIISampler(seed=seed))),
+STRATEGIES = {
+    "autotune": Strategy("autotune", priors=True),
+    "autotune-no-priors": Strategy("autotune"),
+    **{name: Strategy(name) for name in SAMPLERS if name != "autotune"},
+    AUTO: Strategy(AUTO),
 }
+
+
+def missing(strategy: str) -> str | None:
+    """Why the strategy cannot be replayed here; None if it can."""
+    if strategy == AUTO and importlib.util.find_spec("optunahub") is None:
+        return "optunahub, which has the plugin AutoSampler, is not installed"
+    if strategy == "gp" and importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +196,14 @@ class Curve:
 
 def one_run(job: tuple[Path, str, int, float]) -> Curve:
     path, strategy, seed, share = job
-    priors, run = STRATEGIES[strategy]
-    problem = Problem.read(path, priors)
+    how = STRATEGIES[strategy]
+    problem = Problem.read(path, how.priors)
     runner = ReplayRunner(problem.table)
     max_configs = math.ceil(share * len(problem.table.trials))
     start = time.perf_counter()
-    run(problem, runner, seed, max_configs)
+    warnings.simplefilter("ignore")  # Optuna's own, about what is experimental
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search(problem, runner, how.make(problem.space, seed), seed, max_configs)
     own_s = time.perf_counter() - start
     best, so_far = problem.best, -math.inf
     gaps, seconds = [], []
@@ -258,6 +251,10 @@ def main() -> None:
             print(f"\n{path.name}: {count} configurations, {exhaustive / 60:.0f} min exhaustively")
             print(f"{'':20}" + "".join(f"{share:>16.0%}" for share in SHARES) + "  within 3% in")
             for strategy in options.strategies.split(","):
+                reason = missing(strategy)
+                if reason is not None:
+                    print(f"{strategy:20}skipped: {reason}")
+                    continue
                 jobs = [(path, strategy, seed, options.share) for seed in range(options.seeds)]
                 curves = pool.map(one_run, jobs, chunksize=1)
                 found.setdefault(path.name, {})[strategy] = curves

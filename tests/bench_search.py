@@ -10,8 +10,10 @@ import numpy as np
 from fakes import Recorder, surroundings
 
 from autotune.search.limits import Limits
-from autotune.search.loop import Search, SearchPlan
+from autotune.search.loop import Search
 from autotune.search.objective import objective_named
+from autotune.search.plan import SearchPlan
+from autotune.search.samplers import make_sampler
 from autotune.search.study import Study, open_storage
 from autotune.space import (
     baseline,
@@ -80,6 +82,7 @@ class Bench:
         bounds=None,
         more_rows=None,
         check_s=0.0,
+        sampler="autotune",
     ):
         where = where or surroundings()
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
@@ -90,9 +93,19 @@ class Bench:
         )
         self.journal = Journal(self.folder / "trials.jsonl")
 
+        self.study = Study(
+            space,
+            storage=open_storage(None, self.folder / "study.journal"),
+            group="test",
+            sampler=make_sampler(
+                sampler, space, seed=seed + len(self.journal.trials), run="test", host="here"
+            ),
+            maximize=objective.maximize,
+            run="test",
+            host="here",
+        )
         search = Search(
             SearchPlan(
-                run_name="test",
                 space=space,
                 baseline=baseline(where),
                 dynamic=dynamic_baseline(where),
@@ -101,13 +114,7 @@ class Bench:
                 seed=seed,
                 bounds=bounds,
             ),
-            study=Study(
-                space,
-                storage=open_storage(None, self.folder / "study.journal"),
-                group="test",
-                seed=seed + len(self.journal.trials),
-                maximize=objective.maximize,
-            ),
+            study=self.study,
             runner=runner,
             gate=gate,
             journal=self.journal,

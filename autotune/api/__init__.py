@@ -30,7 +30,7 @@ from autotune.store.folder import RunFolder, folder_of
 
 if TYPE_CHECKING:
     from autotune.commands.promise.verify import Verified
-    from autotune.search.loop import Progress
+    from autotune.search.progress import Progress
 
 __all__ = [
     "AutotuneError",

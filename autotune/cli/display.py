@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from autotune.search.loop import Progress
+    from autotune.search.progress import Progress
 
 REDRAWN_PER_S = 1
 """Redraws a second. Few, because redrawing takes CPU time from the measurements."""

@@ -120,6 +120,17 @@ class TaskName(click.ParamType[str]):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+class SamplerName(click.ParamType[str]):
+    """A sampler's name. `samplers.check_sampler` checks it; the shell completes it."""
+
+    name = "sampler"
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        from autotune.search.samplers import SAMPLERS
+
+        return [CompletionItem(name) for name in SAMPLERS if name.startswith(incomplete)]
+
+
 class SpaceName(click.ParamType[str]):
     """A search space's name or file. `settings.find_space` checks it; the shell completes it."""
 

@@ -22,6 +22,7 @@ from autotune.cli.parameters import (
     Duration,
     FilePath,
     Finite,
+    SamplerName,
     Share,
     Size,
     SpaceName,
@@ -95,6 +96,14 @@ from autotune.cli.parameters import (
     "time_budget_s",
     type=Duration(),
     help="Stop after this long, finals included.  [default: 10m without --trials]",
+)
+@click.option(
+    "--sampler",
+    type=SamplerName(),
+    default="autotune",
+    show_default=True,
+    help="What suggests the next configuration: autotune, or Optuna's tpe, tpe-multivariate, gp, "
+    "nsga2 or random.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampler.")
 @set_option

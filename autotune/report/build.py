@@ -14,7 +14,7 @@ from typing import Any
 from autotune.emit.huggingface import ScriptLine
 from autotune.report.analysis import analysis
 from autotune.search.bounds import Bounds
-from autotune.search.finals import finals
+from autotune.search.finals import finals, overruled
 from autotune.search.objective import Objective, batch_percentiles, throughput
 from autotune.search.ranking import AGAIN, FINAL, JUDGED, SEARCHED, leaders, measured
 from autotune.search.result import Result
@@ -141,6 +141,7 @@ def build(result: Result, context: Context) -> dict[str, Any]:
         },
         "metrics": list(context.metrics),
         "max_accuracy_drop": context.manifest["max_accuracy_drop"],
+        **({"sampler": context.manifest["sampler"]} if "sampler" in context.manifest else {}),
         "elapsed_s": context.elapsed_s,
         "trials": {
             "measured": len(searched),
@@ -331,7 +332,17 @@ def verdict(result: Result, context: Context) -> str:
         f"the baseline ({gain.low:.1f} to {gain.high:.1f}){beside}: "
         f"{objective.shown(own.median)} against "
         f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
-        f"{base.accuracy.metrics[main]:.2f}.{at_least}{alone}"
+        f"{base.accuracy.metrics[main]:.2f}.{at_least}{alone}{_fewer_rounds(result)}"
+    )
+
+
+def _fewer_rounds(result: Result) -> str:
+    """Says that the best took the place of another finalist; empty if it did not."""
+    if result.gain.samples >= result.rounds:
+        return ""
+    return (
+        f" It took the place of another leader, so it was in {result.gain.samples} of the "
+        f"{result.rounds} rounds of the finals."
     )
 
 
@@ -350,6 +361,13 @@ def _without_gain(result: Result, context: Context) -> str:
         return (
             f"No gain was found, but none of the {len(others)} other configurations could be "
             f"measured ({counts}). Look at their failures before you keep the baseline ({base})."
+        )
+    wrong = overruled(result.trials)
+    if wrong:
+        winners = "the winner" if wrong == 1 else f"{wrong} winners"
+        return (
+            f"No significant gain is left: {winners} of the finals failed the accuracy test on "
+            f"more rows. Keep the baseline ({base}), or search for longer: --time-budget."
         )
     return (
         f"No significant gain: none of {len(others)} configurations within the accuracy limit is "

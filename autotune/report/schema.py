@@ -283,6 +283,7 @@ class Report(TypedDict):
     objective: Objective
     metrics: list[str]
     max_accuracy_drop: float
+    sampler: NotRequired[str]
     elapsed_s: float
     trials: Trials
     baseline: Entry

@@ -317,7 +317,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         "(`coverage`). `baseline` and `best` were measured in turn in the finals, after the "
         "search. The speedup of `best` is the median of the rounds' ratios.",
         "## Search",
-        f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s: "
+        f"{report['trials']['measured']} configurations in {report['elapsed_s']:.0f} s, "
+        f"suggested by the sampler {report.get('sampler', 'autotune')}: "
         f"{report['trials']['succeeded']} succeeded, {report['trials']['failed']} failed, "
         f"were rejected or screened out; {report['trials']['finals']} visits of the finals.",
         noise_sentence(report["noise"]).replace(NOT_QUIET, f"**{NOT_QUIET}**"),

@@ -1,1 +1,1 @@
-"""The search: what to try next (`study`), in what order and for how long (`loop`)."""
+"""The search: what to try next (`sampler`), in what order and for how long (`loop`, `ending`)."""

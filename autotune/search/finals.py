@@ -81,7 +81,8 @@ class Verdict:
     median over rounds. The trials hold the passes of all their visits.
 
     `dynamic` is the baseline with dynamic padding, and the other gains are those over it: None if
-    it was not measured, or is `best` itself.
+    it was not measured, or is `best` itself. `rounds` were held in all; `best` may have taken part
+    in fewer of them, those of `gain`.
     """
 
     baseline: Trial
@@ -90,6 +91,7 @@ class Verdict:
     dynamic: Trial | None = None
     dynamic_gain: Interval | None = None
     over_dynamic: Interval | None = None
+    rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,20 +266,33 @@ class Finals:
             return left_s
         return min(left_s, max(0.0, self.time_budget_s - elapsed_s))
 
+    def least_s(self, trials: Sequence[Trial]) -> float:
+        """About how many seconds the fewest rounds with the present finalists take."""
+        known = {t.config: t.measurement for t in trials if t.measurement}
+        finalists = [known[config] for config in self.finalists(trials) if config in known]
+        round_s = sum(self._visit_s(m) + self.objective.serving_s for m in finalists)
+        return sum(map(_opening_s, finalists)) * processes(MIN_ROUNDS) + MIN_ROUNDS * round_s
+
     def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
-        """None if some finalist was never visited."""
+        """None if some finalist was never visited.
+
+        Once a winner was wrong on more rows, the verdict is about the finalists that were visited:
+        for rounds with other leaders there may be no time.
+        """
         results = {trial.config: trial for trial in finals(trials)}
-        finalists = self.finalists(trials)
-        if any(config not in results for config in finalists):
+        finalists = [config for config in self.finalists(trials) if config in results]
+        base = trials[0].config
+        if base not in finalists or (
+            len(finalists) < len(self.finalists(trials)) and not overruled(trials)
+        ):
             return None
         beside = {trial.config for trial in trials if trial.origin == BESIDE}
         able = [config for config in finalists if config not in beside]
         first = leaders([results[config] for config in able], self.objective, (FINAL,))[0]
         alike = [config for config in able if self._alike(trials, first.config, config)]
-        best = min(alike, key=lambda config: complexity(config, trials[0].config))
-        base = trials[0].config
+        best = min(alike, key=lambda config: complexity(config, base))
         dynamic = self.dynamic(trials)
-        second = None if dynamic is None else dynamic.config
+        second = None if dynamic is None or dynamic.config not in results else dynamic.config
         both = second is not None and best not in (base, second)
         return Verdict(
             baseline=results[base],
@@ -286,6 +301,7 @@ class Finals:
             dynamic=None if second is None else results[second],
             dynamic_gain=None if second is None else self._gain(trials, second, base),
             over_dynamic=self._gain(trials, best, second) if second and both else None,
+            rounds=len(visits(trials)[base]),
         )
 
     def _alike(self, trials: Sequence[Trial], first: Config, other: Config) -> bool:
@@ -334,6 +350,11 @@ class Finals:
 def processes(rounds: float) -> int:
     """In how many processes, one after the other, a finalist is visited in so many rounds."""
     return math.ceil(rounds / VISITS_PER_PROCESS)
+
+
+def overruled(trials: Sequence[Trial]) -> int:
+    """How many winners of the finals were refused by the accuracy test on more rows."""
+    return sum(trial.origin == JUDGED and not trial.succeeded for trial in trials)
 
 
 def _failures(trials: Sequence[Trial], config: Config) -> int:

@@ -34,6 +34,9 @@ class Result:
     how many times better it is than the baseline, `over_dynamic` how many times better `best` is
     than it. `factors` are the parts of `gain`; there are none if `best` is the baseline, or if
     there was no time to measure them.
+
+    `rounds` of the finals were held in all. `best` took part in fewer of them if it took the place
+    of another leader.
     """
 
     baseline: Trial
@@ -47,6 +50,7 @@ class Result:
     dynamic_gain: Interval | None = None
     over_dynamic: Interval | None = None
     factors: tuple[Factor, ...] = ()
+    rounds: int = 0
 
     @property
     def others(self) -> list[Trial]:
@@ -82,6 +86,7 @@ def conclude(trials: Sequence[Trial], finals: Finals, *, interrupted: bool = Fal
         dynamic_gain=verdict.dynamic_gain,
         over_dynamic=verdict.over_dynamic if significant else None,
         factors=factors,
+        rounds=verdict.rounds,
     )
 
 

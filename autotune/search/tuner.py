@@ -3,8 +3,7 @@
 The expected gain is the expected improvement of the speed times the probability that the accuracy
 gate allows the configuration. The seconds are those of opening its session and measuring it.
 
-The tuner sees only observations. `search.loop` gives it those of a host, `bench/replay.py` those of
-recorded tables.
+The tuner sees only observations. `search.sampler` reads them from the trials of an Optuna study.
 """
 
 from __future__ import annotations
@@ -60,6 +59,7 @@ class Observation:
     preparing_s: float | None  # of the engine; None if the session was already open
     measuring_s: float
     starting_s: float = 0.0  # of the process; 0 if the session was already open
+    own: bool = True  # False: another search measured it, in processes and folders of its own
 
     @property
     def allowed(self) -> bool:
@@ -109,7 +109,9 @@ class Tuner:
         gains = expected_improvement(speeds, deviations, best)
         probabilities = self._predict_allowed(observations, candidates, candidate_rows)
         opening_s, measuring_s = self._costs(candidates, observations, speeds, open_session)
-        score = np.log(gains * probabilities + 1e-300) - np.log(opening_s + measuring_s)
+        score = np.log(gains * probabilities + 1e-300)
+        if any(o.measuring_s > 0 for o in observations):  # else no cost is known
+            score -= np.log(opening_s + measuring_s)
         if remaining_s is not None:
             late = (2 * opening_s > remaining_s) | (opening_s + measuring_s > remaining_s)
             score[late] -= 1e6
@@ -222,7 +224,7 @@ def expect_starting_s(observations: Sequence[Observation]) -> Callable[[Config],
     first_s: dict[Config, float] = {}
     recent: list[Config] = []
     for o in observations:
-        if o.preparing_s is not None:
+        if o.preparing_s is not None and o.own:
             settings = o.config.only(PROCESS_KNOBS)
             first_s.setdefault(settings, o.starting_s)
             recent = [*(one for one in recent if one != settings), settings][-RECENT_PROCESSES:]
@@ -233,8 +235,8 @@ def expect_starting_s(observations: Sequence[Observation]) -> Callable[[Config],
 def expect_preparing_s(observations: Sequence[Observation]) -> Callable[[Config], float]:
     """A function from a configuration to the expected seconds of preparing its engine.
 
-    The first of these that is known: what the same engine took the last time (its exported form
-    is kept), the median of its mode and precision, the median of its mode, what the
+    The first of these that is known: what the same engine took the last time in this search (its
+    exported form is kept), the median of its mode and precision, the median of its mode, what the
     descriptor of the engine expects (`preparing_s`), the median of all engines,
     DEFAULT_PREPARING_S.
     """
@@ -242,7 +244,8 @@ def expect_preparing_s(observations: Sequence[Observation]) -> Callable[[Config]
     by_precision: dict[tuple[object, object], list[float]] = {}
     for o in observations:
         if o.preparing_s is not None:
-            last_s[_engine(o.config)] = o.preparing_s
+            if o.own:
+                last_s[_engine(o.config)] = o.preparing_s
             kind = (o.config["mode"], o.config["precision"])
             by_precision.setdefault(kind, []).append(o.preparing_s)
     all_s = [seconds for some in by_precision.values() for seconds in some]

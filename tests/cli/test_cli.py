@@ -146,6 +146,8 @@ def test_more_threads_than_cores(refused):
         (("--task", "poetry"), "--task must be one of qa"),
         (("--objective", "joy"), "'joy' is not one of"),
         (("--objective", "server"), "pass --max-latency-ms"),
+        (("--sampler", "randon"), "--sampler randon: no such sampler; did you mean random"),
+        (("--sampler", "cmaes"), "--sampler cmaes: CMA-ES moves numbers"),
         (("--max-latency-ms", "50"), "is the limit of --objective server"),
         (("--trials", "0"), "0 is not in the range"),
         (("--doc-stride", "500"), "--doc-stride must be below --max-seq-length 384"),
@@ -387,6 +389,7 @@ def test_a_path_is_data_wherever_it_goes(finished):
 
 def test_a_search_resumes(stubbed, tmp_path):
     jit = ("--set", "mode=jit", "--set", "precision=fp32", "--dataset", STUB / "questions.json")
+    jit = (*jit, "--sampler", "random")
     done = search(stubbed, "--max-samples", "4", "--trials", "1", "--time-budget", "20s", *jit)
     assert done.returncode == 1, done.stderr  # nothing but the baseline was tried
     run = tmp_path / "run"
@@ -397,10 +400,15 @@ def test_a_search_resumes(stubbed, tmp_path):
     assert "max_seq_length of this run is 384, now it is 256" in different.stderr
     assert (run / "trials.jsonl").read_bytes() == before
 
+    different = search(stubbed, "--resume", "--sampler", "tpe", "--trials", "2")
+    assert different.returncode == 2
+    assert 'sampler of this run is "random", now it is "tpe"' in different.stderr
+
     longer = ("--trials", "2", "--time-budget", "60s")
     more = stubbed("search", "--resume", "--output", "run", *longer, "--json")
     assert more.returncode == 0, more.stderr
     assert reported(more)["trials"]["measured"] == 2
+    assert reported(more)["sampler"] == "random"
     assert {event["event"] for event in events(more)} == {"note", "started", "trial", "finished"}
     assert (run / "trials.jsonl").read_bytes().startswith(before)
 

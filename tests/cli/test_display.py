@@ -21,8 +21,8 @@ from fakes import measurement, surroundings
 from autotune.cli.common import printable, say
 from autotune.cli.display import Drawn, Events, Lines, Quiet, chosen
 from autotune.cli.result import show_result, show_table
-from autotune.search.loop import Progress
 from autotune.search.objective import objective_named
+from autotune.search.progress import Progress
 from autotune.shared.records import Accuracy, Failure, Screen, Trial
 from autotune.shared.stats import median_interval
 from autotune.space import baseline, complete

@@ -99,6 +99,12 @@ def test_another_run_is_refused_with_the_difference(section, key, words):
         check_same(MANIFEST, {**MANIFEST, section: {**MANIFEST[section], key: 1}})
 
 
+def test_another_sampler_is_another_run():
+    words = 'sampler of this run is "tpe", now it is "gp"'
+    with pytest.raises(ResumeError, match=words):
+        check_same({**MANIFEST, "sampler": "tpe"}, {**MANIFEST, "sampler": "gp"})
+
+
 def test_a_stack_more_or_less_is_another_run():
     other = {"default": MANIFEST["stacks"]["default"], "new": {"python": "/n", "versions": {}}}
     for one, two in ((MANIFEST["stacks"], other), (other, MANIFEST["stacks"])):

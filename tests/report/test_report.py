@@ -145,23 +145,23 @@ JUDGED = {
     [
         (
             {},
-            "Its macro f1 loses +0.40% of the baseline's (-1.00% to +2.00%) on 256 rows: within "
-            "the limit of 1.0%, not proven on 256 rows (about 900 would prove it). Scores differ "
-            "by at most 0.250, and 99% of them by at most 0.125.",
+            "Its macro f1 loses 0.40% (from a gain of 1.00% to a loss of 2.00%) of the baseline's "
+            "on 256 rows: within the limit of 1.0%, not proven on 256 rows (about 900 would prove "
+            "it). Scores differ by at most 0.250, and 99% of them by at most 0.125.",
         ),
         (
             {"certainty": "proven", "high": 0.009, "rows_to_prove": None, "score_drift": None},
-            "Its macro f1 loses +0.40% of the baseline's (-1.00% to +0.90%) on 256 rows: proven "
-            "within the limit of 1.0%.",
+            "Its macro f1 loses 0.40% (from a gain of 1.00% to a loss of 0.90%) of the baseline's "
+            "on 256 rows: proven within the limit of 1.0%.",
         ),
         (
             {"certainty": "outside", "loss": 0.5, "rows_to_prove": None, "score_drift": None},
-            "Its macro f1 loses +50.00% of the baseline's (-1.00% to +2.00%) on 256 rows: outside "
-            "the limit of 1.0%.",
+            "Its macro f1 loses 50.00% (from a gain of 1.00% to a loss of 2.00%) of the "
+            "baseline's on 256 rows: outside the limit of 1.0%.",
         ),
         (
             {"metric": "cosine", "low": None, "high": None, "score_drift": None},
-            "Its cosine loses +0.40% of the baseline's on 256 rows: within the limit of 1.0%, not "
+            "Its cosine loses 0.40% of the baseline's on 256 rows: within the limit of 1.0%, not "
             "proven on 256 rows (about 900 would prove it). The rows have no labels, so vectors "
             "are compared with those of eager float32.",
         ),
@@ -179,9 +179,11 @@ def test_winners_that_are_not_proven_leave_the_baseline_and_are_named(reported):
     report = reported(FakeRunner(), gate=gate, trials=3)
     assert not report["significant"]
     assert report["best"]["id"] == report["baseline"]["id"]
-    unproven = [f for f in report["failures"]["inaccurate"] if "is not proven" in f["detail"]]
+    unproven = [f for f in report["failures"]["inaccurate"] if "does not prove" in f["detail"]]
     assert len({one["description"] for one in unproven}) == len(unproven) >= 2
-    assert unproven[0]["detail"] == "a loss of 0.0% is not proven to be within 1.0% on 10 rows"
+    assert unproven[0]["detail"] == (
+        "a loss of 0.0% on 10 rows does not prove that the loss is within 1.0%"
+    )
 
 
 def test_without_a_gain_the_report_says_so(reported):

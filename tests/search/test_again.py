@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 from bench_search import SMALL, Bench
 from fakes import FakeRunner, measurement, pass_seconds, surroundings
+from optuna.storages import InMemoryStorage
 
 from autotune.driver.runner import Outcome
 from autotune.search.again import disturbed, select_retries
 from autotune.search.objective import objective_named
-from autotune.search.observe import observed
 from autotune.search.ranking import AGAIN
+from autotune.search.samplers import make_sampler
+from autotune.search.study import Study
+from autotune.search.told import told
 from autotune.shared.records import Config, Failure, Pass, Screen, Trial
 from autotune.space import compile_space, load_space
 from autotune.store.journal import read_trials
@@ -101,13 +104,22 @@ def test_disturbed_passes_do_not_count_if_half_are_undisturbed():
 
 
 def test_the_tuner_uses_the_second_result_and_the_costs_of_both_tries():
-    config = {"mode": "eager", "precision": "fp32", "batch_size": 2}
-    first, second = (
-        replace(trial(n, 2, pass_s=s), config=Config.of(config)) for n, s in ((0, 4.0), (1, 1.0))
+    space = compile_space(load_space(SMALL), surroundings())
+    study = Study(
+        space,
+        storage=InMemoryStorage(),
+        group="s",
+        sampler=make_sampler("autotune", space, seed=0),
+        maximize=True,
+        run="mine",
     )
-    seen = observed([first, second], [], value=speed, maximize=True, max_drop=0.01)
+    first, second = (
+        replace(trial(n, 2, pass_s=s), config=space.priors[0]) for n, s in ((0, 4.0), (1, 1.0))
+    )
+    study.add([told(one, None, value=speed, max_drop=0.01) for one in (first, second)])
+    seen = study.observations()
     assert [o.speed for o in seen] == [None, pytest.approx(2.302585)]
-    assert [o.excess for o in seen] == [None, None]
+    assert [o.excess for o in seen] == [None, 0.0]  # nobody judged it
     assert seen[0].preparing_s is not None
 
 

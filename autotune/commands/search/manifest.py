@@ -65,6 +65,7 @@ def describe_run(
             "tokens": workload.expected.tokens,
         },
         "objective": objective,
+        "sampler": settings.sampler,
         "max_accuracy_drop": settings.max_accuracy_drop,
         "baseline": baseline,
         "dynamic_baseline": dynamic,
@@ -89,8 +90,8 @@ def space_digest(file: SpaceFile, space: Space) -> str:
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Check that a run may be resumed.
 
-    The workload, the objective, the accuracy limit, the baseline, the space, the host and the
-    stacks must be the same. Raises ResumeError, which names the first difference.
+    The workload, the objective, the accuracy limit, the baseline, the space, the sampler, the host
+    and the stacks must be the same. Raises ResumeError, which names the first difference.
     """
     current = json.loads(json.dumps(to_jsonable(now)))
     named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
@@ -101,6 +102,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ("baseline",),
         ("space", "digest"),
         ("space", "unavailable"),
+        ("sampler",),
         *(("host", key) for key in current["host"]),
         *(("stacks", name, key) for name in named for key in ("python", "versions")),
     ]

@@ -43,6 +43,7 @@ class Settings:
     text_pair_column: str | None = None
     label_column: str | None = None
     space: str | None = None
+    sampler: str = "autotune"
     objective: str = DEFAULT.name
     max_accuracy_drop: float = 0.01
     trials: int | None = None

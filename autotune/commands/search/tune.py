@@ -38,11 +38,14 @@ from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
 from autotune.search.bounds import Bounds, peaks
-from autotune.search.loop import Listener, Search, SearchPlan
+from autotune.search.loop import Search
 from autotune.search.objective import objective_named
+from autotune.search.plan import SearchPlan
+from autotune.search.progress import Listener
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.search.rates import for_objective
 from autotune.search.result import Result
+from autotune.search.samplers import check_sampler, make_sampler
 from autotune.search.study import Study, open_storage
 from autotune.shared.errors import (
     InputError,
@@ -172,6 +175,7 @@ class Tuning:
         self._announce = announce
         self._pace = pace
         self._resume = resume
+        check_sampler(settings.sampler)
         self._task = task_named(settings.task)
         self._objective = objective_named(settings.objective)
         self._overrides = parse_overrides(settings.overrides)
@@ -470,9 +474,9 @@ class Tuning:
             features=workload.features,
             rule=settings.gate_rule,
         )
+        run_name = str(folder.path.resolve())
         search = Search(
             SearchPlan(
-                run_name=str(folder.path.resolve()),
                 space=run.space,
                 baseline=run.baseline,
                 dynamic=run.dynamic,
@@ -486,8 +490,16 @@ class Tuning:
                 run.space,
                 storage=storage,
                 group=self._study_group(workload, run.host),
-                seed=settings.seed + len(journal.trials),
+                sampler=make_sampler(
+                    settings.sampler,
+                    run.space,
+                    seed=settings.seed + len(journal.trials),
+                    run=run_name,
+                    host=run.host.id,
+                ),
                 maximize=self._objective.maximize,
+                run=run_name,
+                host=run.host.id,
             ),
             runner=for_objective(
                 self._objective,
