@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.shared.axes import WIDTH, InputArray
+from autotune.shared.axes import WIDTH, declared_arrays
 from autotune.store.wire import WireError
 
 FEATURES_FILE, META_FILE = "features.npz", "features.json"
@@ -39,7 +39,7 @@ def read_padding(folder: Path) -> dict[str, Any] | None:
     """
     try:
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        arrays = [InputArray.read(written) for written in meta["arrays"]]
+        arrays = declared_arrays(meta)
         padded = [array for array in arrays if WIDTH in array.axes and array.real is None]
         if not padded:
             return None

@@ -71,3 +71,22 @@ class InputArray:
 def has_width(arrays: Iterable[InputArray]) -> bool:
     """Whether rows have lengths of their own, so that they can be padded."""
     return any(WIDTH in array.axes for array in arrays)
+
+
+def declared_arrays(meta: Mapping[str, Any]) -> tuple[InputArray, ...]:
+    """The arrays that a features.json declares.
+
+    Runs of older versions declared texts alone. In the oldest ones every model took the mask, after
+    the other inputs.
+    """
+    if "arrays" in meta:
+        return tuple(InputArray.read(written) for written in meta["arrays"])
+    names = meta.get("model_inputs", (*meta["inputs"], "attention_mask"))
+    return tuple(
+        InputArray(
+            name=name,
+            pad=meta["pad"].get(name, 0),
+            real=None if name in meta["inputs"] else 1,
+        )
+        for name in names
+    )

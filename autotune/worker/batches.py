@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.shared.axes import WIDTH, Axes, InputArray, has_width
+from autotune.shared.axes import WIDTH, Axes, InputArray, declared_arrays, has_width
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int]
@@ -97,7 +97,7 @@ class Features:
         """Read the files that `encode` wrote to `folder`."""
         with open(os.path.join(folder, META_FILE), encoding="utf-8") as file:
             meta = json.load(file)
-        arrays = tuple(InputArray.read(written) for written in meta.get("arrays") or _older(meta))
+        arrays = declared_arrays(meta)
         with np.load(os.path.join(folder, FEATURES_FILE), allow_pickle=False) as stored:
             return cls(
                 arrays=arrays,
@@ -177,19 +177,3 @@ class Features:
         if self.padding_side == "right":
             return [output[i, :length] for i, length in enumerate(lengths)]
         return [output[i, -length:] for i, length in enumerate(lengths)]
-
-
-def _older(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The arrays of a run of an older version, which declared texts alone.
-
-    In the oldest runs every model took the mask, after the other inputs.
-    """
-    names = meta.get("model_inputs", (*meta["inputs"], "attention_mask"))
-    return [
-        InputArray(
-            name=name,
-            pad=meta["pad"].get(name, 0),
-            real=None if name in meta["inputs"] else 1,
-        ).written()
-        for name in names
-    ]

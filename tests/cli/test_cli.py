@@ -355,7 +355,7 @@ def test_stack_commands(autotune, tmp_path):
     assert autotune("stack", "list", "--json", **empty).stdout.strip() == "{}"
     done = autotune("stack", "create", "new", "--extra", "warp", **empty)
     assert done.returncode == 2
-    assert "--extra must be one of ipex, torch" in done.stderr
+    assert "--extra must be one of ipex, onnxruntime" in done.stderr
     assert not (tmp_path / "cache").exists()
 
 

@@ -30,6 +30,7 @@ from autotune.commands import evaluate
 from autotune.commands.promise import reopen, score, verify
 from autotune.commands.search import context, finish
 from autotune.emit.launch_script import LAUNCH_RULE
+from autotune.shared.axes import InputArray
 from autotune.shared.errors import StackError
 from autotune.shared.records import ModelFacts, ModelSource, StackFacts, to_jsonable
 from autotune.space import complete
@@ -311,7 +312,7 @@ def test_an_engine_never_quantises_without_rows():
 
     material = Material(
         source=SOURCE,
-        inputs=("input_ids",),
+        arrays=(InputArray(name="input_ids"),),
         samples=(),
         calibration=(),
         threads=1,

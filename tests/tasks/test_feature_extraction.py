@@ -145,7 +145,7 @@ def test_the_gate_rejects_vectors_that_are_near_and_rank_pairs_in_another_order(
     def hidden(of_pairs):
         second = np.stack([np.cos(of_pairs), np.sin(of_pairs)], axis=1)
         first = np.tile([1.0, 0.0], (count, 1))
-        return {"last_hidden_state": np.stack([first, second], axis=1).reshape(-1, 2)}
+        return {"sentence_embedding": np.stack([first, second], axis=1).reshape(-1, 2)}
 
     features = EncodedFeatures(
         lengths=np.ones(2 * count, np.int32),

@@ -154,7 +154,7 @@ def useless_baselines():
     sets = [{"label": [n % 3]} for n in range(40)]
     yield "several labels", (several, sets, None, {"logits": noise(40, 3)})
     pairs = [{"texts": ["a", "b"], "score": float(n)} for n in range(20)]
-    vectors = {"last_hidden_state": noise(40, 8)}
+    vectors = {"sentence_embedding": noise(40, 8)}
     yield "pairs", (embeddings.with_layout("pairs"), pairs, one_token_each(40), vectors)
     queries = [{"texts": [f"q{n}", names[n]], "grades": [1.0]} for n in range(20)]
     yield "queries", (embeddings.with_layout("queries"), queries, one_token_each(40), vectors)

@@ -11,14 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotune.tasks.base import ANY_COLUMNS, Dataset, Task, Texts
+from autotune.tasks.base import ANY_COLUMNS, Dataset, Texts, TextTask
 from autotune.tasks.files import read_rows
 
 
-class Parity(Task):
+class Parity(TextTask):
     name: ClassVar[str] = "parity"
     head: ClassVar[str] = "AutoModelForSequenceClassification"
-    outputs: ClassVar[dict[str, str]] = {"logits": "feature"}
+    outputs: ClassVar[dict[str, str]] = {"logits": "batch"}
     default_dataset: ClassVar[str] = "nobody/parity"
     default_split: ClassVar[str] = "validation"
     default_max_seq_length: ClassVar[int] = 64
