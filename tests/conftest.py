@@ -3,12 +3,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import STUB, command
+from commands import STUB, command_line
 from hypothesis import settings
 from small_model import make_small_model
 
@@ -41,23 +40,6 @@ def cache_of_its_own(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
-
-
-def command_line(folder, *, stub=False):
-    """The command line in `folder`: run("search", ...) -> CompletedProcess."""
-
-    def run(*arguments, cwd=folder, timeout=300, **environment):
-        return subprocess.run(
-            command(*arguments, stub=stub),
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        )
-
-    return run
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from commands import command
-from conftest import command_line
+from commands import command, command_line
 
 ODD = "w\u2028x\u2029y\u0085z"
 """Characters of a text that end a line for some readers. The stub sees four letters."""
