@@ -114,6 +114,73 @@ def test_what_the_user_leaves_open_is_decided_and_said():
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
+        ({"trials": 2.0}, "trials must be a whole number of at least 1, got 2.0"),
+        ({"trials": True}, "trials must be a whole number"),
+        ({"max_samples": -1}, "max_samples must be a whole number of at least 0, got -1"),
+        ({"max_accuracy_drop": 1}, "must be a number of at least 0 and below 1, got 1"),
+        ({"max_accuracy_drop": "1%"}, "got '1%'"),
+        ({"max_seq_length": 15}, "max_seq_length must be a whole number of at least 16, got 15"),
+        ({"time_budget_s": 0}, "time_budget_s must be a number above 0, got 0"),
+        ({"time_budget_s": float("nan")}, "got nan"),
+        ({"time_budget_s": 10**400}, "time_budget_s must be a number above 0, got 1000"),
+        ({"time_budget_s": "10m"}, "got '10m'"),
+        ({"max_latency_ms": -1, "objective": "server"}, "max_latency_ms must be a number above 0"),
+        ({"seed": "1"}, "seed must be a whole number"),
+        ({"seed": 2**31}, "seed must be a whole number of at least 0 and below 2"),
+        ({"dataset": 3}, "dataset must be text, got 3"),
+        ({"stacks": [1]}, r"stacks must be text, or a list of texts, got \[1\]"),
+        ({"drop": 3}, "dropped must be text, or a list of texts, got 3"),
+        ({"learned": "no"}, "learned must be True or False, got 'no'"),
+        ({"gate": "prove"}, "gate must be point or proven, got 'prove'"),
+        ({"output": 3}, "output must be a path, got 3"),
+        ({"model": 3}, "model must be text, got 3"),
+        ({"model": None}, "--model is needed"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(option, words, tmp_path):
+    given = {"model": "demo", "output": tmp_path / "run", **option}
+    with pytest.raises(autotune.InputError, match=words) as caught:
+        autotune.tune(given.pop("model"), **given)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_none_stands_for_an_option_that_is_not_passed():
+    nothing = dict.fromkeys(["trials", "max_samples", "seed", "stacks", "learned", "gate", "task"])
+    assert settings_from({"model": "demo", **nothing}) == settings_from({"model": "demo"})
+
+
+def test_one_text_is_one_name_and_a_path_its_text(tmp_path):
+    given = {"model": "demo", "dropped": "mode", "stacks": ["a", "b"], "dataset": tmp_path}
+    settings, _ = settings_from(given)
+    assert (settings.dropped, settings.stacks) == (("mode",), ("a", "b"))
+    assert settings.dataset == str(tmp_path)
+
+
+def test_the_length_for_a_model_that_is_not_here_yet_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    away = {"model": "owner/name", "task": "embeddings"}
+    settings, decided = settings_from(away)
+    assert settings.max_seq_length == 128
+    assert decided == [
+        "max_seq_length: 128, as the model is not on this machine yet; pass --max-seq-length"
+    ]
+    assert settings_from({**away, "max_seq_length": 64})[1] == []
+    assert settings_from({**away, "task": "text-classification"})[1] == []
+
+
+@pytest.mark.parametrize("asked", [autotune.load_run, autotune.verify])
+def test_a_run_is_found_in_the_home_folder(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(autotune.InputError, match=str(tmp_path / "run")):
+        asked("~/run")
+
+
+@pytest.mark.parametrize(
     ("given", "kept"),
     [
         ({}, {"trials": None, "time_budget_s": 60.0, "seed": 3}),

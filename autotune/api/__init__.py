@@ -108,7 +108,7 @@ def tune(
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     knobs: Mapping[str, Choices] | None = None,
-    drop: Sequence[str] = (),
+    drop: str | Sequence[str] = (),
     announce: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
@@ -121,12 +121,13 @@ def tune(
     - `output`: the folder of the run. None: a new folder below `reports`.
     - `resume`: continue the run in `output`, with its options where none are passed here.
     - `knobs`: knob -> value that fixes it, or the values to which it is narrowed.
-    - `drop`: knobs that are not searched.
+    - `drop`: a knob that is not searched, or several.
     - `announce`: called with each line that the command would print before its table.
     - `progress`: called after each trial.
     - `options`: the other options of `autotune search`, by the names and with the units of
       `autotune.commands.search.settings.Settings`: `task`, `dataset`, `objective`, `trials`,
-      `time_budget_s`, `max_accuracy_drop`, ... and `max_latency_ms`.
+      `time_budget_s`, `max_accuracy_drop`, ... and `max_latency_ms`. None stands for an option
+      that is not passed.
 
     Raises InputError for anything unusable, and SearchError if the baseline cannot be measured.
     KeyboardInterrupt ends the search early, with the results so far.
@@ -135,12 +136,12 @@ def tune(
     from autotune.commands.search.tune import Tuning
 
     given = {
-        "model": os.fspath(model),
+        "model": model,
         **({"overrides": _overrides(knobs)} if knobs else {}),
-        **({"dropped": tuple(drop)} if drop else {}),
+        **({"dropped": drop} if drop else {}),
         **options,
     }
-    folder = None if output is None else written(os.fspath(output), "output", InputError)
+    folder = None if output is None else _path(output, "output", InputError)
     settings, decided = settings_from(given, resumed=folder if resume else None)
     say = announce or (lambda line: None)
     for line in decided:
@@ -161,7 +162,7 @@ def load_run(path: str | os.PathLike[str]) -> TunedRun:
 
     Raises InputError if there is none, or if it is not finished.
     """
-    run = TunedRun(folder_of(Path(path)).path)
+    run = TunedRun(folder_of(_path(path, "the run", ResumeError)).path)
     if not run.best:
         raise ResumeError(f"{path} holds no finished run")
     return run
@@ -184,11 +185,20 @@ def verify(
     from autotune.commands.promise import verify as verifying
 
     return verifying.verify(
-        Path(path),
+        _path(path, "the run", ResumeError),
         min_speedup=min_speedup,
         rounds=verifying.ROUNDS if rounds is None else rounds,
         model=None if model is None else os.fspath(model),
     )
+
+
+def _path(path: str | os.PathLike[str], what: str, error: type[InputError]) -> Path:
+    """A path as a person writes it. Raises `error`, whose message begins with `what`."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise error(f"{what} must be a path, got {ascii(path)[:60]}") from None
+    return written(text, what, error)
 
 
 def _overrides(knobs: Mapping[str, Choices]) -> tuple[str, ...]:

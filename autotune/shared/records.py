@@ -136,6 +136,7 @@ class ModelFacts:
     problem: str = "single_label"  # what the labels are: single_label, multi_label or regression
     # (c, a, b): a row padded to w tokens costs c + a w + b w^2 floating-point operations
     work: tuple[float, float, float] | None = None
+    note: str = ""  # a line for the user about how the model was read; no part of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
+from autotune.shared.folders import SENTENCE_SETTINGS
 from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Texts, TextTask
 from autotune.tasks.correlation import correlation, ranks, weighted_rank_correlation
 from autotune.tasks.files import lines_of, read_rows, read_text, read_tsv
@@ -81,15 +82,16 @@ class FeatureExtraction(TextTask):
     def max_seq_length_of(self, folder: Path | None) -> int:
         """Return what sentence-transformers cuts texts to, for a folder that it has saved.
 
-        That is max_seq_length of sentence_bert_config.json, or else the smaller of the limits that
-        the model and its tokenizer state.
+        That is max_seq_length of sentence_bert_config.json, which may have another of its names, or
+        else the smaller of the limits that the model and its tokenizer state.
         """
         if folder is None or not (folder / "modules.json").is_file():
             return self.default_max_seq_length
-        own = _setting(folder / "sentence_bert_config.json", "max_seq_length")
+        found = (_settings(folder / name) for name in SENTENCE_SETTINGS)
+        own = _limit(next((texts for texts in found if texts), {}), "max_seq_length")
         limits = [
-            _setting(folder / "config.json", "max_position_embeddings"),
-            _setting(folder / "tokenizer_config.json", "model_max_length"),
+            _limit(_settings(folder / "config.json"), "max_position_embeddings"),
+            _limit(_settings(folder / "tokenizer_config.json"), "model_max_length"),
         ]
         known = [limit for limit in limits if limit is not None]
         return own or (min(known) if known else self.default_max_seq_length)
@@ -221,12 +223,18 @@ class FeatureExtraction(TextTask):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _setting(path: Path, name: str) -> int | None:
-    """Return a limit of tokens that a JSON file of the model states. None if it states none."""
+def _settings(path: Path) -> Mapping[str, Any]:
+    """Return the content of a JSON file of the model. Empty if there is none that can be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8")).get(name)
-    except (OSError, ValueError, AttributeError):
-        return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _limit(settings: Mapping[str, Any], name: str) -> int | None:
+    """Return a limit of tokens that the settings state. None if they state none."""
+    value = settings.get(name)
     return value if isinstance(value, int) and 0 < value < UNLIMITED_TOKENS else None
 
 

@@ -50,8 +50,9 @@ class ImageClassification(Classification):
 
         `dataset` is a folder, a JSON, CSV or TSV file, or a dataset id. In a folder, each subfolder
         has the images of the label that it is named after, or metadata.jsonl or metadata.csv names
-        the images and their labels. `split` is a subfolder of the folder, if it has one of that
-        name. Paths in a file are relative to the file.
+        the images and their labels. `split` is a subfolder of the folder; without it, that is the
+        subfolder "validation" if it is laid out as such a folder. Paths in a file are relative to
+        the file.
         """
         for name in ("text", "text_pair"):
             if getattr(columns, name) is not None:
@@ -61,7 +62,7 @@ class ImageClassification(Classification):
         local = is_local(dataset)
         folder = written(dataset, "dataset", DatasetError) if local else Path()
         if local and folder.is_dir():
-            folder = folder / split if split and (folder / split).is_dir() else folder
+            folder = _split_of(folder, split, self.default_split)
             metadata = next((p for name in METADATA if (p := folder / name).is_file()), None)
             if metadata is None:
                 rows = [_row(str(folder), *found) for found in enumerate(_in_folders(folder), 1)]
@@ -97,6 +98,32 @@ class ImageClassification(Classification):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def _split_of(folder: Path, split: str | None, default: str) -> Path:
+    """Return the subfolder of a split, or `folder` itself if none is named and none is the default.
+
+    A subfolder that only has images is a label, whatever its name. Raises DatasetError.
+    """
+    if split is None:
+        below = folder / default
+        return below if _is_laid_out(below) else folder
+    one_name = str(Path(split)) == Path(split).name and split != ".." and "\0" not in split
+    if not one_name or not (folder / split).is_dir():
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[:1] != ".")
+        raise DatasetError(
+            f"--dataset-split {split!a}: {folder} has no subfolder of that name"
+            + (f"; it has {ascii(', '.join(found))[1:-1][:200]}" if found else "")
+        )
+    return folder / split
+
+
+def _is_laid_out(folder: Path) -> bool:
+    """Return whether a folder has subfolders, or a file that names images."""
+    return folder.is_dir() and (
+        any((folder / name).is_file() for name in METADATA)
+        or any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
+    )
+
+
 def _in_folders(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield each image of a folder's subfolders, and its label. Raises DatasetError for none."""
     found = [
@@ -116,6 +143,7 @@ def _in_folders(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _row(dataset: str, number: int, found: tuple[Path, Any]) -> Row:
     path, label = found
+    written(str(path.absolute()), f"{dataset}, row {number}:", DatasetError)
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -138,7 +166,8 @@ def _image_file(value: Any, beside: Path, where: str) -> Path:
     if isinstance(value, Mapping):
         content, name = value.get("bytes"), value.get("path")
         if isinstance(content, bytes):
-            suffix = Path(str(name or "")).suffix
+            suffix = Path(str(name or "")).suffix.lower()
+            suffix = suffix if suffix in SUFFIXES else ""
             file = cache.folder() / "images" / f"{hashlib.sha256(content).hexdigest()}{suffix}"
             if not file.exists():
                 _write(file, content, where)

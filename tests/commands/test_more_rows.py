@@ -7,16 +7,24 @@ from types import SimpleNamespace
 import pytest
 from fakes import measurement, trial
 
-from autotune.commands.search.more_rows import MoreRowsJudge
+from autotune.commands.search.more_rows import MAX_BYTES, MoreRowsJudge
+from autotune.driver.runner import Outcome
 from autotune.search.limits import Limits
+from autotune.shared.axes import BATCH, WIDTH
+from autotune.shared.errors import ModelError
+from autotune.shared.records import Failure
 
 KNOWN = 10
 
 
-def judge(budget_s, further):
+def judge(budget_s, further, *, axes=(BATCH, WIDTH), workload=None, announce=None):
     run = SimpleNamespace(
-        workload=SimpleNamespace(expected=SimpleNamespace(examples=KNOWN)),
+        workload=SimpleNamespace(
+            expected=SimpleNamespace(examples=KNOWN), task=SimpleNamespace(input_axes=axes)
+        ),
         settings=SimpleNamespace(limits=Limits(trials=None, time_budget_s=budget_s)),
+        folder=SimpleNamespace(workload=workload),
+        announce=announce,
     )
     return MoreRowsJudge(run, [None] * further, fork_servers=None)
 
@@ -46,3 +54,37 @@ def test_the_winner_is_judged_on_as_many_rows_as_a_tenth_of_the_time_allows(
 ):
     found = judge(budget_s, further).expected_s(BASELINE, WINNER)
     assert found == pytest.approx(OPENING_S + rows * ROW_S if rows else 0.0)
+
+
+def test_inputs_without_a_width_are_judged_on_as_many_rows_as_memory_allows(tmp_path):
+    size = KNOWN * MAX_BYTES // 25
+    with (tmp_path / "features.npz").open("wb") as file:
+        file.truncate(size)  # takes no space on the disk
+    found = judge(1000.0, 90, axes=(BATCH,), workload=tmp_path).expected_s(BASELINE, WINNER)
+    assert found == pytest.approx(OPENING_S + 25 * ROW_S)
+
+
+def refused(count):
+    raise ModelError("row 3 is too long")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (refused, "row 3 is too long"),
+        (
+            lambda count: Outcome(failure=Failure(kind="timeout", detail="took 9 s")),
+            "eager float32 failed, timeout: took 9 s",
+        ),
+    ],
+)
+def test_a_winner_keeps_its_accuracy_if_more_rows_cannot_be_run(prepare, words, monkeypatch):
+    lines = []
+    judging = judge(1000.0, 20, announce=lines.append)
+    monkeypatch.setattr(judging, "_prepare", prepare)
+    for _ in range(2):
+        outcome, accuracy, failure = judging.judge(BASELINE, WINNER)
+        assert (outcome.measurement, accuracy, failure) == (None, WINNER.accuracy, None)
+        assert judging.expected_s(BASELINE, WINNER) == 0
+    told = [line for line in lines if "not judged" in line]
+    assert told == [f"the winner is not judged on more rows: {words}"]

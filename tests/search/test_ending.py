@@ -9,7 +9,7 @@ from bench_search import Bench
 from fakes import FakeRunner, pass_seconds
 
 from autotune.driver.runner import Outcome
-from autotune.report.build import Context, verdict
+from autotune.report.build import Context, judgement, verdict
 from autotune.search.finals import MIN_ROUNDS
 from autotune.search.objective import objective_named
 from autotune.search.ranking import FINAL, JUDGED, SEARCHED, leaders
@@ -70,6 +70,24 @@ def test_other_leaders_come_to_the_finals_if_none_is_left_and_there_is_time(benc
     assert MIN_ROUNDS <= result.gain.samples < result.rounds
     said = f"in {result.gain.samples} of the {result.rounds} rounds of the finals"
     assert said in words(result)
+
+
+class Impossible(FirstWrong):
+    """More rows turn out not to be encodable."""
+
+    def expected_s(self, baseline, winner):
+        return 0.0 if self.judged else 0.01
+
+
+def test_a_winner_that_cannot_be_judged_on_more_rows_stays_the_winner(bench):
+    rows = Impossible(0)
+    result = bench.search(FakeRunner(), trials=14, more_rows=rows)
+    assert origins(result) == [FINAL, JUDGED]
+    assert rows.judged == [result.best.config]
+    assert result.significant
+    (judged,) = (t for t in result.trials if t.origin == JUDGED)
+    assert (judged.measurement, judged.accuracy) == (None, result.best.accuracy)
+    assert judgement(result, "f1")["certainty"] == result.best.accuracy.certainty
 
 
 class Timed(FakeRunner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,7 @@ from autotune.shared.errors import DatasetError
 from autotune.space import Surroundings, baseline, compile_space, dynamic_baseline, load_space
 from autotune.tasks import task_named, task_of_architectures
 from autotune.tasks.base import Columns
+from autotune.tasks.image_classification import _image_file
 
 TASK = task_named("image-classification")
 
@@ -46,6 +48,49 @@ def test_a_split_is_a_subfolder_of_the_folder(tmp_path):
     images(tmp_path / "train" / "cat", a=1)
     images(tmp_path / "test" / "cat", b=1)
     assert short(TASK.load(str(tmp_path), "test").rows, tmp_path) == [("test/cat/b.png", 1, "cat")]
+
+
+@pytest.mark.parametrize("split", ["tset", "", ".", "..", "/", "test/cat", "a\0"])
+def test_a_split_that_is_no_subfolder_is_refused_in_one_line(split, tmp_path):
+    images(tmp_path / "train" / "cat", a=1)
+    images(tmp_path / "test" / "cat", b=1)
+    with pytest.raises(DatasetError, match="has no subfolder of that name; it has test, train"):
+        TASK.load(str(tmp_path), split)
+
+
+def test_without_a_split_the_subfolder_validation_is_read(tmp_path):
+    images(tmp_path / "train" / "cat", a=1)
+    images(tmp_path / "validation" / "cat", b=1)
+    found = TASK.load(str(tmp_path), None)
+    assert short(found.rows, tmp_path) == [("validation/cat/b.png", 1, "cat")]
+    calibration = TASK.load(str(tmp_path / "train"), None)  # as --calibration names it
+    assert short(calibration.rows, tmp_path) == [("train/cat/a.png", 1, "cat")]
+    metadata = tmp_path / "validation" / "metadata.csv"
+    metadata.write_text("file_name,label\ncat/b.png,dog\n")
+    assert [row["label"] for row in TASK.load(str(tmp_path), None).rows] == ["dog"]
+
+
+def test_a_subfolder_validation_of_images_alone_is_a_label(tmp_path):
+    images(tmp_path / "validation", a=1)
+    images(tmp_path / "training", b=1)
+    found = TASK.load(str(tmp_path), None)
+    assert {row["label"] for row in found.rows} == {"validation", "training"}
+
+
+def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path):
+    images(tmp_path / "cat", a=1)
+    Path(os.fsdecode(bytes(tmp_path / "cat") + b"/\xff.png")).write_bytes(b"x")
+    with pytest.raises(DatasetError, match="the name is no text in this locale") as caught:
+        TASK.load(str(tmp_path), None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.p\0g", "a.../etc", "a.PNG", None])
+def test_only_known_suffixes_of_images_are_kept(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = _image_file({"bytes": b"abc", "path": name}, Path(), "row 1")
+    assert found.read_bytes() == b"abc"
+    assert found.suffix == (".png" if name == "a.PNG" else "")
 
 
 @pytest.mark.parametrize(

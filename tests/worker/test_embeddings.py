@@ -155,6 +155,15 @@ FOLDERS = {
         "prompts": {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
         "pooling": {"include_prompt": False},
     },
+    "a prompt that weights count": {
+        "modes": ["weightedmean"],
+        "prompts": {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+        "pooling": {"include_prompt": False},
+    },
+    "poolings in an order of their own": {
+        "modes": ["mean", "cls"],
+        "pooling": {"pooling_mode": ["mean", "cls"]},
+    },
 }
 
 
@@ -245,7 +254,8 @@ def test_what_is_run_is_part_of_the_models_digest(tmp_path):
     ("change", "words"),
     [
         ({"type": "sentence_transformers.models.CNN"}, "module 2 is CNN; vectors are made by"),
-        ({"type": "mine.Head"}, "module 2 is Head; vectors are made by"),
+        ({"type": "mine.Head"}, "module 2 is mine.Head, which is code of its own; vectors are"),
+        ({"type": "mine.Normalize"}, "module 2 is mine.Normalize, which is code of its own"),
     ],
 )
 def test_modules_that_are_not_honoured_are_refused(change, words, tmp_path):
@@ -257,10 +267,151 @@ def test_modules_that_are_not_honoured_are_refused(change, words, tmp_path):
         features_of(folder, tmp_path / "features")
 
 
-def test_a_pooling_of_no_known_kind_is_refused(tmp_path):
-    folder = sentence_folder(tmp_path / "model")
-    with pytest.raises(TrialFailure, match="it pools by nothing"):
-        features_of(folder, tmp_path / "features")
+def files_only(folder, pooling=None, path="1_Pooling", dense=None, **texts):
+    """The files of sentence-transformers without a model."""
+    kinds = [("", "models.Transformer"), (path, "sentence_transformer.modules.pooling.Pooling")]
+    kinds += [("2_Dense", "base.modules.dense.Dense")] if dense else []
+    modules = [{"path": place, "type": f"sentence_transformers.{kind}"} for place, kind in kinds]
+    files = {"modules.json": modules, "1_Pooling/config.json": pooling or {}}
+    files |= {"2_Dense/config.json": dense} if dense else {}
+    for name, content in {**files, **texts}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return TASK.source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modes"),
+    [
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+        ({"pooling_mode": "mean_sqrt_len"}, ("mean_sqrt_len_tokens",)),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, ("cls", "mean")),
+        ({"pooling_mode_cls_token": False, "pooling_mode_max_tokens": False}, ("mean",)),
+        ({}, ("mean",)),
+    ],
+)
+def test_poolings_are_joined_in_the_order_of_sentence_transformers(pooling, modes, tmp_path):
+    from autotune.worker.work.embedding import read_recipe
+
+    assert read_recipe(files_only(tmp_path, pooling)).poolings == modes
+
+
+@pytest.mark.parametrize(
+    ("pooling", "words"),
+    [({"pooling_mode": []}, "it pools by nothing"), ({"pooling_mode": "sum"}, "it pools by sum")],
+)
+def test_a_pooling_of_no_known_kind_is_refused(pooling, words, tmp_path):
+    from autotune.worker.work.embedding import read_recipe
+
+    with pytest.raises(TrialFailure, match=words):
+        read_recipe(files_only(tmp_path, pooling))
+
+
+@pytest.mark.parametrize("path", ["/etc", "../other", "1_Pooling/../..", "linked"])
+def test_a_module_outside_of_the_folder_is_refused(path, tmp_path):
+    from autotune.worker.encode import model_digest
+    from autotune.worker.work.embedding import read_recipe
+
+    source = files_only(tmp_path / "model", path=path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "model" / "linked").symlink_to(tmp_path / "other")
+    for read in (read_recipe, model_digest):
+        with pytest.raises(TrialFailure, match=r"modules.json is malformed: .* leads out of the f"):
+            read(source)
+
+
+def test_the_digest_is_of_files_alone_and_follows_their_links(tmp_path):
+    """The hub's cache keeps the content of each file elsewhere, and links to it."""
+    from autotune.worker.encode import model_digest
+
+    source = files_only(tmp_path / "model")
+    blob = tmp_path / "blob"
+    blob.write_text("{}")
+    pooling = tmp_path / "model" / "1_Pooling"
+    (pooling / "deeper").mkdir()
+    (pooling / "config.json").unlink()
+    (pooling / "config.json").symlink_to(blob)
+    before = model_digest(source)
+    blob.write_text('{"pooling_mode": "cls"}')
+    assert model_digest(source) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("modules.json", {"a": 1}),
+        ("modules.json", [{"path": ""}]),
+        ("modules.json", 3),
+        ("1_Pooling/config.json", [1]),
+        ("1_Pooling/config.json", {"pooling_mode": 3}),
+        ("sentence_bert_config.json", [1]),
+        ("config_sentence_transformers.json", {"default_prompt_name": "a", "prompts": [1]}),
+        ("2_Dense/config.json", {"in_features": 3}),
+        ("2_Dense/config.json", {"in_features": "x", "out_features": 2}),
+    ],
+)
+def test_files_that_are_malformed_are_named_in_one_line(file, content, tmp_path):
+    from autotune.worker.work.embedding import Dense, read_recipe
+
+    source = files_only(tmp_path, **{"dense": {"in_features": 1}, file: content})
+    with pytest.raises(TrialFailure, match=f"{file} is malformed: ") as caught:
+        Dense(source, next(folder for _, folder in read_recipe(source).steps))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["torch.nn.GELU", "torch.nn.modules.activation.GELU"])
+def test_a_dense_layer_has_a_bias_unless_its_file_says_no(name, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from autotune.worker.work.embedding import Dense
+
+    settings = {"in_features": 2, "out_features": 1, "activation_function": name}
+    source = files_only(tmp_path, dense=settings)
+    weights = {"linear.weight": torch.ones(1, 2), "linear.bias": torch.ones(1)}
+    save_file(weights, tmp_path / "2_Dense" / "model.safetensors")
+    found = Dense(source, "2_Dense")(torch.ones(1, 2))
+    torch.testing.assert_close(found, torch.nn.functional.gelu(torch.tensor([[3.0]])))
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "xlnet"])
+def test_other_names_of_the_settings_file_are_read(family, tmp_path):
+    from autotune.worker.encode import model_digest
+    from autotune.worker.work.embedding import read_recipe
+
+    source = files_only(tmp_path)
+    before = model_digest(source)
+    texts = {"max_seq_length": 77, "do_lower_case": True}
+    (tmp_path / f"sentence_{family}_config.json").write_text(json.dumps(texts))
+    assert TASK.max_seq_length_of(tmp_path) == 77
+    assert read_recipe(source).lower
+    assert model_digest(source) != before
+
+
+def test_weights_count_the_tokens_of_a_prompt_that_is_not_pooled():
+    import torch
+
+    from autotune.worker.work.embedding import Pooling
+
+    hidden = torch.tensor([[[8.0], [1.0], [2.0], [9.0]]])
+    found = Pooling(["weightedmean"], skipped=1)(hidden, torch.tensor([[1, 1, 1, 0]]))
+    assert found.item() == pytest.approx((2 * 1 + 3 * 2) / (2 + 3))
+
+
+def test_a_hub_model_of_unknown_modules_is_said_to_be_one(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    from autotune.worker.work import embedding
+
+    hub = TASK.source("owner/name")
+    monkeypatch.setattr(embedding, "_file", lambda source, name: None)
+    looked_up = "try_to_load_from_cache"
+    monkeypatch.setattr(huggingface_hub, looked_up, lambda *_, **__: None)
+    assert embedding._unknown_modules(hub)
+    assert not embedding._unknown_modules(TASK.source(str(tmp_path)))  # a folder is all there is
+    absent = huggingface_hub._CACHED_NO_EXIST
+    monkeypatch.setattr(huggingface_hub, looked_up, lambda *_, **__: absent)
+    assert not embedding._unknown_modules(hub)
 
 
 ENGINES = [  # engine knobs, and how far a component may be off (of vectors of length 1)

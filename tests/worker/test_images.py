@@ -77,6 +77,20 @@ def test_a_batch_of_images_gets_the_answers_of_each_image_alone(name, tmp_path):
     np.testing.assert_allclose(found, alone(model, paths), atol=1e-4)
 
 
+def test_an_image_that_its_exif_data_turns_is_upright(pillow, tmp_path):
+    model = build_image_model(tmp_path / "model", "vit", LABELS)
+    drawn = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    upright = pillow.fromarray(drawn)
+    upright.save(tmp_path / "upright.png")
+    exif = pillow.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, to the right
+    upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    paths = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    features, _, _ = encoded(model, paths, tmp_path / "features")
+    first, second = features.values["pixel_values"]
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.usefixtures("pillow")
 def test_images_in_gray_and_with_transparency_are_read(pillow, tmp_path):
     model = build_image_model(tmp_path / "model", "vit", LABELS)

@@ -30,7 +30,7 @@ from autotune.report.text import judged_words
 from autotune.search.finals import VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
-from autotune.shared.errors import StackError
+from autotune.shared.errors import ModelError, StackError
 from autotune.shared.records import ONE_PASS, Config, StackFacts, StoppingRule, to_jsonable
 from autotune.shared.stats import Interval, gain_interval, median_interval, process_spread
 from autotune.space import knobs
@@ -82,7 +82,8 @@ def verify(
     """Measure the run's best configuration against its baseline again, in turn.
 
     `path` is best.yaml or its folder, `model` where the model is now, if not where best.yaml says.
-    Raises ResumeError where `path` holds no finished run, ModelError where `model` is none.
+    Raises ResumeError where `path` holds no finished run, ModelError where `model` is none or
+    another one.
     """
     run, host = reopen(folder_of(path), model), detect()
     minimum = min_speedup
@@ -95,6 +96,8 @@ def verify(
             changed = model_changed(run, host, found[str(run.chosen["stack"])].python, work)
         except StackError as error:
             return _without_measuring(run, host, {}, minimum, str(error))
+        if changed is not None and model is not None:
+            raise ModelError(f"--model {model}: {changed}")
         cause = changed or found[str(run.chosen["stack"])].refusal(run.chosen)
         if cause is not None:
             return _without_measuring(run, host, found, minimum, cause)

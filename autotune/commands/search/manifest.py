@@ -52,7 +52,7 @@ def describe_run(
         "model": {
             "name": settings.model,
             "path": workload.source.path,
-            **to_jsonable(workload.facts),
+            **{name: v for name, v in to_jsonable(workload.facts).items() if name != "note"},
             "padding": None if workload.padding is None else dict(workload.padding),
             "trust_remote_code": settings.trust_remote_code,
             "allow_pickle": settings.allow_pickle,

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autotune.commands.search.context import Run
+from autotune.driver.arrays import FEATURES_FILE
 from autotune.driver.forkserver import ForkServers
 from autotune.driver.replies import Expected
 from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.search.objective import workload_s
 from autotune.search.ranking import measured
+from autotune.shared.axes import WIDTH
 from autotune.shared.errors import InputError
 from autotune.shared.records import ONE_PASS, Accuracy, Config, Failure, Measurement, Trial
 from autotune.tasks.base import Row
@@ -28,6 +30,8 @@ ENCODING_S = 5.0
 """About how many seconds it takes to start a process that encodes the rows."""
 MARGIN = 1.3
 """Rows are assumed to take this many times as long as on average: a pass also warms up."""
+MAX_BYTES = 2**30
+"""About the most bytes of the arrays of inputs that have no width, such as images."""
 
 
 class MoreRowsJudge:
@@ -38,6 +42,7 @@ class MoreRowsJudge:
         self._further = further
         self._fork_servers = fork_servers
         self._reference: tuple[ProcessRunner, Gate, Reference] | None = None
+        self._impossible = False  # the rows cannot be encoded, or eager float32 failed on them
 
     def expected_s(self, baseline: Trial, winner: Trial) -> float:
         """About how many seconds `judge` takes, 0 where there is no time for enough rows."""
@@ -51,18 +56,15 @@ class MoreRowsJudge:
     ) -> tuple[Outcome, Accuracy | None, Failure | None]:
         """Run the winner on as many rows as there is time for, and compare it with eager float32.
 
-        A failure of eager float32 is returned as one of the winner's.
+        If these rows cannot be encoded, or if eager float32 fails on them, that says nothing about
+        the winner: it keeps the accuracy that it has, and no winner is judged on more rows.
         """
-        if self._reference is None:
+        if self._reference is None and not self._impossible:
             count = self._rows_in_time(baseline, winner)
             self._run.announce(f"judging the winner on {count} rows")
-            try:
-                prepared = self._prepare(count)
-            except InputError as error:
-                return Outcome(), None, Failure(kind="unsupported", detail=str(error))
-            if isinstance(prepared, Outcome):
-                return prepared, None, prepared.failure
-            self._reference = prepared
+            self._reference = self._prepared(count)
+        if self._reference is None:
+            return Outcome(), winner.accuracy, None
         runner, gate, reference = self._reference
         try:
             outcome = runner.run(winner.config, ONE_PASS)
@@ -75,13 +77,40 @@ class MoreRowsJudge:
 
     def _rows_in_time(self, baseline: Trial, winner: Trial) -> int:
         """The number of rows to run, those of the search included; 0 where it is not worth it."""
+        if self._impossible:
+            return 0
         known = self._run.workload.expected.examples
-        every = known + len(self._further)
+        every = min(known + len(self._further), self._most_rows(known))
         budget = self._run.settings.limits.time_budget_s
         time_s = TIME_WITHOUT_BUDGET_S if budget is None else TIME_SHARE * budget
         time_s -= _opening_s(baseline, winner)
         rows = min(every, int(time_s / _row_s(baseline, winner)))
         return rows if rows >= min(every, MIN_MORE_ROWS * known) and rows > known else 0
+
+    def _most_rows(self, known: int) -> int:
+        """The number of rows whose arrays take about MAX_BYTES, by those of the `known` rows.
+
+        Inputs that have a width are small, and have no such limit.
+        """
+        if WIDTH in self._run.workload.task.input_axes:
+            return sys.maxsize
+        size = (self._run.folder.workload / FEATURES_FILE).stat().st_size
+        return MAX_BYTES * known // max(size, 1)
+
+    def _prepared(self, count: int) -> tuple[ProcessRunner, Gate, Reference] | None:
+        """What `_prepare` returns. None, and a line for the user, if that fails."""
+        try:
+            prepared = self._prepare(count)
+        except InputError as error:
+            cause = str(error)
+        else:
+            if not isinstance(prepared, Outcome):
+                return prepared
+            assert prepared.failure is not None
+            cause = f"eager float32 failed, {prepared.failure.kind}: {prepared.failure.detail}"
+        self._impossible = True
+        self._run.announce(f"the winner is not judged on more rows: {cause}")
+        return None
 
     def _prepare(self, count: int) -> tuple[ProcessRunner, Gate, Reference] | Outcome:
         """Encode the rows and run eager float32 on them. Returns its outcome if that fails."""

@@ -5,10 +5,13 @@ The command line and `autotune.tune` both decide here what the user left open.
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from autotune.commands.search.settings import Settings, infer_task, model_folder, resolve_model
 from autotune.search.objective import ServerObjective
@@ -19,9 +22,49 @@ from autotune.shared.paths import kind_of
 from autotune.shared.words import suggestion
 from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
+from autotune.tasks.base import Task
 
-OPTIONS = frozenset({field.name for field in fields(Settings)} | {"max_latency_ms"})
+LIMIT = "max_latency_ms"
+OPTIONS = frozenset({field.name for field in fields(Settings)} | {LIMIT})
 """The options of a search: the fields of `Settings`, and the limit of the server objective."""
+MAX_SEED = 2**31 - 1
+"""The largest number that every library here takes as a seed, also with the number of trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a number may have. `open_` leaves out the least one."""
+
+    least: float
+    open_: bool = False
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        above = value > self.least if self.open_ else value >= self.least
+        return above and value < self.below
+
+    @property
+    def words(self) -> str:
+        low = f"above {self.least:g}" if self.open_ else f"of at least {self.least:g}"
+        return low if self.below == math.inf else f"{low} and below {self.below:g}"
+
+
+POSITIVE = Range(0, open_=True)
+RANGES = {
+    "trials": Range(1),
+    "time_budget_s": POSITIVE,
+    "trial_timeout_s": POSITIVE,
+    "max_memory_bytes": POSITIVE,
+    LIMIT: POSITIVE,
+    "max_samples": Range(0),
+    "doc_stride": Range(0),
+    "max_seq_length": Range(1),
+    "seed": Range(0, below=MAX_SEED + 1),
+    "max_accuracy_drop": Range(0, below=1),
+}
+LEAST_WIDTH = 16
+"""The least `max_seq_length` of inputs that have a width."""
+CHOICES = {"gate": ("point", "proven")}
 
 
 def settings_from(
@@ -29,13 +72,16 @@ def settings_from(
 ) -> tuple[Settings, list[str]]:
     """The settings of a search, and what was decided for the user, in lines for people.
 
-    `given` holds the options that the user named, of OPTIONS. `resumed` is the folder of a run
-    whose options hold where the user named none. Raises InputError.
+    `given` holds the options that the user named, of OPTIONS; None stands for an option that is not
+    named. `resumed` is the folder of a run whose options hold where the user named none. Raises
+    InputError.
     """
     for name in given:
         if name not in OPTIONS:
             raise InputError(f"{name} is no option of a search{suggestion(name, OPTIONS)}")
-    options = {**_stored(resumed, given), **given}
+    given = {name: value for name, value in given.items() if value is not None}
+    stored = {name: value for name, value in _stored(resumed, given).items() if value is not None}
+    options = {name: _checked(name, value) for name, value in {**stored, **given}.items()}
     if not options.get("model"):
         raise InputError("--model is needed: a model folder, a hub id, or demo")
     decided = []
@@ -47,7 +93,18 @@ def settings_from(
     if "max_seq_length" in given and WIDTH not in task.input_axes:
         raise InputError(f"--max-seq-length: inputs of {task.name} have no width, drop the option")
     if options.get("max_seq_length") is None:
-        options["max_seq_length"] = task.max_seq_length_of(model_folder(str(options["model"])))
+        folder = model_folder(str(options["model"]))
+        options["max_seq_length"] = length = task.max_seq_length_of(folder)
+        if folder is None and type(task).max_seq_length_of is not Task.max_seq_length_of:
+            decided.append(
+                f"max_seq_length: {length}, as the model is not on this machine yet; "
+                "pass --max-seq-length"
+            )
+    elif "max_seq_length" in given and options["max_seq_length"] < LEAST_WIDTH:
+        raise InputError(
+            f"max_seq_length must be a whole number of at least {LEAST_WIDTH}, "
+            f"got {options['max_seq_length']}"
+        )
     if options.get("doc_stride") is None:
         options["doc_stride"] = task.default_doc_stride or 0
     elif "doc_stride" in given and task.default_doc_stride is None:
@@ -66,6 +123,54 @@ def settings_from(
             )
         options["objective"] = ServerObjective(limit_ms / 1000).name
     return Settings(**options), decided
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of an option, which may stand for several of text. Raises InputError.
+
+    A path stands for its text, one text for several texts of which there is one.
+    """
+    kind = KINDS[name]
+    if isinstance(value, os.PathLike) and kind is not int and kind is not float:
+        value = os.fspath(value)
+    if kind is tuple:
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+            return tuple(items)
+        raise InputError(f"{name} must be text, or a list of texts, got {_shown(value)}")
+    if kind is bool or kind is str:
+        if not isinstance(value, kind):
+            expected = "text" if kind is str else "True or False"
+            raise InputError(f"{name} must be {expected}, got {_shown(value)}")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise InputError(f"{name} must be {' or '.join(CHOICES[name])}, got {_shown(value)}")
+        return value
+    types = (int,) if kind is int else (int, float)
+    number = isinstance(value, types) and not isinstance(value, bool)
+    number = number and (kind is int or abs(value) <= sys.float_info.max)
+    if not number or not RANGES[name].holds(value):
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name} must be {expected} {RANGES[name].words}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:60]
+
+
+def _kinds() -> dict[str, type]:
+    """The type of each option: str, int, float, bool, or tuple for several of text."""
+    found: dict[str, type] = {LIMIT: float}
+    for name, hint in get_type_hints(Settings).items():
+        if name not in OPTIONS:
+            continue
+        kinds = [kind for kind in (str, bool, int, float) if kind in (hint, *get_args(hint))]
+        found[name] = tuple if get_origin(hint) is tuple else kinds[0]
+    return found
+
+
+KINDS = _kinds()
+"""Option -> its type, by the fields of `Settings`."""
 
 
 def _stored(resumed: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -306,6 +306,8 @@ class Tuning:
                 folder=folder,
             )
             workload, found = self._await_both(encode_rows, examination, bool(rows.calibration))
+            if workload.facts.note:
+                self._announce(workload.facts.note)
             return workload, found, self._bounds(worker, host, found, workload)
 
     def _await_both(

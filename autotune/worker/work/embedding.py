@@ -2,34 +2,40 @@
 
 The vector is made inside the graph, so an engine runs what a service would run. A folder of
 sentence-transformers says how, in modules.json and the folders that it names. A folder without
-modules.json gives the mean over the tokens of a text.
+modules.json gives the mean over the tokens of a text. So does a hub model for which it cannot be
+known whether it has modules.json, since it was downloaded without and the hub does not answer. Then
+a note says so: most models of transformers have no modules.json, so a refusal would be too strict.
 
 Source: Reimers and Gurevych, Sentence-BERT, 2019; the library sentence-transformers 5.7, whose
 modules Transformer, Pooling, Dense, Normalize and Dropout are honoured. Its other modules are
-refused.
+refused, and so are modules of any other package.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
-from autotune.shared.errors import TrialFailure
-from autotune.shared.records import ModelSource
+from autotune.shared.errors import TrialFailure, describe
+from autotune.shared.folders import SENTENCE_SETTINGS
+from autotune.shared.records import ModelFacts, ModelSource
 from autotune.worker.inputs import MASK
 from autotune.worker.slim import transformers
 from autotune.worker.work.text import TextWork
 
 OUTPUT = "sentence_embedding"
 MODULES = "modules.json"
-SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
-POOLINGS = {  # setting of 1_Pooling/config.json -> mode; vectors are joined in this order
+PROMPTS = "config_sentence_transformers.json"
+SENTENCE_FILES = (MODULES, *SENTENCE_SETTINGS, PROMPTS)
+LIBRARY = "sentence_transformers"
+POOLINGS = {  # setting of 1_Pooling/config.json -> mode; so set, vectors are joined in this order
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -38,6 +44,10 @@ POOLINGS = {  # setting of 1_Pooling/config.json -> mode; vectors are joined in 
     "pooling_mode_lasttoken": "lasttoken",
 }
 OTHER_NAMES = {"mean_sqrt_len": "mean_sqrt_len_tokens"}
+UNKNOWN_MODULES = (
+    "vectors are the mean over the tokens: modules.json is not in the local cache, and the hub "
+    "cannot be asked for it; if the model has one, download all of it and pass --model DIR"
+)
 BELOW_EVERYTHING = -1e9
 """The value of padding when the largest value of each dimension is taken."""
 
@@ -62,52 +72,80 @@ class Recipe:
 
 
 def read_recipe(source: ModelSource) -> Recipe:
-    """The recipe of the model's folder. Raises TrialFailure `unsupported` for other modules."""
-    modules: Any = _read_json(source, MODULES)
-    if modules is None:
+    """The recipe of the model's folder. Raises TrialFailure `unsupported` for other modules, and
+    for files that cannot be understood."""
+    file = _file(source, MODULES)
+    if file is None:
         return Recipe()
+    modules = _modules(file)
     poolings: tuple[str, ...] = ()
     steps: list[tuple[str, str]] = []
     pools_prompt = True
-    for place, module in enumerate(modules):
-        kind, folder = str(module["type"]).rpartition(".")[2], str(module.get("path") or "")
+    for place, (type_, folder) in enumerate(modules):
+        package, kind = type_.partition(".")[0], type_.rpartition(".")[2]
+        if package != LIBRARY:
+            raise _refused(source, f"module {place} is {type_}, which is code of its own")
         if place == 0:
             if kind != "Transformer" or folder:
                 raise _refused(source, f"its first module is {kind} in {folder or 'the folder'}")
         elif kind == "Pooling" and not poolings:
-            settings = _read_json(source, f"{folder}/config.json") or {}
-            poolings = _poolings(source, settings)
-            pools_prompt = bool(settings.get("include_prompt", True))
+            with _understood(source, f"{folder}/config.json"):
+                settings = _read_settings(source, f"{folder}/config.json")
+                poolings = _poolings(source, settings)
+                pools_prompt = bool(settings.get("include_prompt", True))
         elif kind in STEPS and poolings:
             steps.append((kind, folder))
         else:
             raise _refused(source, f"module {place} is {kind}")
     if not poolings:
         raise _refused(source, "it has no module Pooling")
-    texts = _read_json(source, "sentence_bert_config.json") or {}
-    prompts = _read_json(source, "config_sentence_transformers.json") or {}
-    named = prompts.get("default_prompt_name")
+    found = (_read_settings(source, name) for name in SENTENCE_SETTINGS)
+    texts = next((settings for settings in found if settings), {})
+    with _understood(source, PROMPTS):
+        prompts = _read_settings(source, PROMPTS)
+        named = prompts.get("default_prompt_name")
+        prompt = str((prompts.get("prompts") or {}).get(named) or "") if named else ""
     return Recipe(
         poolings=poolings,
         steps=tuple(steps),
-        prompt=str((prompts.get("prompts") or {}).get(named) or "") if named else "",
+        prompt=prompt,
         pools_prompt=pools_prompt,
         lower=bool(texts.get("do_lower_case", False)),
     )
 
 
+def _modules(file: Path) -> list[tuple[str, str]]:
+    """The type and the folder of each module that `file`, a modules.json, names.
+
+    Raises TrialFailure `unsupported` for a file that cannot be understood, and for a folder that is
+    not inside the model's.
+    """
+    root, found = file.parent.resolve(), []
+    with _understood_file(file):
+        for module in json.loads(file.read_text(encoding="utf-8")):
+            type_, folder = module["type"], module.get("path") or ""
+            if not isinstance(type_, str) or not isinstance(folder, str):
+                raise TypeError("type and path must be text")
+            path = PurePosixPath(folder)
+            inside = (file.parent / folder).resolve().is_relative_to(root)
+            if path.is_absolute() or ".." in path.parts or not inside:
+                raise ValueError(f"the path {folder!a} leads out of the folder")
+            found.append((type_, folder))
+    return found
+
+
 def _poolings(source: ModelSource, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The modes of a module Pooling. Later versions of the library name them in one setting."""
     named = settings.get("pooling_mode")
-    if named is not None:
+    if named is None:
+        asked = [mode for name, mode in POOLINGS.items() if settings.get(name, False)] or ["mean"]
+    else:
         asked = [named] if isinstance(named, str) else list(named)
         asked = [OTHER_NAMES.get(name, name) for name in asked]
-    else:
-        asked = [mode for name, mode in POOLINGS.items() if settings.get(name, False)]
     unknown = [name for name in asked if name not in POOLINGS.values()]
     if unknown or not asked:
         raise _refused(source, f"it pools by {', '.join(map(str, unknown)) or 'nothing'}")
-    return tuple(mode for mode in POOLINGS.values() if mode in asked)
+    return tuple(dict.fromkeys(asked))
 
 
 def _refused(source: ModelSource, what: str) -> TrialFailure:
@@ -133,15 +171,43 @@ def _file(source: ModelSource, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _read_json(source: ModelSource, name: str) -> Any:
-    """The content of a JSON file of the model. None if there is none."""
+def _unknown_modules(source: ModelSource) -> bool:
+    """Whether it cannot be known if a hub model without modules.json in the cache has one."""
+    if Path(source.path).is_dir() or _file(source, MODULES) is not None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    # None: never asked for. A file that the hub was found to lack leaves a mark in the cache.
+    return try_to_load_from_cache(source.path, MODULES, revision=source.revision) is None
+
+
+def _read_settings(source: ModelSource, name: str) -> Mapping[str, Any]:
+    """The content of a JSON file of the model. Empty if there is none.
+
+    Raises TrialFailure `unsupported` if that is no JSON object.
+    """
     path = _file(source, name)
     if path is None:
-        return None
+        return {}
+    with _understood_file(path):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError("expected a JSON object")
+    return settings
+
+
+def _understood(source: ModelSource, name: str) -> contextlib.AbstractContextManager[None]:
+    """`_understood_file` of a file of the model."""
+    return _understood_file(Path(source.path) / name)
+
+
+@contextlib.contextmanager
+def _understood_file(path: Path) -> Iterator[None]:
+    """Raise TrialFailure `unsupported`, which names the file, for an error in what it says."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrialFailure("unsupported", f"{path} is not JSON: {error}") from error
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TrialFailure("unsupported", f"{path} is malformed: {describe(error)}") from error
 
 
 class Pooling(torch.nn.Module):
@@ -149,7 +215,7 @@ class Pooling(torch.nn.Module):
 
     Several `modes` join their vectors. Padding changes no vector, on whichever side it is: the
     first token is the first real one, and weights count real tokens. The `skipped` first tokens
-    of each text are left out, except as the first token.
+    of each text are left out, except as the first token; weights count them.
     """
 
     def __init__(self, modes: Sequence[str], skipped: int = 0) -> None:
@@ -157,9 +223,9 @@ class Pooling(torch.nn.Module):
         self.modes, self.skipped = tuple(modes), skipped
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        first = mask
+        first, count_so_far = mask, mask.cumsum(1)
         if self.skipped:
-            mask = mask * (mask.cumsum(1) > self.skipped).to(mask.dtype)
+            mask = mask * (count_so_far > self.skipped).to(mask.dtype)
         real = mask.unsqueeze(-1).to(torch.float32)
         states = hidden.to(torch.float32)
         vectors = []
@@ -172,7 +238,7 @@ class Pooling(torch.nn.Module):
                 lowest = torch.full_like(states, BELOW_EVERYTHING)
                 vectors.append(torch.where(real > 0, states, lowest).amax(1))
             elif mode == "weightedmean":
-                weights = real * mask.cumsum(1).unsqueeze(-1).to(torch.float32)
+                weights = real * count_so_far.unsqueeze(-1).to(torch.float32)
                 vectors.append((states * weights).sum(1) / weights.sum(1).clamp(min=1e-9))
             else:
                 count = real.sum(1).clamp(min=1e-9)
@@ -201,14 +267,17 @@ class Dense(torch.nn.Module):
 
     def __init__(self, source: ModelSource, folder: str) -> None:
         super().__init__()
-        settings = _read_json(source, f"{folder}/config.json") or {}
-        self.linear = torch.nn.Linear(
-            int(settings["in_features"]), int(settings["out_features"]), bool(settings["bias"])
-        )
+        with _understood(source, f"{folder}/config.json"):
+            settings = _read_settings(source, f"{folder}/config.json")
+            self.linear = torch.nn.Linear(
+                int(settings["in_features"]),
+                int(settings["out_features"]),
+                bool(settings.get("bias", True)),
+            )
+            self.activation = _activation(source, settings.get("activation_function"))
         self.linear.load_state_dict(
             {name.removeprefix("linear."): w for name, w in _weights(source, folder).items()}
         )
-        self.activation = _activation(source, settings.get("activation_function"))
         for name in ("module_input_name", "module_output_name"):
             if settings.get(name) not in (None, OUTPUT):
                 raise _refused(source, f"{folder} has {name} {settings[name]!r}")
@@ -239,12 +308,11 @@ def _weights(source: ModelSource, folder: str) -> dict[str, torch.Tensor]:
 def _activation(source: ModelSource, name: str | None) -> torch.nn.Module:
     """torch's activation of that name. The library's default is the hyperbolic tangent."""
     module, _, class_name = (name or "torch.nn.modules.activation.Tanh").rpartition(".")
-    known = module.startswith("torch.nn.modules.") and hasattr(torch.nn, class_name)
-    if not known:
+    kind = getattr(torch.nn, class_name, None)
+    in_torch = module == "torch.nn" or module.startswith("torch.nn.modules.")
+    if not in_torch or not isinstance(kind, type) or not issubclass(kind, torch.nn.Module):
         raise _refused(source, f"the activation {name} is not torch's")
-    found = getattr(torch.nn, class_name)()
-    assert isinstance(found, torch.nn.Module)
-    return found
+    return kind()
 
 
 class Normalize(torch.nn.Module):
@@ -305,9 +373,15 @@ class EmbeddingWork(TextWork):
         own = {path for name in SENTENCE_FILES if (path := folder / name).is_file()}
         if folder / MODULES not in own:
             return set()
-        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        inner = [str(module["path"]) for module in modules if module.get("path")]
-        return own | {path for name in inner for path in (folder / name).glob("*")}
+        inner = [name for _, name in _modules(folder / MODULES) if name]
+        found = (path for name in inner for path in (folder / name).glob("*"))
+        return own | {path for path in found if path.is_file()}
+
+    def encode(
+        self, source: ModelSource, *, sets: Sequence[Mapping[str, str]], **options: Any
+    ) -> ModelFacts:
+        facts = super().encode(source, sets=sets, **options)
+        return replace(facts, note=UNKNOWN_MODULES) if _unknown_modules(source) else facts
 
     def inputs(self, model: Any, tokenizer: Any) -> tuple[str, ...]:
         """As of every text, and the mask: pooling reads it even if the model does not."""

@@ -125,12 +125,17 @@ def _encode_rows(processor: Any, names: tuple[str, ...], row_set: Mapping[str, s
 
 
 def _encode_image(processor: Any, names: Sequence[str], path: str) -> dict[str, Array]:
-    """The inputs of one image. Raises TrialFailure `unsupported`, which names the file."""
+    """The inputs of one image, upright as its EXIF data says.
+
+    Raises TrialFailure `unsupported`, which names the file.
+    """
     import PIL.Image
+    import PIL.ImageOps
 
     try:
         with PIL.Image.open(path) as image:
-            found = processor(images=image.convert("RGB"), return_tensors="np")
+            upright = PIL.ImageOps.exif_transpose(image).convert("RGB")
+            found = processor(images=upright, return_tensors="np")
         return {name: np.asarray(found[name][0]) for name in names}
     except Exception as error:  # decoders of damaged files raise errors of any type
         words = describe(error)
