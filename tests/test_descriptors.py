@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,17 @@ def test_an_unknown_name_is_refused(look_up, name, words):
         ({"implementation": "fastrun"}, "must be MODULE:CLASS"),
         ({"precisions": ()}, "must offer a precision"),
         ({"colour": "red"}, "must be like #1f77b4"),
+        ({"precisions": ("fp32",)}, "hold objects of type Precision; got 'fp32'"),
+        ({"precisions": FP32}, "precisions of engine fastrun must be a tuple, with a comma"),
+        ({"precisions": (FP32, replace(FP32, speed=7))}, "precisions .* are called fp32"),
+        ({"options": options.LINEAR}, "options of engine fastrun must be a tuple, with a comma"),
+        (
+            {"options": (options.LINEAR, replace(options.LINEAR, about=""))},
+            "two of the options of engine fastrun are called linear",
+        ),
+        ({"distributions": "fast"}, "distributions of engine fastrun must be a tuple"),
+        ({"script_flags": ["bf16"]}, "script_flags of engine fastrun must be a tuple"),
+        ({"preparing_s": "3"}, "must be seconds"),
     ],
 )
 def test_a_descriptor_that_cannot_be_used_says_the_rule(changes, words):
@@ -179,10 +190,26 @@ def test_a_descriptor_that_cannot_be_used_says_the_rule(changes, words):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"default": "b"}, {"allowed": None}, {"default": 1}], ids=["unknown", "free", "int"]
+    "changes",
+    [
+        {"default": "b"},
+        {"allowed": None},
+        {"default": 1},
+        {"allowed": ["a"]},
+        {"allowed": None, "default": 0.5},
+        {"precisions": FP32},
+        {"precisions": ("fp32",)},
+    ],
+    ids=["unknown", "free", "int", "list", "float", "no comma", "name"],
 )
 def test_an_option_has_its_values_and_one_of_them_as_default(changes):
     good = {"name": "level", "about": "", "allowed": ("a",), "default": "a"}
     assert Option(**good).allowed == ("a",)
     with pytest.raises(ValueError, match="option level"):
         Option(**{**good, **changes})
+
+
+@pytest.mark.parametrize("changes", [{"name": 4}, {"speed": "fast"}, {"tolerance": None}])
+def test_a_precision_that_cannot_be_used_says_the_rule(changes):
+    with pytest.raises(ValueError, match="must be"):
+        replace(FP32, **changes)

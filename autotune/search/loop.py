@@ -2,12 +2,14 @@
 
 Every configuration that is measured before the finals is a suggestion of the Optuna study. Every
 trial is in the journal before anything else happens, and the search reads only the journal's
-trials. So a resumed search takes the same path as one that never stopped.
+trials. So a resumed search knows all that one that never stopped would know. It may still go
+another way: its sampler draws from another seed, and no session of its workers is open yet.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +70,7 @@ class Search:
         self._runner = runner
         self._listener = listener
         self._state = State(plan, journal, objective, clock)
+        self._resumed = len(self._state.trials)  # measured by earlier processes of this run
         self._candidates = Candidates(self._state)
         self._measuring = Measuring(
             self._state,
@@ -150,6 +153,7 @@ class Search:
             proposal = self._study.ask(
                 lambda config: config not in seen and self._candidates.usable(config),
                 self._remaining_s(),
+                session_open=len(self._state.trials) > self._resumed,
             )
             if self._try(proposal, seen, again):
                 refused = 0
@@ -171,7 +175,12 @@ class Search:
             return False
         seen.add(config)
         before = self._state.searched[-1]
-        trial = self._measuring.measure(config, self._origin(config, again))
+        try:
+            trial = self._measuring.measure(config, self._origin(config, again))
+        except BaseException:
+            with contextlib.suppress(Exception):  # what stopped the search matters more
+                self._study.interrupt(proposal)
+            raise
         self._study.tell(proposal, self._told(trial, before))
         return True
 

@@ -10,7 +10,8 @@ trials (`search.told`) make its suggestions better, but they may be missing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -20,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.driver.runner import SESSION_KNOBS
-from autotune.search.told import Known, known, observations
+from autotune.search.told import Known, knobs_of, known, observations
 from autotune.search.tuner import Tuner
 from autotune.shared.records import Config
 from autotune.space import Dimension, Space, Value
@@ -50,7 +51,8 @@ class AutotuneSampler(BaseSampler):
 
     All parameters of a trial are sampled together: a whole configuration of `space` that no trial
     of the study has, and that the constraints of the space allow. A configuration is suggested
-    again only when all are known.
+    again only when all are known. Threads may share the sampler: a choice counts as running before
+    its parameters are in the study. Parameters that are no knobs are ignored.
 
     `run` names the search whose trials are this sampler's own, `host` its host. Without them every
     trial of the study is its own.
@@ -70,6 +72,9 @@ class AutotuneSampler(BaseSampler):
         self._distributions = distributions(space)
         self._usable: Callable[[Config], bool] = lambda config: True
         self._remaining_s: float | None = None
+        self._session_open = True
+        self._lock = threading.Lock()
+        self._chosen: dict[tuple[str, int], Config] = {}  # study and trial -> choice
         self._seed(random.randrange(2**31) if seed is None else seed)
 
     def _seed(self, seed: int) -> None:
@@ -78,13 +83,21 @@ class AutotuneSampler(BaseSampler):
         self._independent = RandomSampler(seed=seed)
 
     def reseed_rng(self) -> None:
-        self._seed(random.randrange(2**31))
+        with self._lock:
+            self._seed(random.randrange(2**31))
 
-    def narrow(self, usable: Callable[[Config], bool], remaining_s: float | None) -> None:
+    def narrow(
+        self,
+        usable: Callable[[Config], bool],
+        remaining_s: float | None,
+        session_open: bool = True,
+    ) -> None:
         """Suggest only `usable` configurations from now on, and those that `remaining_s` suffices
-        for first: the seconds that are left for trials, None without a limit."""
+        for first: the seconds that are left for trials, None without a limit. `session_open` says
+        whether the last own trial's session can still be open."""
         self._usable = usable
         self._remaining_s = remaining_s
+        self._session_open = session_open
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -97,15 +110,17 @@ class AutotuneSampler(BaseSampler):
         """The parameters of a whole configuration, those that are active in it."""
         if len(study.directions) > 1:
             raise ValueError("AutotuneSampler needs a study with one objective")
-        config = self._choose(study)
+        with self._lock:
+            config = self._choose(study)
+            self._chosen[study.study_name, trial.number] = config
         return {name: value for name, value in config.values if name in search_space}
 
     def _choose(self, study: optuna.Study) -> Config:
         trials = study.get_trials(deepcopy=False)
-        found = known(trials, run=self._run, host=self._host)
+        found = known(trials, space=self._space, run=self._run, host=self._host)
         lasting = {one.config.only(SESSION_KNOBS) for one in found if one.lasting}
-        running = {Config.of(t.params) for t in trials if t.state == TrialState.RUNNING}
-        seen = {one.config for one in found} | running
+        running = {knobs_of(t, self._space) for t in trials if t.state == TrialState.RUNNING}
+        seen = {one.config for one in found} | running | self._awaited(study.study_name, trials)
 
         def usable(config: Config) -> bool:
             return (
@@ -117,10 +132,24 @@ class AutotuneSampler(BaseSampler):
         proposed = self._tuner.propose(
             observations(found, maximize=study.direction == StudyDirection.MAXIMIZE),
             usable,
-            open_session=_open_session(found),
+            open_session=_open_session(found) if self._session_open else None,
             remaining_s=self._remaining_s,
         )
         return proposed or self._drawn(usable)
+
+    def _awaited(self, name: str, trials: Sequence[FrozenTrial]) -> set[Config]:
+        """The choices for the study `name` whose parameters its trials do not have yet.
+
+        A choice is forgotten once its trial has all of its parameters, or another value.
+        """
+        numbered = {trial.number: trial for trial in trials}
+        for key, config in list(self._chosen.items()):
+            trial = numbered.get(key[1])
+            if key[0] == name and trial is not None:
+                here = knobs_of(trial, self._space)
+                if not set(here.values) < set(config.values):
+                    del self._chosen[key]
+        return {config for key, config in self._chosen.items() if key[0] == name}
 
     def _drawn(self, usable: Callable[[Config], bool]) -> Config:
         """A random usable configuration; one that is not usable if no draw finds another."""

@@ -6,6 +6,7 @@ they would draw at random under another name.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import warnings
 from typing import TYPE_CHECKING
@@ -49,6 +50,17 @@ def check_sampler(name: str) -> None:
             "--sampler gp: Optuna's Gaussian process needs torch in the environment of autotune; "
             "install it there, or drop the option"
         )
+
+
+def sampler_seed(seed: int, *, shared_by: str | None) -> int:
+    """The seed of a sampler. `shared_by` is the name of a run that shares its storage.
+
+    Samplers of Optuna's would suggest the same to every run that shares a storage and a seed.
+    """
+    if shared_by is None:
+        return seed
+    digest = hashlib.sha256(f"{seed} {shared_by}".encode()).digest()
+    return int.from_bytes(digest[:4]) % 2**31
 
 
 def make_sampler(

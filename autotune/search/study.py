@@ -36,6 +36,7 @@ from autotune.search.told import (
 from autotune.search.tuner import Observation
 from autotune.shared.errors import InputError
 from autotune.shared.records import Config
+from autotune.shared.urls import without_password
 from autotune.space import Space
 
 
@@ -72,9 +73,9 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     try:
         return RDBStorage(url)
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        words = " ".join(without_password(str(error)).split())[:200]
         raise InputError(
-            f"--storage {url.partition('@')[2] or url} cannot be opened ({type(error).__name__}: "
+            f"--storage {without_password(url)} cannot be opened ({type(error).__name__}: "
             f"{words}); pass an RDB URL such as sqlite:///study.db or postgresql://..."
         ) from error
 
@@ -148,12 +149,14 @@ class Study:
         return {
             trial.user_attrs[NUMBER]
             for trial in self.trials
-            if trial.user_attrs.get(RUN) == self._run and NUMBER in trial.user_attrs
+            if trial.user_attrs.get(RUN) == self._run
+            and NUMBER in trial.user_attrs
+            and REFUSED not in trial.user_attrs
         }
 
     def observations(self) -> list[Observation]:
         """The trials of others who share the study, then the own ones, as the tuner sees them."""
-        found = known(self.trials, run=self._run, host=self._host)
+        found = known(self.trials, space=self._space, run=self._run, host=self._host)
         return observations(found, maximize=self._maximize)
 
     def others(self) -> list[SharedTrial]:
@@ -201,9 +204,14 @@ class Study:
         return {name: d for name, d in distributions(self._space).items() if name in config}
 
     def fail_stale(self) -> None:
-        """Fail the trials that a killed process of this run left running in a shared storage."""
+        """Fail the trials that a killed process of this run left running in a shared storage.
+
+        They are refused too. The process may have been killed between an outcome's attributes and
+        its state, so the journal's outcome has to be added again.
+        """
         for trial in self.trials:
             if trial.state == TrialState.RUNNING and trial.user_attrs.get(RUN) == self._run:
+                self._storage.set_trial_user_attr(trial._trial_id, REFUSED, "its process ended")
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def enqueue(self, config: Config) -> None:
@@ -214,15 +222,17 @@ class Study:
         self,
         usable: Callable[[Config], bool] = lambda config: True,
         remaining_s: float | None = None,
+        session_open: bool = True,
     ) -> Proposal:
         """What Optuna suggests to measure next: what is enqueued first, then what the sampler says.
 
-        `usable` and `remaining_s` are for AutotuneSampler; Optuna's own samplers know nothing of
-        them. Someone else may enqueue a value that no knob has: such a trial is failed.
+        `usable`, `remaining_s` and `session_open` are for AutotuneSampler (`narrow`); Optuna's own
+        samplers know nothing of them. Someone else may enqueue a value that no knob has: such a
+        trial is failed.
         """
         self._adopt()
         if isinstance(self._sampler, AutotuneSampler):
-            self._sampler.narrow(usable, remaining_s)
+            self._sampler.narrow(usable, remaining_s, session_open)
         while True:
             trial = self._study.ask()
             trial.set_user_attr(RUN, self._run)
@@ -260,6 +270,10 @@ class Study:
         A failed trial teaches a sampler nothing, so the first outcome stands alone.
         """
         self._refuse(proposal.trial, TrialState.FAIL, "it was measured before")
+
+    def interrupt(self, proposal: Proposal) -> None:
+        """Fail a suggestion that was being measured when the search was stopped."""
+        self._refuse(proposal.trial, TrialState.FAIL, "interrupted")
 
     def _refuse(self, trial: optuna.Trial, state: TrialState, reason: str) -> None:
         trial.set_user_attr(REFUSED, reason)

@@ -18,6 +18,7 @@ from autotune.driver.runner import SESSION_KNOBS
 from autotune.search.again import disturbed
 from autotune.search.tuner import Observation
 from autotune.shared.records import Config, Trial
+from autotune.space import Space
 
 RUN, NUMBER, HOST, CONFIG_ID = "run", "trial", "host", "config_id"
 """User attributes: the run that measured, its trial's number, the host's id, the configuration."""
@@ -25,6 +26,8 @@ COSTS = "costs"
 """User attribute: the fields of `Costs`. Only a trial that was measured, or failed, has it."""
 FAILURE, LASTING = "failure", "every_point_fails"
 """User attributes: the kind of failure, and whether every point of the session fails alike."""
+UNSUPPORTED = "unsupported"
+"""The kind of failure that does not depend on a run's limits of time and memory."""
 REFUSED = "refused"
 """User attribute: why a suggestion was not measured."""
 OUTSIDE = "outside_the_space"
@@ -165,28 +168,48 @@ class Known:
     order: int
 
 
-def known(trials: Sequence[FrozenTrial], *, run: str | None, host: str | None) -> list[Known]:
+def known(
+    trials: Sequence[FrozenTrial], *, space: Space, run: str | None, host: str | None
+) -> list[Known]:
     """The finished trials of a study that say something about this host: others' first, then own.
 
-    A trial is own if its run is `run`. Trials of no search have no attributes; all of them are own
-    if `run` is None. A suggestion that was refused says nothing, nor does a trial of another host;
-    hosts are not told apart if `host` is None.
+    A trial is own if its run is `run`. All trials are own if `run` is None. Trials of no search
+    have no attributes; they count if they hold a configuration of `space`. A suggestion that was
+    refused says nothing, nor does a trial of another host; hosts are not told apart if `host` is
+    None. Another run's limits of time and memory may differ, so its failures say nothing either,
+    unless the configuration is `unsupported`.
     """
-    found = [
-        _known(trial, own=trial.user_attrs.get(RUN) == run)
-        for trial in trials
-        if trial.state.is_finished()
-        and (COSTS in trial.user_attrs or RUN not in trial.user_attrs)
-        and (COSTS in trial.user_attrs or trial.params)
-        and REFUSED not in trial.user_attrs
-        and (host is None or trial.user_attrs.get(HOST) in (None, host))
-    ]
-    own = {one.config for one in found if one.own}
-    others = [one for one in found if not one.own and one.config not in own]
+    found = []
+    for trial in trials:
+        attributes = trial.user_attrs
+        own = run is None or attributes.get(RUN) == run
+        if (
+            not trial.state.is_finished()
+            or REFUSED in attributes
+            or not (host is None or attributes.get(HOST) in (None, host))
+            or not (COSTS in attributes or _is_point(trial, space))
+        ):
+            continue
+        one = _known(trial, space, own=own)
+        if own or one.value is not None or attributes.get(FAILURE) == UNSUPPORTED:
+            found.append(one)
+    mine = {one.config for one in found if one.own}
+    others = [one for one in found if not one.own and one.config not in mine]
     return [*others, *sorted((one for one in found if one.own), key=lambda one: one.order)]
 
 
-def _known(trial: FrozenTrial, *, own: bool) -> Known:
+def knobs_of(trial: FrozenTrial, space: Space) -> Config:
+    """The trial's parameters that are knobs of `space`. The study may hold others."""
+    names = {dimension.name for dimension in space.dimensions}
+    return Config.of({name: value for name, value in trial.params.items() if name in names})
+
+
+def _is_point(trial: FrozenTrial, space: Space) -> bool:
+    """Whether a trial that no search told of holds a configuration of `space`."""
+    return RUN not in trial.user_attrs and space.contains(knobs_of(trial, space))
+
+
+def _known(trial: FrozenTrial, space: Space, *, own: bool) -> Known:
     attributes, outside = trial.user_attrs, trial.user_attrs.get(OUTSIDE)
     costs = Costs(**attributes[COSTS]) if COSTS in attributes else None
     lasting, order = LASTING in attributes, int(attributes.get(NUMBER, trial.number))
@@ -200,13 +223,15 @@ def _known(trial: FrozenTrial, *, own: bool) -> Known:
             lasting=lasting,
             order=order,
         )
-    losses = list(trial.constraints.values())
-    excess = max(losses, default=None)
-    if excess is None and costs is None and trial.state == TrialState.COMPLETE:
+    value = trial.value if trial.state != TrialState.FAIL else None
+    excess = max(trial.constraints.values(), default=None)
+    if any(number is not None and not math.isfinite(number) for number in (value, excess)):
+        value = excess = None  # infinite: it failed
+    elif excess is None and costs is None and trial.state == TrialState.COMPLETE:
         excess = -1.0  # a study without constraints allows everything
     return Known(
-        config=Config.of(trial.params),
-        value=trial.value if trial.state != TrialState.FAIL else None,
+        config=knobs_of(trial, space),
+        value=value,
         excess=excess,
         costs=costs,
         own=own,

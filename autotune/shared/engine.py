@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from autotune.shared.declared import check_distinct, check_tuple
 from autotune.shared.flags import ScriptFlag
 from autotune.shared.options import Option
 from autotune.shared.precisions import Precision
@@ -66,15 +67,25 @@ class EngineDescriptor:
 
     def __post_init__(self) -> None:
         """Raises ValueError, with the rule, for a value that cannot be used."""
-        if not NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise ValueError(f"an engine's name is lower case, digits and _; got {self.name!r}")
         if not all(self.implementation.partition(":")):
             raise ValueError(
                 f"the implementation of {self.name} must be MODULE:CLASS, got "
                 f"{self.implementation!r}"
             )
+        owner = f"engine {self.name}"
+        check_tuple(owner, "precisions", self.precisions, Precision)
+        check_tuple(owner, "options", self.options, Option)
+        check_tuple(owner, "distributions", self.distributions, str)
+        if self.script_flags is not None:
+            check_tuple(owner, "script_flags", self.script_flags, ScriptFlag)
+        check_distinct(owner, "precisions", self.precision_names)
+        check_distinct(owner, "options", (one.name for one in self.options))
         if not self.precisions:
             raise ValueError(f"engine {self.name} must offer a precision")
+        if self.preparing_s is not None and type(self.preparing_s) not in (int, float):
+            raise ValueError(f"preparing_s of {owner} must be seconds, got {self.preparing_s!r}")
         if self.colour is not None and not COLOUR.fullmatch(self.colour):
             raise ValueError(f"the colour of {self.name} must be like #1f77b4, got {self.colour!r}")
 

@@ -7,9 +7,13 @@ file of that engine's descriptor.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from autotune.shared.declared import check_tuple
 from autotune.shared.precisions import BF16, FP32, INT8_DYNAMIC, INT8_STATIC, Precision
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,17 @@ class Option:
     """Its values are names of precisions, which the engine must be able to run too."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ValueError(f"an option's name is lower case, digits and _; got {self.name!r}")
+        owner = f"option {self.name}"
+        check_tuple(owner, "precisions", self.precisions, Precision)
+        if self.allowed is not None:
+            check_tuple(owner, "allowed", self.allowed, str)
+        if type(self.default) not in (bool, int, str):
+            raise ValueError(
+                f"{owner}: the default must be true or false, a whole number or text; got "
+                f"{self.default!r}"
+            )
         if (self.allowed is not None) != isinstance(self.default, str):
             raise ValueError(f"option {self.name}: text needs allowed values, other types none")
         if self.allowed is not None and self.default not in self.allowed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from autotune.shared.declared import check_tuple
 from autotune.shared.errors import InputError
 from autotune.shared.flags import ScriptFlag
 from autotune.shared.instructions import BF16_SETS
@@ -47,6 +48,20 @@ class Precision:
     """The flags of Hugging Face's scripts that ask for it. A configuration gets the first one that
     agrees with its knobs."""
     is_script_default: bool = False  # the scripts run it without a flag
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with the rule, for a value that cannot be used."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a precision's name must be text, got {self.name!r}")
+        if type(self.speed) is not int:
+            raise ValueError(
+                f"precision {self.name}: the speed must be a whole number, got {self.speed!r}"
+            )
+        if type(self.tolerance) not in (int, float):
+            raise ValueError(
+                f"precision {self.name}: the tolerance must be a number, got {self.tolerance!r}"
+            )
+        check_tuple(f"precision {self.name}", "script_flags", self.script_flags, ScriptFlag)
 
     @property
     def limit_when_simulated(self) -> float:
@@ -112,13 +127,16 @@ BASELINE = FP32
 _known = {one.name: one for one in (FP32, BF16_MATMUL, BF16, INT8_DYNAMIC, INT8_STATIC)}
 
 
-def add(precision: Precision) -> None:
-    """Make a precision known that an engine of another package brings.
+def add(precisions: Iterable[Precision]) -> None:
+    """Make the precisions known that an engine of another package brings: all of them, or none.
 
-    Raises ValueError if another precision has its name.
+    Raises ValueError if another precision has the name of one.
     """
-    if _known.setdefault(precision.name, precision) != precision:
-        raise ValueError(f"another precision is called {precision.name}; choose another name")
+    found = {one.name: one for one in precisions}
+    for name, precision in found.items():
+        if _known.get(name, precision) != precision:
+            raise ValueError(f"another precision is called {name}; choose another name")
+    _known.update(found)
 
 
 def known_precisions() -> Mapping[str, Precision]:

@@ -15,10 +15,10 @@ from dataclasses import replace
 from autotune.shared.errors import SpaceError
 from autotune.shared.records import Config
 from autotune.shared.words import suggestion
-from autotune.space.file import CONTEXT_VALUES, OBJECTIVE, VNNI, Bound, KnobSpec, SpaceFile
+from autotune.space.file import CONTEXT_VALUES, Bound, KnobSpec, SpaceFile
 from autotune.space.knobs import ALL_KNOBS, KNOBS, Knob, available, is_active, runs_one_by_one
 from autotune.space.space import Dimension, Space
-from autotune.space.surroundings import Surroundings, Value
+from autotune.space.surroundings import OBJECTIVE, VNNI, Surroundings, Value
 
 MAX_TRIED = 20_000
 """How many combinations, in order and then again at random, are tried to find an allowed one."""

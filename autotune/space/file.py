@@ -28,7 +28,7 @@ from autotune.shared.objectives import OBJECTIVES
 from autotune.shared.records import Scalar
 from autotune.shared.words import as_read, suggestion
 from autotune.space.knobs import ALL_KNOBS, KNOBS
-from autotune.space.surroundings import Value
+from autotune.space.surroundings import OBJECTIVE, VNNI, Value
 
 MAX_CHOICES = 1000
 """The most values that one knob may list."""
@@ -37,7 +37,6 @@ MAX_NUMBER = 2**31 - 1
 MAX_FILE_BYTES = 1 << 20
 PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 """A whole number as people read it. YAML reads 010 as 8, 1:30 as 90 and 1_6 as 16."""
-OBJECTIVE, VNNI = "objective", "vnni"
 CONTEXT_VALUES: dict[str, tuple[bool | str, ...]] = {
     OBJECTIVE: tuple(OBJECTIVES),
     VNNI: (True, False),

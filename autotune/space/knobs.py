@@ -21,7 +21,7 @@ from autotune.shared.plugins import warn
 from autotune.shared.precisions import BASELINE as BASELINE_PRECISION
 from autotune.shared.precisions import known_precisions
 from autotune.shared.records import DEFAULT_STACK, Config
-from autotune.space.surroundings import Surroundings, Value
+from autotune.space.surroundings import OBJECTIVE, VNNI, Surroundings, Value
 
 Kind = Literal["process", "engine", "point"]
 
@@ -220,14 +220,16 @@ def _option_knob(option: Option, known: Mapping[str, EngineDescriptor]) -> Knob:
 def _option_knobs(known: Mapping[str, EngineDescriptor]) -> list[Knob]:
     """The knobs of all engine options.
 
-    An option of another package that has the name of a knob is left out, with a warning.
+    An option of another package is left out, with a warning, if a knob has its name, or if
+    conditions mean something else by its name.
     """
     found = []
     for option in engines.options_of(known):
-        if option.name in _OWN_KNOBS:
+        if option.name in _OWN_KNOBS or option.name in (OBJECTIVE, VNNI):
             for name, one in known.items():
                 if option in one.options and one.file is not None:
-                    reason = f"the option {option.name} is left out, since a knob has this name"
+                    user = "a knob has" if option.name in _OWN_KNOBS else "conditions use"
+                    reason = f"the option {option.name} is left out, since {user} this name"
                     warn(engines.GROUP, name, one.file.distribution, reason)
         else:
             found.append(_option_knob(option, known))

@@ -212,7 +212,7 @@ def _nearest_choice(dimension: Dimension, values: Mapping[str, Any]) -> Value:
 def _exact_choice(dimension: Dimension, values: Mapping[str, Scalar]) -> Value:
     """The dimension's value in `values`. Raises KeyError if it is no choice."""
     value = values[dimension.name]
-    if value not in dimension.choices:
+    if value not in dimension.choices or isinstance(value, float):
         raise KeyError(dimension.name)
     assert isinstance(value, bool | int | str)
     return value

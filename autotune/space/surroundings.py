@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from autotune.shared.axes import BATCH, WIDTH
 
 Value = bool | int | str
+OBJECTIVE, VNNI = "objective", "vnni"
+"""Names that conditions may use besides the knobs."""
 
 Modes = Mapping[str, Mapping[str, Mapping[str, str | None]]]
 """stack -> mode -> precision -> None if it runs, else the reason why not.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 from types import SimpleNamespace
 
+import optuna
 import pytest
 import yaml
 from commands import command, command_line
@@ -149,3 +151,32 @@ def test_a_user_without_an_entry_can_measure(as_nobody, tmp_path, home):
         [*as_nobody, *line], cwd=tmp_path, env=caller, capture_output=True, text=True
     )
     assert "the baseline's accuracy is 0.00" in one_line(done)
+
+
+@pytest.mark.full
+def test_runs_with_one_path_are_told_apart_in_a_shared_storage(tmp_path):
+    """The first run was moved away before the second one began at its path."""
+    rows = [{"sentence": text, "label": label} for text, label in TEXTS * 4]
+    dataset = write_rows(tmp_path / "rows.jsonl", rows)
+    url = f"sqlite:///{tmp_path}/study.db"
+    search = functools.partial(
+        command_line(tmp_path, stub=True),
+        *(*SEARCH, *NARROW, "--dataset", dataset, "--storage", url, "--output", "run"),
+        *("--time-budget", "12s"),
+    )
+    ids = []
+    for further in ((), (), ("--resume",)):
+        done = search(*further)
+        assert done.returncode in (0, 1), done.stderr  # 1: no gain in so short a time
+        ids.append(json.loads((tmp_path / "run" / "manifest.json").read_text())["run"])
+        if len(ids) == 1:
+            (tmp_path / "run").rename(tmp_path / "moved")
+    assert ids[0] != ids[1] == ids[2]
+    storage = optuna.storages.RDBStorage(url)
+    trials = [
+        trial
+        for name in optuna.get_all_study_names(storage)
+        for trial in optuna.load_study(study_name=name, storage=storage).trials
+    ]
+    runs = {trial.user_attrs["run"] for trial in trials}
+    assert runs == {f"{tmp_path / 'run'}#{one}" for one in ids[:2]}

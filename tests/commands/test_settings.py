@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autotune import demo
-from autotune.commands.search.manifest import check_same
+from autotune.commands.search.manifest import check_same, run_id
 from autotune.commands.search.settings import (
     HUB_CACHE_VARIABLES,
     Settings,
@@ -14,16 +14,30 @@ from autotune.commands.search.settings import (
     infer_task,
     load_rows,
     resolve_model,
-    without_password,
 )
 from autotune.shared.errors import InputError, ModelError, ResumeError
+from autotune.shared.urls import without_password
 from autotune.tasks import task_named
 from autotune.tasks.workload import CALIBRATION_ROWS, RowSets, sample, split
 
 
-def test_passwords_of_a_storage_are_not_written_down():
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://***@host/db"
-    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://***@host/db"),
+        ("postgresql://me@host/db", "postgresql://***@host/db"),
+        ("postgresql://me:pa/ss@db/x", "postgresql://***@db/x"),
+        ("--storage=postgresql://:p@/ss@db/x", "--storage=postgresql://***@db/x"),
+        ("postgresql://db:5432/x?password=secret", "postgresql://db:5432/x?password=***"),
+        ("postgresql://db:5432/x?password=se@cret", "postgresql://db:5432/x?password=***"),
+        ("mysql://db/x?ssl=1&PassWd=s/e&a=b", "mysql://db/x?ssl=1&PassWd=***&a=b"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+        ("sqlite:////home/me:x@work/a.db", "sqlite:////home/me:x@work/a.db"),
+        ("postgresql://db:5432/x", "postgresql://db:5432/x"),
+    ],
+)
+def test_passwords_of_a_storage_are_not_written_down(text, written):
+    assert without_password(text) == written
 
 
 def test_a_row_that_is_scored_never_calibrates():
@@ -103,6 +117,19 @@ def test_another_sampler_is_another_run():
     words = 'sampler of this run is "tpe", now it is "gp"'
     with pytest.raises(ResumeError, match=words):
         check_same({**MANIFEST, "sampler": "tpe"}, {**MANIFEST, "sampler": "gp"})
+
+
+def test_a_run_from_before_samplers_could_be_named_goes_on_with_autotunes():
+    check_same(MANIFEST, {**MANIFEST, "sampler": "autotune"})
+    with pytest.raises(ResumeError, match='sampler of this run is "autotune", now it is "tpe"'):
+        check_same(MANIFEST, {**MANIFEST, "sampler": "tpe"})
+
+
+def test_a_run_has_an_id_of_its_own_and_keeps_it():
+    assert run_id(None) != run_id(None)
+    assert len(run_id(None)) == 32
+    assert run_id({"run": "abc", "created": "2026"}) == "abc"
+    assert run_id({"created": "2026"}) == "2026"
 
 
 def test_a_stack_more_or_less_is_another_run():

@@ -6,6 +6,8 @@ import errno
 import os
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
 
 from autotune.commands.search.tune import explained
 from autotune.shared.errors import InputError, OutputError
@@ -39,3 +41,28 @@ def test_only_errors_of_the_runs_folder_say_that_it_cannot_be_written(
         raise failing(number, path)
     assert type(caught.value) is kind
     assert f"--resume --output {folder.path}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageInternalError("postgresql://me:pa/ss@db/x\nis gone"),
+        OperationalError("SELECT 1", {}, Exception("postgresql://db/x?password=pa/ss is gone")),
+    ],
+    ids=["optuna", "sqlalchemy"],
+)
+def test_a_storage_that_fails_is_one_line_without_its_password(tmp_path, error):
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError) as caught, explained(folder):
+        raise error
+    message = str(caught.value)
+    assert message.startswith("--storage failed: ")
+    assert message.endswith(f"; continue with --resume --output {folder.path}")
+    assert "is gone" in message
+    assert "\n" not in message
+    assert "pa/ss" not in message
+
+
+def test_a_mistake_of_the_program_is_not_said_to_be_the_storages(tmp_path):
+    with pytest.raises(KeyError), explained(RunFolder(tmp_path)):
+        raise KeyError("x")

@@ -129,6 +129,11 @@ def descriptor(name="odd", precisions="(FP32,)", options="()"):
     return DESCRIPTOR.format(name=name, precisions=precisions, options=options)
 
 
+def option(**changes):
+    values = {"name": "level", "default": 1, "about": "", **changes}
+    return f"Option({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+
 @pytest.mark.parametrize(
     ("group", "text", "words"),
     [
@@ -140,6 +145,13 @@ def descriptor(name="odd", precisions="(FP32,)", options="()"):
         ("engines", descriptor(precisions="()"), "must offer a precision"),
         ("engines", descriptor(options=LINEAR), "another option is called linear"),
         ("engines", descriptor(precisions=PRECISION), "another precision is called bf16"),
+        ("engines", descriptor(precisions="('fp32',)"), "of type Precision; got 'fp32'"),
+        ("engines", descriptor(precisions="(FP32)"), "must be a tuple, with a comma"),
+        ("engines", descriptor(options=option()), "must be a tuple, with a comma"),
+        ("engines", descriptor(options=f"({option(default=0.5)},)"), "got 0.5"),
+        ("engines", descriptor(options=f"({option(default='a', allowed=['a'])},)"), "got list"),
+        ("engines", descriptor(options=f"({option()}, {option(about='x')})"), "called level"),
+        ("engines", descriptor(options=f"({option(script=['x'])},)"), "unhashable type"),
         ("tasks", "ENGINE = 1", "must be a class derived from Task"),
     ],
 )
@@ -202,6 +214,35 @@ def test_an_option_with_the_name_of_a_knob_is_left_out(tmp_path):
     assert kind == "process"
     assert "odd" in modes
     assert "odd of broken: the option threads is left out" in errors
+
+
+@pytest.mark.parametrize("name", ["objective", "vnni"])
+def test_an_option_with_a_name_that_conditions_use_is_left_out(name, tmp_path):
+    points = "[autotune.engines]\nodd = broken_part:ENGINE\n"
+    text = descriptor(options=f"({option(name=name)},)")
+    package = install(tmp_path, points, broken_part=text)
+    (is_knob, modes), errors = python(
+        "from autotune.space.knobs import KNOBS\n"
+        f"print(json.dumps([{name!r} in KNOBS, KNOBS['mode'].allowed]))",
+        package=package,
+    )
+    assert not is_knob
+    assert "odd" in modes
+    (line,) = errors.splitlines()
+    assert f"odd of broken: the option {name} is left out, since conditions use" in line
+
+
+def test_a_refused_engine_leaves_no_precision(tmp_path):
+    points = "[autotune.engines]\nodd = broken_part:ENGINE\n"
+    new = "Precision(name='int4', speed=5, tolerance=0.5)"
+    text = descriptor(precisions=f"({new}, {PRECISION[1:-2]})")
+    package = install(tmp_path, points, broken_part=text)
+    (precisions,), errors = python(
+        "from autotune.space.knobs import KNOBS\nprint(json.dumps([KNOBS['precision'].allowed]))",
+        package=package,
+    )
+    assert "int4" not in precisions
+    assert "another precision is called bf16" in errors
 
 
 def own_file(**changes):

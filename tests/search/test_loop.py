@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from autotune.search.loop import PRIORS_FIRST
 from autotune.search.objective import objective_named
 from autotune.search.ranking import SEARCHED
 from autotune.search.split import STEP_RULE
+from autotune.search.study import Study
 from autotune.shared.errors import ResumeError, SearchError
 from autotune.shared.records import Failure
 from autotune.shared.stats import gain_interval
@@ -557,3 +559,41 @@ def test_the_finals_have_time_for_as_many_rounds_as_an_interval_of_ranks_needs(b
     passes_s = min(60.0, math.inf if budget_s is None else 0.25 * budget_s)
     assert 6 * 4 * plan.visit.budget_s <= passes_s + 1e-9
     assert plan.visit.budget_s == pytest.approx(min(1.5, passes_s / 24))
+
+
+@pytest.mark.parametrize("stopped_by", [KeyboardInterrupt, MemoryError])
+def test_a_search_that_is_stopped_leaves_no_trial_running(bench, stopped_by):
+    class Stopped(FakeRunner):
+        def run(self, config, rule):
+            if len(self.ran) == 5:
+                raise stopped_by
+            return super().run(config, rule)
+
+    with contextlib.suppress(MemoryError):
+        assert bench.search(Stopped()).interrupted
+    last = bench.study.trials[-1]
+    assert last.state.name == "FAIL"
+    assert last.user_attrs["refused"] == "interrupted"
+    assert all(trial.state.is_finished() for trial in bench.study.trials)
+
+
+def test_no_session_counts_as_open_until_this_process_has_measured(bench, monkeypatch):
+    """A resumed search starts without workers, whatever the last trial left open."""
+    asked = []
+
+    def ask(study, usable, remaining_s, session_open):
+        asked.append(session_open)
+        return one(study, usable, remaining_s, session_open)
+
+    one = Study.ask
+    monkeypatch.setattr(Study, "ask", ask)
+    bench.search(FakeRunner(), trials=6)
+    assert asked == [True] * len(asked)
+    (bench.folder / "trials.jsonl").write_text(
+        "".join((bench.folder / "trials.jsonl").read_text().splitlines(keepends=True)[:5])
+    )
+    asked.clear()
+    bench.search(FakeRunner(), trials=6)
+    assert asked[0] is False
+    assert asked[1:] == [True] * (len(asked) - 1)
+    assert len(asked) > 1

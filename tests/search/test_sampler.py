@@ -12,18 +12,25 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from autotune.driver.runner import Outcome
+from autotune.driver.runner import SESSION_KNOBS, Outcome
 from autotune.search.ranking import OTHERS, SEARCHED
 from autotune.search.sampler import AutotuneSampler, suggested
-from autotune.search.samplers import REFUSED, SAMPLERS, check_sampler, make_sampler
+from autotune.search.samplers import (
+    REFUSED,
+    SAMPLERS,
+    check_sampler,
+    make_sampler,
+    sampler_seed,
+)
 from autotune.search.study import Study
-from autotune.search.told import ACCURACY, Costs, Told
+from autotune.search.told import ACCURACY, COSTS, RUN, Costs, Told, known
 from autotune.shared.errors import InputError
-from autotune.shared.records import Failure, Screen
+from autotune.shared.records import Config, Failure, Screen
 from autotune.space import compile_space, load_space
 from autotune.store.journal import read_trials
 
 SPACE = compile_space(load_space(SMALL), surroundings())
+COST_NAMES = ("starting_s", "preparing_s", "measuring_s")
 
 
 @pytest.fixture
@@ -97,6 +104,103 @@ def test_everything_is_suggested_once_before_anything_twice():
     found = [suggested(few, optuna.trial.FixedTrial(t.params)) for t in study.trials]
     assert set(found) == set(found[:-1]) == every
     assert 1 < len(every) < 30
+
+
+def study_of(sampler):
+    return optuna.create_study(sampler=sampler, direction="maximize")
+
+
+def test_other_parameters_and_trials_without_the_knobs_do_no_harm():
+    def objective(trial):
+        trial.suggest_float("temperature", 0, 1)
+        if trial.number % 5 == 1:
+            return 1.0
+        return 1 / pass_seconds(suggested(SPACE, trial))
+
+    study = optimized(AutotuneSampler(SPACE, seed=0), 20, objective)
+    whole = [t for t in study.trials if t.number % 5 != 1]
+    assert len({suggested(SPACE, optuna.trial.FixedTrial(t.params)) for t in whole}) == 16
+    assert len(known(study.trials, space=SPACE, run=None, host=None)) == 16
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinite_value_counts_as_a_failure(value):
+    def objective(trial):
+        config = suggested(SPACE, trial)
+        return value if config["mode"] == "jit" else 1 / pass_seconds(config)
+
+    sampler = AutotuneSampler(SPACE, seed=0)
+    study = optimized(sampler, 16, objective)
+    assert len(set(configs_of(study))) == 16
+    found = known(study.trials, space=SPACE, run=None, host=None)
+    infinite = [one for one in found if one.config["mode"] == "jit"]
+    assert infinite
+    assert all(one.value is None and one.excess is None for one in infinite)
+
+
+def test_trials_of_searches_are_own_to_a_sampler_without_a_run():
+    study = study_of(AutotuneSampler(SPACE, seed=0))
+    trial = study.ask()
+    suggested(SPACE, trial)
+    trial.set_user_attr(RUN, "theirs")
+    trial.set_user_attr(COSTS, {**dict.fromkeys(COST_NAMES, 1.0), "left_open": True})
+    study.tell(trial, 1.0)
+    assert [one.own for one in known(study.trials, space=SPACE, run=None, host=None)] == [True]
+    assert [one.own for one in known(study.trials, space=SPACE, run="mine", host=None)] == [False]
+
+
+def test_a_choice_whose_parameters_are_not_in_the_study_yet_is_not_made_again():
+    few = compile_space(
+        load_space(SMALL),
+        surroundings(),
+        overrides={"mode": ["jit"], "precision": ["fp32"], "padding": ["longest"], "threads": [4]},
+    )
+    every = list(few.configs())
+    sampler = AutotuneSampler(few, seed=0)
+    study = study_of(sampler)
+    space = sampler.infer_relative_search_space(study, None)
+    trials = [study._storage.get_trial(study.ask()._trial_id) for _ in every]
+    chosen = [sampler.sample_relative(study, trial, space) for trial in trials]
+    assert len({Config.of(params) for params in chosen}) == len(every)
+    assert len(sampler._chosen) == len(every)
+
+
+def test_a_choice_is_forgotten_once_its_trial_has_parameters():
+    study = optimized(AutotuneSampler(SPACE, seed=0), 4)
+    assert len(study.sampler._chosen) == 1  # the last one
+
+
+@pytest.mark.parametrize("session_open", [True, False])
+def test_a_session_is_cheap_only_while_it_is_open(session_open, monkeypatch):
+    sampler = AutotuneSampler(SPACE, seed=0)
+    study = study_of(sampler)
+    trial = study.ask()
+    config = suggested(SPACE, trial)
+    trial.set_user_attr(COSTS, {**dict.fromkeys(COST_NAMES, 1.0), "left_open": True})
+    study.tell(trial, 1.0)
+    given = []
+
+    def propose(*args, open_session, **more):
+        given.append(open_session)
+
+    monkeypatch.setattr(sampler._tuner, "propose", propose)
+    sampler.narrow(lambda config: True, None, session_open=session_open)
+    suggested(SPACE, study.ask())
+    assert given == [config.only(SESSION_KNOBS) if session_open else None]
+
+
+def test_threads_share_the_sampler():
+    study = study_of(AutotuneSampler(SPACE, seed=0))
+    study.optimize(toy, n_trials=24, n_jobs=4)
+    assert len(set(configs_of(study))) == 24
+
+
+def test_a_seed_is_mixed_with_the_run_only_where_a_storage_is_shared():
+    assert sampler_seed(7, shared_by=None) == 7
+    seeds = [sampler_seed(seed, shared_by=run) for seed in (7, 8) for run in ("a", "b")]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert sampler_seed(7, shared_by="a") == seeds[0]
 
 
 def test_several_objectives_are_refused():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fakes import surroundings
 
+from autotune.driver.runner import SESSION_KNOBS
 from autotune.search.samplers import make_sampler
 from autotune.search.study import Study, open_storage
 from autotune.search.told import Costs, Told
@@ -140,7 +141,24 @@ def test_the_trials_of_other_runs_are_told_apart(tmp_path):
     assert told == [(good, 3.0, -0.01), (inaccurate, 9.0, 0.2)]
     assert mine.known() == {0}
     seen = [(o.config, o.own) for o in mine.observations()]
-    assert seen == [(inaccurate, False), (failed, False), (good, True)]
+    assert seen == [(inaccurate, False), (good, True)]
+
+
+@pytest.mark.parametrize("kind", ["timeout", "out-of-memory", "crash", "fallback", "unsupported"])
+def test_of_anothers_failures_only_what_is_unsupported_rules_out_a_configuration(tmp_path, kind):
+    """Its limits of time and memory may be others."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    mine, theirs = (make(open_storage(url, tmp_path), run=run) for run in ("mine", "theirs"))
+    failed = SPACE.priors[0]
+    told = outcome(failed, None, None, failure=kind, lasting=True)
+    theirs.add([told])
+    assert [o.config for o in mine.observations()] == [failed] * (kind == "unsupported")
+    session = failed.only(SESSION_KNOBS)
+    chosen = {mine.ask(lambda c: c.only(SESSION_KNOBS) == session).config for _ in range(3)}
+    vetoed = {c.only(SESSION_KNOBS) for c in chosen} != {session}
+    assert vetoed == (kind == "unsupported")
+    mine.add([told])
+    assert failed in {o.config for o in mine.observations() if o.own}
 
 
 def test_trials_a_killed_run_left_are_failed_in_a_shared_storage(tmp_path):
@@ -151,6 +169,23 @@ def test_trials_a_killed_run_left_are_failed_in_a_shared_storage(tmp_path):
     second.fail_stale()
     assert [t.state.name for t in second.trials] == ["FAIL", "RUNNING"]
     assert second.observations() == []
+
+
+def test_an_outcome_whose_state_was_not_written_is_added_again(tmp_path, monkeypatch):
+    """The process was killed between the attributes of a trial and its state."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    killed = make(open_storage(url, tmp_path), run="mine")
+    proposal = killed.ask()
+    told = outcome(proposal.config, 2.0, -0.01, number=1)
+    monkeypatch.setattr(killed._study, "tell", lambda *args, **more: None)
+    killed.tell(proposal, told)
+    resumed = make(open_storage(url, tmp_path), run="mine")
+    resumed.fail_stale()
+    assert resumed.known() == set()
+    resumed.add([told])
+    assert [t.state.name for t in resumed.trials] == ["FAIL", "COMPLETE"]
+    assert [o.config for o in resumed.observations()] == [proposal.config]
+    assert resumed.known() == {1}
 
 
 def test_a_stale_journal_and_its_lock_are_replaced(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune import __version__
-from autotune.commands.search.settings import Settings, without_password
+from autotune.commands.search.settings import Settings
 from autotune.host import Host
+from autotune.search.samplers import AUTOTUNE
 from autotune.shared.errors import ResumeError
 from autotune.shared.records import Config, StackFacts, to_jsonable
+from autotune.shared.urls import without_password
 from autotune.space import Space, SpaceFile
 from autotune.tasks.workload import Workload
 
@@ -22,6 +25,7 @@ from autotune.tasks.workload import Workload
 def describe_run(
     settings: Settings,
     *,
+    run: str,
     output: Path,
     command_line: list[str],
     workload: Workload,
@@ -37,11 +41,13 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the content of the manifest.
 
-    `found` maps each stack to its facts: interpreter, versions and modes. `seeds` are the
-    configurations from earlier searches that this search tries first.
+    `run` is the run's id, which it keeps when it is resumed. `found` maps each stack to its facts:
+    interpreter, versions and modes. `seeds` are the configurations from earlier searches that this
+    search tries first.
     """
     return {
         "autotune": __version__,
+        "run": run,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command_line": [without_password(word) for word in command_line],
         "settings": {
@@ -81,6 +87,16 @@ def describe_run(
     }
 
 
+def run_id(stored: Mapping[str, Any] | None) -> str:
+    """Return a new id for a run, or that of the run to resume, whose manifest is `stored`.
+
+    A manifest from before runs had ids gives the time at which the run was created.
+    """
+    if stored is None:
+        return uuid.uuid4().hex
+    return str(stored.get("run") or stored.get("created"))
+
+
 def space_digest(file: SpaceFile, space: Space) -> str:
     """Return a SHA-256 hash of the space file and of its dimensions on this host, in hex digits."""
     text = file.model_dump_json() + repr(space.dimensions)
@@ -93,7 +109,9 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     The workload, the objective, the accuracy limit, the baseline, the space, the sampler, the host
     and the stacks must be the same. Raises ResumeError, which names the first difference.
     """
-    current = json.loads(json.dumps(to_jsonable(now)))
+    defaults = {"sampler": AUTOTUNE}  # the only one, before runs had the key
+    stored = {**defaults, **stored}
+    current = {**defaults, **json.loads(json.dumps(to_jsonable(now)))}
     named = dict.fromkeys([*stored.get("stacks", {}), *current["stacks"]])
     places = [
         *(("workload", key) for key in current["workload"] if key != "id"),

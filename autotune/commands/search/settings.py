@@ -26,7 +26,6 @@ LAUNCH_CHECK_MAX_S = 40.0
 LAUNCH_CHECK_SHARE = 0.25
 """A search ends with one run of launch.sh. It may take 25% of the time budget, at most 40 s."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-CREDENTIALS_MASK = "***"
 HUB_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 """Environment variables that name the folder of downloaded models; the last two are older names."""
 
@@ -98,14 +97,6 @@ class Settings:
         if budget is not None:
             budget -= self.launch_check_s
         return Limits(trials=self.trials, time_budget_s=budget, check_s=self.launch_check_s)
-
-
-def without_password(text: str) -> str:
-    """Return `text` with the user name and password of each URL replaced by CREDENTIALS_MASK.
-
-    Files and messages contain this text instead of the original.
-    """
-    return re.sub(r"//[^/@\s]*@", f"//{CREDENTIALS_MASK}@", text)
 
 
 def resolve_model(name: str) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.exceptions import OptunaError
 
 from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.finish import finish, write_failure
-from autotune.commands.search.manifest import check_same, describe_run, space_digest
+from autotune.commands.search.manifest import check_same, describe_run, run_id, space_digest
 from autotune.commands.search.more_rows import MoreRowsJudge
 from autotune.commands.search.settings import (
-    CREDENTIALS_MASK,
     DEFAULT_TIME_BUDGET_S,
     Settings,
     check_reachable,
@@ -45,7 +45,7 @@ from autotune.search.progress import Listener
 from autotune.search.ranking import SEARCHED, leaders, measured
 from autotune.search.rates import for_objective
 from autotune.search.result import Result
-from autotune.search.samplers import check_sampler, make_sampler
+from autotune.search.samplers import check_sampler, make_sampler, sampler_seed
 from autotune.search.study import Study, open_storage
 from autotune.shared.errors import (
     InputError,
@@ -54,9 +54,11 @@ from autotune.shared.errors import (
     SearchError,
     SpaceError,
     StackError,
+    shorten,
 )
 from autotune.shared.paths import shell_word
 from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
+from autotune.shared.urls import CREDENTIALS_MASK, without_password
 from autotune.space import (
     baseline,
     compile_space,
@@ -130,17 +132,36 @@ class StoredReferences:
 
 @contextlib.contextmanager
 def explained(folder: RunFolder) -> Iterator[None]:
-    """Turn an OSError of the block into an InputError that says what failed, and how to go on."""
+    """Turn an OSError, or an error of the study's storage, into an InputError.
+
+    Its message says what failed, and how to go on.
+    """
+    go_on = f"continue with --resume --output {shell_word(folder.path)}"
     try:
         yield
     except OSError as error:
-        go_on = f"continue with --resume --output {shell_word(folder.path)}"
         if error.errno in FULL:
             raise OutputError(f"{folder.path}: {error}; free some space, then {go_on}") from error
         if error.errno in UNWRITABLE and _is_inside(error, folder):
             words = f"{folder.path} cannot be written: {error}; make it writable, then {go_on}"
             raise OutputError(words) from error
         raise InputError(f"the search was stopped by this host: {error}; {go_on}") from error
+    except Exception as error:
+        if not _is_of_storage(error):
+            raise
+        words = shorten(without_password(f"{type(error).__name__}: {error}"))
+        raise InputError(f"--storage failed: {words}; {go_on}") from error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether `error` is one of Optuna's own, or one of the library that it opens databases with.
+
+    That library is not imported unless there is a database.
+    """
+    databases = sys.modules.get("sqlalchemy.exc")
+    return isinstance(error, OptunaError) or (
+        databases is not None and isinstance(error, databases.SQLAlchemyError)
+    )
 
 
 def _is_inside(error: OSError, folder: RunFolder) -> bool:
@@ -357,6 +378,7 @@ class Tuning:
         )
         manifest = describe_run(
             settings,
+            run=run_id(None if opened.fresh else opened.folder.read_manifest()),
             output=self._output,
             command_line=self._command_line,
             workload=workload,
@@ -476,7 +498,7 @@ class Tuning:
             features=workload.features,
             rule=settings.gate_rule,
         )
-        run_name = str(folder.path.resolve())
+        run_name = f"{folder.path.resolve()}#{run.manifest['run']}"
         search = Search(
             SearchPlan(
                 space=run.space,
@@ -495,7 +517,10 @@ class Tuning:
                 sampler=make_sampler(
                     settings.sampler,
                     run.space,
-                    seed=settings.seed + len(journal.trials),
+                    seed=sampler_seed(
+                        settings.seed + len(journal.trials),
+                        shared_by=run_name if settings.storage is not None else None,
+                    ),
                     run=run_name,
                     host=run.host.id,
                 ),

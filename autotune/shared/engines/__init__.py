@@ -21,7 +21,7 @@ from types import ModuleType
 from autotune.shared import options, precisions
 from autotune.shared.engine import EngineDescriptor, EngineFile
 from autotune.shared.engines import eager
-from autotune.shared.errors import InputError
+from autotune.shared.errors import InputError, describe
 from autotune.shared.options import Option
 from autotune.shared.plugins import Plugin, load_plugins, warn
 from autotune.shared.words import suggestion
@@ -52,11 +52,14 @@ def known_engines() -> Mapping[str, EngineDescriptor]:
             found[plugin.name] = _checked(plugin, found)
         except ValueError as error:
             warn(GROUP, plugin.name, plugin.distribution, str(error))
+        except Exception as error:  # a mistake that no rule foresees
+            warn(GROUP, plugin.name, plugin.distribution, describe(error))
     return found
 
 
 def _checked(plugin: Plugin, known: Mapping[str, EngineDescriptor]) -> EngineDescriptor:
-    """The descriptor of `plugin`, with its file. Raises ValueError if it cannot be used."""
+    """The descriptor of `plugin`, with its file. Raises ValueError or another error if it
+    cannot be used; its precisions are not known then."""
     engine = plugin.value
     if not isinstance(engine, EngineDescriptor):
         raise ValueError(f"it must be an EngineDescriptor, got {type(engine).__name__}")
@@ -68,9 +71,7 @@ def _checked(plugin: Plugin, known: Mapping[str, EngineDescriptor]) -> EngineDes
     for option in engine.options:
         if taken.get(option.name, option) != option:
             raise ValueError(f"another option is called {option.name}; choose another name")
-    for precision in engine.precisions:
-        precisions.add(precision)
-    return replace(
+    usable = replace(
         engine,
         file=EngineFile(
             name=engine.name,
@@ -80,6 +81,9 @@ def _checked(plugin: Plugin, known: Mapping[str, EngineDescriptor]) -> EngineDes
             distribution=plugin.distribution,
         ),
     )
+    hash(usable)  # TypeError for a list or a dict in the place of a tuple
+    precisions.add(usable.precisions)
+    return usable
 
 
 def engine_files() -> list[EngineFile]:
@@ -132,6 +136,5 @@ def load_file(source: EngineFile) -> tuple[EngineDescriptor, ModuleType]:
         engine = getattr(engine, part)
     if not isinstance(engine, EngineDescriptor):
         raise TypeError(f"{source.attribute} of {source.file} is no EngineDescriptor")
-    for precision in engine.precisions:
-        precisions.add(precision)
+    precisions.add(engine.precisions)
     return engine, module
