@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.exceptions import OptunaError
 
 from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.finish import finish, write_failure
@@ -156,11 +155,12 @@ def explained(folder: RunFolder) -> Iterator[None]:
 def _is_of_storage(error: Exception) -> bool:
     """Whether `error` is one of Optuna's own, or one of the library that it opens databases with.
 
-    That library is not imported unless there is a database.
+    Neither library is imported here: an error of theirs means that it was.
     """
-    databases = sys.modules.get("sqlalchemy.exc")
-    return isinstance(error, OptunaError) or (
-        databases is not None and isinstance(error, databases.SQLAlchemyError)
+    kinds = (("optuna.exceptions", "OptunaError"), ("sqlalchemy.exc", "SQLAlchemyError"))
+    return any(
+        module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
+        for module, name in kinds
     )
 
 
