@@ -45,8 +45,15 @@ class WorkCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         packet, library = func._overloadpacket, func.namespace
+        if packet not in flop_registry:
+            with (
+                self
+            ):  # under inference_mode, torch passes whole layers: count what they consist of
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
         if packet in flop_registry:
             count = flop_registry[packet](*args, **kwargs, out_val=result)
             in_bf16 = runs_in_bf16(lambda: func(*args, **kwargs), result)

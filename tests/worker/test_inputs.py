@@ -312,8 +312,8 @@ def test_a_model_that_cannot_run_a_row_says_what_it_was_given(tmp_path):
 
     features, _, source = encoded(tmp_path)
     model, _ = torch_model.load(source)
-    types = np.ones_like(features.inputs["token_type_ids"])
-    wrong = replace(features, inputs={**features.inputs, "token_type_ids": types})
+    types = np.ones_like(features.values["token_type_ids"])
+    wrong = replace(features, values={**features.values, "token_type_ids": types})
     with pytest.raises(
         TrialFailure, match=r"unsupported: BertForSequenceClassification cannot run"
     ):

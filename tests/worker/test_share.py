@@ -162,6 +162,21 @@ def test_float32_products_that_stay_float32_are_no_bf16_matmul(mode, tmp_path, c
         assert "precision=bf16_matmul runs 0.0%" in caught.value.detail
 
 
+def test_layers_that_torch_passes_whole_are_counted_too(tmp_path):
+    """Under inference_mode a Linear is one operator, which is no product by its name."""
+    import torch
+
+    from autotune.worker.flops import count_work
+
+    layer, row = torch.nn.Linear(8, 4), torch.ones(2, 8)
+
+    def run():
+        with torch.inference_mode():
+            return layer(row)
+
+    assert count_work(run).by_type == count_work(lambda: layer(row)).by_type == {"fp32": 128}
+
+
 def test_a_float32_product_that_rounds_to_bf16_is_seen_by_its_numbers(chosen_precision):
     import torch
 
@@ -291,11 +306,15 @@ def test_ipex_gets_each_input_by_its_name(mode, family, tmp_path):
 
     folder = build(tmp_path, family, "text-classification")
     names = ("input_ids", "token_type_ids", "attention_mask")
+
+    def typed(batch):
+        types, mask = np.zeros_like(batch["input_ids"]), batch["attention_mask"].copy()
+        types[:, 3:], mask[:, -1] = 1, 0
+        arrays = {**batch, "token_type_ids": types, "attention_mask": mask}
+        return Batch(arrays, mask.astype(bool))
+
     found = material(folder, inputs=names)
-    for batch in found.samples:
-        batch["token_type_ids"] = np.zeros_like(batch["input_ids"])
-        batch["token_type_ids"][:, 3:] = 1
-        batch["attention_mask"][:, -1] = 0
+    found = replace(found, samples=[typed(batch) for batch in found.samples])
     options = {"mode": mode, "precision": "fp32", "attention": "eager", "linear": "torch"}
     call = engine_class(mode)(options).prepare(found).call
     model, _ = torch_model.load(found.source, "eager")
