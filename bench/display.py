@@ -98,6 +98,7 @@ def progress(trial: Trial, trials: list[Trial]) -> Progress:
         remaining_s=100.0,
         baseline=trials[0],
         best=trials[0],
+        gain=None,
     )
 
 

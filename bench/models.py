@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from autotune import demo
-from autotune.tasks import task_named
 from autotune.tasks.base import ANY_COLUMNS, SINGLE_LABEL, Columns, Dataset, Row, Texts, TextTask
+from autotune.tasks.qa import QuestionAnswering
 
+QUESTIONS = QuestionAnswering()
 OUTPUTS = {
     "AutoModelForQuestionAnswering": {"start_logits": "batch width", "end_logits": "batch width"},
     "AutoModelForSequenceClassification": {"logits": "batch"},
@@ -59,11 +61,11 @@ class Agreement(TextTask):
 class RandomAgreement(Agreement):
     """The demo's questions through a question-answering head that was never trained."""
 
-    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> list[Row]:
-        return list(task_named("qa").load(dataset, split))
+    def load(self, dataset: str, split: str | None, columns: Columns = ANY_COLUMNS) -> Dataset:
+        return replace(QUESTIONS.load(dataset, split), task=self)
 
     def texts(self, rows: Sequence[Row]) -> Texts:
-        return task_named("qa").texts(rows)
+        return QUESTIONS.texts(rows)
 
     def decode(self, rows: Any, features: Any, outputs: Any) -> list[Any]:
         ends = np.cumsum(features.lengths)[:-1]
