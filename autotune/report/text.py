@@ -240,16 +240,17 @@ def judged_words(found: Mapping[str, Any], limit: float) -> str:
     `found` has the keys of `accuracy` in report.json. `limit` is the largest relative loss that is
     allowed.
     """
-    rows, metric = found["rows"], found["metric"].replace("_", " ")
+    metric = found["metric"].replace("_", " ")
+    on = f" on {found['rows']} rows" if found["rows"] else ""  # older runs did not note them
     within = {
         "proven": f"proven within the limit of {limit:.1%}",
         "outside": f"outside the limit of {limit:.1%}",
-        "not proven": f"within the limit of {limit:.1%}, not proven on {rows} rows",
+        "not proven": f"within the limit of {limit:.1%}, not proven{on}",
     }[found["certainty"]]
     if found["rows_to_prove"] is not None:
         within += f" (about {found['rows_to_prove']} would prove it)"
     change = loses_or_gains(found["loss"], found["low"], found["high"])
-    return f"{metric} {change} of the baseline's on {rows} rows: {within}"
+    return f"{metric} {change} of the baseline's{on}: {within}"
 
 
 def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:

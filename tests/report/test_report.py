@@ -160,6 +160,10 @@ JUDGED = {
             "baseline's on 256 rows: outside the limit of 1.0%.",
         ),
         (
+            {"rows": 0, "low": None, "high": None, "rows_to_prove": None, "score_drift": None},
+            "Its macro f1 loses 0.40% of the baseline's: within the limit of 1.0%, not proven.",
+        ),
+        (
             {"metric": "cosine", "low": None, "high": None, "score_drift": None},
             "Its cosine loses 0.40% of the baseline's on 256 rows: within the limit of 1.0%, not "
             "proven on 256 rows (about 900 would prove it). The rows have no labels, so vectors "
