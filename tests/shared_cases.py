@@ -135,7 +135,7 @@ def search_and_verify(case: Case) -> str:
     narrow = ("--set", "mode=jit", "--set", "precision=fp32", "--trials", "2")
     found = case.run(
         *("search", "--model", model, *task, "--dataset", "dev.csv", *narrow),
-        *("--time-budget", "40s", "--output", "run", "--quiet", "--accept-degenerate"),
+        *("--time-budget", "3m", "--output", "run", "--quiet", "--accept-degenerate"),
     )
     if found.returncode:
         raise Wrong(f"search: exit {found.returncode}: {error_of(found)}")
@@ -168,7 +168,7 @@ def runs_or_says(case: Case) -> str:
     done = case.run(
         *("search", "--model", case.model(), "--dataset", str(data), "--max-samples", "16"),
         *("--task", task.get(name, "text-classification"), "--trials", "2", "--output", "run"),
-        *("--set", "mode=jit", "--time-budget", "40s", "--accept-degenerate", "--quiet"),
+        *("--set", "mode=jit", "--time-budget", "3m", "--accept-degenerate", "--quiet"),
     )
     return "runs" if done.returncode == 0 else one_line(done)
 
