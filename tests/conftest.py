@@ -76,7 +76,7 @@ def finished(tmp_path_factory):
     done = command_line(folder)(
         *("search", "--model", model, "--dataset", demo.DATASET, "--max-samples", "12"),
         *("--set", "mode=eager", "--set", "precision=fp32,bf16", "--set", "threads=1"),
-        *("--trials", "3", "--time-budget", "30s", "--max-accuracy-drop", "50%"),
+        *("--trials", "3", "--time-budget", "2m", "--max-accuracy-drop", "50%"),
         "--accept-degenerate",
         *("--save-engine", "--output", "run"),
     )
