@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import autotune
+from autotune import api
 from autotune.api import _overrides
 from autotune.commands.search.options import settings_from
 from autotune.shared.errors import ResumeError
@@ -71,6 +72,7 @@ def test_importing_autotune_imports_nothing_else():
 
 
 def test_only_what_is_offered_is_an_attribute():
+    assert autotune.__all__ == api.__all__
     assert set(autotune.__all__) <= {name for name in autotune.__all__ if getattr(autotune, name)}
     with pytest.raises(AttributeError, match="no attribute 'tnue'"):
         _ = autotune.tnue

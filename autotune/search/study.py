@@ -80,7 +80,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
         ) from error
 
 
-def space_digest(space: Space) -> str:
+def configs_digest(space: Space) -> str:
     """Twelve hexadecimal digits that tell spaces with different configurations apart.
 
     They stand for all that decides which configurations there are: knobs, choices, conditions,
@@ -133,7 +133,7 @@ class Study:
         self._host = host
         self._study = optuna.create_study(
             storage=storage,
-            study_name=f"{group}-{space_digest(space)}",
+            study_name=f"{group}-{configs_digest(space)}",
             sampler=sampler,
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,

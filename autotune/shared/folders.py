@@ -32,7 +32,7 @@ def refusal_of_folder(
         return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
 
     if "adapter_config.json" in names and "config.json" not in names:
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
         return (
             f"{folder} is a LoRA adapter: merge it into {base} with peft's merge_and_unload(), "
             "save that model with its tokenizer, and pass --model with its folder"
@@ -45,7 +45,7 @@ def refusal_of_folder(
         if inner:
             return f"{folder} holds a model in a folder of its own: pass --model {inner[0]}"
         return f"{folder} has no config.json: pass the folder of a model that save_pretrained wrote"
-    method = (_read_json(folder / "config.json").get("quantization_config") or {}).get(
+    method = (read_json(folder / "config.json").get("quantization_config") or {}).get(
         "quant_method"
     )
     if method:
@@ -93,8 +93,8 @@ def refusal_of_folder(
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -31,6 +31,14 @@ def hub_answers(timeout_s: float = TIMEOUT_S) -> bool:
     return True
 
 
+def download_elsewhere(model: str) -> str:
+    """The remedy for a hub model that this machine cannot download, in words."""
+    return (
+        f"run `hf download {model} --local-dir DIR` on a machine that reaches the hub, and pass "
+        "--model DIR"
+    )
+
+
 def use_cache_only() -> None:
     """Make huggingface_hub, in this process, take files from its cache without asking the hub."""
     from huggingface_hub import constants

@@ -34,11 +34,18 @@ def write(path: Path, text: str) -> None:
     If the cache cannot be written, the old file stays and no error is raised, because nothing
     depends on the cache.
     """
+    with contextlib.suppress(OSError):
+        replace(path, text.encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace the cache file `path` by `content` in one step. Raises OSError if that fails."""
     partial = path.with_name(f"{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()
+        raise

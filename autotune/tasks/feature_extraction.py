@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from autotune.driver.arrays import EncodedFeatures
 from autotune.shared.errors import DatasetError
-from autotune.shared.folders import SENTENCE_SETTINGS
+from autotune.shared.folders import SENTENCE_SETTINGS, read_json
 from autotune.tasks.base import ANY_COLUMNS, Columns, Dataset, Row, Texts, TextTask
 from autotune.tasks.correlation import correlation, ranks, weighted_rank_correlation
 from autotune.tasks.files import lines_of, read_rows, read_text, read_tsv
@@ -87,11 +87,11 @@ class FeatureExtraction(TextTask):
         """
         if folder is None or not (folder / "modules.json").is_file():
             return self.default_max_seq_length
-        found = (_settings(folder / name) for name in SENTENCE_SETTINGS)
+        found = (read_json(folder / name) for name in SENTENCE_SETTINGS)
         own = _limit(next((texts for texts in found if texts), {}), "max_seq_length")
         limits = [
-            _limit(_settings(folder / "config.json"), "max_position_embeddings"),
-            _limit(_settings(folder / "tokenizer_config.json"), "model_max_length"),
+            _limit(read_json(folder / "config.json"), "max_position_embeddings"),
+            _limit(read_json(folder / "tokenizer_config.json"), "model_max_length"),
         ]
         known = [limit for limit in limits if limit is not None]
         return own or (min(known) if known else self.default_max_seq_length)
@@ -221,15 +221,6 @@ class FeatureExtraction(TextTask):
                 if self.layout == QUERIES:
                     line = {"query": first, "positive": others, GRADES_COLUMN: row["grades"]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _settings(path: Path) -> Mapping[str, Any]:
-    """Return the content of a JSON file of the model. Empty if there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _limit(settings: Mapping[str, Any], name: str) -> int | None:

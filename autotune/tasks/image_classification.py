@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -170,20 +169,14 @@ def _image_file(value: Any, beside: Path, where: str) -> Path:
             suffix = suffix if suffix in SUFFIXES else ""
             file = cache.folder() / "images" / f"{hashlib.sha256(content).hexdigest()}{suffix}"
             if not file.exists():
-                _write(file, content, where)
+                try:
+                    cache.replace(file, content)
+                except OSError as error:
+                    raise DatasetError(
+                        f"{where}: {file} cannot be written: {error.strerror}"
+                    ) from error
             return file
         value = name
     if not isinstance(value, str) or not value or "\0" in value:
         raise DatasetError(f"{where} must be the path of an image, got {str(value)[:40]!r}")
     return beside / value
-
-
-def _write(file: Path, content: bytes, where: str) -> None:
-    """Write `file` whole or not at all. Raises DatasetError."""
-    partial = file.with_name(f"{os.getpid()}-{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        raise DatasetError(f"{where}: {file} cannot be written: {error.strerror}") from error

@@ -114,9 +114,9 @@ class Features:
                 work=tuple(meta["work"]) if meta.get("work") else None,
             )
 
-    def meta(self) -> dict[str, Any]:
-        """What META_FILE holds."""
-        return {
+    def write_meta(self, folder: str) -> None:
+        """Write META_FILE to `folder`: all but the values, which `encode` wrote before."""
+        meta = {
             "arrays": [array.written() for array in self.arrays],
             "padding_side": self.padding_side,
             "max_seq_length": self.max_seq_length,
@@ -124,6 +124,8 @@ class Features:
             "own_pad_token": self.own_pad_token,
             "work": self.work,
         }
+        with open(os.path.join(folder, META_FILE), "w", encoding="utf-8") as file:
+            json.dump(meta, file)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -15,9 +15,9 @@ import numpy as np
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.folders import TOKENIZER_FILES, refusal_of_folder
-from autotune.shared.hub import hub_answers, use_cache_only
+from autotune.shared.hub import download_elsewhere, hub_answers, use_cache_only
 from autotune.shared.records import ModelFacts, ModelSource
-from autotune.worker.batches import FEATURES_FILE, META_FILE, Features
+from autotune.worker.batches import FEATURES_FILE, Features
 from autotune.worker.engines import torch_model
 from autotune.worker.flops import fit_work_polynomial
 from autotune.worker.inputs import choose_padding, longest_input, text_arrays, text_row
@@ -43,9 +43,8 @@ def _loading_advice(source: ModelSource, error: Exception) -> str:
         return f"{source.path} has no safetensors weights; pass --allow-pickle to load pickled ones"
     return (
         f"{source.path!r} is neither a local folder nor in the local cache, and could not be "
-        "downloaded (the model hub is unreachable, or the model is private or misspelt): run "
-        f"`hf download {source.path} --local-dir DIR` on a machine that reaches the hub, "
-        "and pass --model DIR"
+        "downloaded (the model hub is unreachable, or the model is private or misspelt): "
+        f"{download_elsewhere(source.path)}"
     )
 
 
@@ -252,15 +251,13 @@ def encode(
     )
     padded = choose_padding(model, tokenizer, encoded[0], source.outputs)
     for row_set, features in zip(sets, encoded, strict=True):
-        meta = replace(
+        replace(
             features,
             arrays=padded.arrays,
             padding_side=padded.padding_side,
             own_pad_token=padded.own_pad_token,
             work=operations,
-        ).meta()
-        with open(os.path.join(row_set["folder"], META_FILE), "w", encoding="utf-8") as file:
-            json.dump(meta, file)
+        ).write_meta(row_set["folder"])
     return replace(facts, work=operations)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.shared import engines, precisions
 from autotune.shared.axes import Axes, output_axes
 from autotune.shared.engine import EngineFile
 from autotune.shared.errors import InputError, TrialFailure, describe, is_out_of_memory
@@ -430,12 +431,13 @@ def _prepare(engine: Engine, material: Material) -> Prepared:
     options = engine.options
     try:
         return engine.prepare(material)
-    except (TrialFailure, MemoryError):
+    except TrialFailure:
         raise
     except Exception as error:
-        asked = f"mode={options['mode']}, precision={options['precision']}"
-        if asked == "mode=eager, precision=fp32" or is_out_of_memory(error):
+        baseline = (engines.BASELINE.name, precisions.BASELINE.name)
+        if (options["mode"], options["precision"]) == baseline or is_out_of_memory(error):
             raise
+        asked = f"mode={options['mode']}, precision={options['precision']}"
         traceback.print_exc()  # the log keeps what the one line below leaves out
         reason = f"{asked} does not run this model: {describe(error)}"
         raise TrialFailure("unsupported", reason) from error

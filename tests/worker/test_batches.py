@@ -157,7 +157,7 @@ def test_features_are_read_as_they_were_declared(tmp_path):
     values = {"input_ids": written.values["input_ids"].astype(np.int32)}
     values["token_type_ids"] = written.values["token_type_ids"].astype(np.int32)
     np.savez(tmp_path / FEATURES_FILE, lengths=written.lengths, **values)
-    (tmp_path / META_FILE).write_text(json.dumps(written.meta()))
+    written.write_meta(str(tmp_path))
     found = Features.load(str(tmp_path))
     assert found.arrays == written.arrays
     assert found.batch([0, 1], 2)["input_ids"].tolist() == [[1, 2], [3, 0]]

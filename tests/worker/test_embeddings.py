@@ -6,13 +6,10 @@ The models are small and random. Each folder has the files that sentence-transfo
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_alone import run_alone
 from families import build, make_tokenizer
 
 from autotune.shared.errors import TrialFailure
@@ -429,42 +426,18 @@ ENGINES = [  # engine knobs, and how far a component may be off (of vectors of l
     ({"mode": "jit", "precision": "bf16", "bf16_method": "full"}, 0.05),
     ({"mode": "eager", "precision": "int8_dynamic", "linear": "torch"}, 0.1),
 ]
-PACKAGES = {
-    "ipex": "intel_extension_for_pytorch",
-    "ipex_jit": "intel_extension_for_pytorch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-}
 
 
 COMPARE = """
 import json, pathlib, sys
-import numpy as np
+from engine_alone import difference
 from test_embeddings import TEXTS, features_of, vectors
-from autotune.worker.engines import engine_class
-from autotune.worker.engines.base import Material
-from autotune.worker.operations import calibration_batches, sample_batches
 
 folder, options = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 texts = [f"{text} {number}" for number in range(4) for text in TEXTS]
 features, _, source = features_of(folder, folder / "features", texts=texts)
-material = Material(
-    source=source,
-    arrays=features.arrays,
-    samples=sample_batches(features),
-    calibration=calibration_batches(features),
-    threads=1,
-    instruction_sets=frozenset({"avx2", "avx512_vnni"}),
-    cache=folder / "cache",
-    own_pad_token=features.own_pad_token,
-    work=features.work,
-)
-engine = {"attention": "sdpa", "linear": "torch", "bf16_method": "autocast"}
-engine |= {"int8_weights": "per_channel", **options}
-prepared = engine_class(options["mode"])(engine).prepare(material)
-(found,) = prepared.call(features.batch([0, 1, 2, 3], 20))
 expected = vectors(features, source, 20)[:4]
-print(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
+print(difference(features, source, folder, options, attention="sdpa", width=20, expected=expected))
 """
 
 
@@ -473,16 +446,5 @@ print(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
 @pytest.mark.parametrize("name", ["dense and normalized", "the last token of an encoder", "max"])
 def test_every_engine_makes_the_vectors_of_eager(name, options, limit, tmp_path):
     """Each engine has a process of its own: IPEX changes the kernels of the process it is in."""
-    if options["mode"] in PACKAGES:
-        pytest.importorskip(PACKAGES[options["mode"]])
     folder = made(tmp_path / "model", **FOLDERS[name])
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", COMPARE, str(folder), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here), str(here.parent)])},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) <= limit
+    assert run_alone(COMPARE, folder, options) <= limit

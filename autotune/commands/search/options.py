@@ -114,7 +114,7 @@ def settings_from(
             f"--doc-stride must be below --max-seq-length {options['max_seq_length']}, "
             f"got {options['doc_stride']}"
         )
-    limit_ms = options.pop("max_latency_ms", None)
+    limit_ms = options.pop(LIMIT, None)
     if limit_ms is not None:
         limited = [one.name for one in OBJECTIVES.values() if one.takes_limit]
         if str(options.get("objective", "")).partition("-")[0] not in limited:

@@ -12,7 +12,7 @@ from autotune import demo
 from autotune.search.limits import Limits
 from autotune.shared.errors import DatasetError, ModelError, SpaceError
 from autotune.shared.folders import refusal_of_folder
-from autotune.shared.hub import hub_answers
+from autotune.shared.hub import download_elsewhere, hub_answers
 from autotune.shared.objectives import DEFAULT
 from autotune.shared.paths import check_downloads, kind_of, written
 from autotune.shared.words import known_names
@@ -123,11 +123,10 @@ def check_reachable(model: str) -> None:
     `model` is what `resolve_model` returns. A worker would say the same, but only after it has
     imported torch.
     """
-    if not os.path.isabs(model) and not _configs_of(model) and not hub_answers():
+    if not os.path.isabs(model) and _config_of(model) is None and not hub_answers():
         raise ModelError(
             f"--model {model}: it is not in the local cache, and the model hub does not answer: "
-            f"run `hf download {model} --local-dir DIR` on a machine that reaches the hub, and "
-            "pass --model DIR"
+            f"{download_elsewhere(model)}"
         )
 
 
@@ -137,11 +136,11 @@ def infer_task(model: str) -> tuple[str, str]:
     `model` is what `resolve_model` returns. A hub id is looked for in the hub's local cache.
     Raises ModelError if there is no config.json to read, or if it does not say.
     """
-    found = sorted(_configs_of(model), key=lambda path: path.stat().st_mtime)
-    if not found:
+    config = _config_of(model)
+    if config is None:
         raise ModelError(f"--task: {model} is not on this machine yet, so its task is unknown")
     try:
-        content = json.loads(found[-1].read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8"))
         architectures = [str(name) for name in content.get("architectures") or ()]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"--model {model}: config.json cannot be read: {error}") from error
@@ -157,20 +156,22 @@ def model_folder(name: str) -> Path | None:
 
     None if the model is not on this machine. Raises ModelError as `resolve_model` does.
     """
-    found = [path for path in _configs_of(resolve_model(name)) if path.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+    config = _config_of(resolve_model(name))
+    return None if config is None else config.parent
 
 
-def _configs_of(model: str) -> list[Path]:
-    """The config.json of a folder, or those of a hub id in the hub's cache."""
+def _config_of(model: str) -> Path | None:
+    """The config.json of a folder, or the latest one of a hub id in the hub's cache."""
     if os.path.isabs(model):
-        return [Path(model) / "config.json"]
+        config = Path(model) / "config.json"
+        return config if config.is_file() else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     named = (os.environ.get(name) for name in HUB_CACHE_VARIABLES)
     places = [*(Path(place) for place in named if place), home / "hub"]
     pattern = f"models--{model.replace('/', '--')}/snapshots/*/config.json"
-    return [config for place in places for config in place.expanduser().glob(pattern)]
+    found = [config for place in places for config in place.expanduser().glob(pattern)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def shipped_spaces() -> dict[str, Path]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autotune.commands.search.context import PACE, Pace, Run
+from autotune.commands.search.faults import explained
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, run_id, space_digest
 from autotune.commands.search.more_rows import MoreRowsJudge
@@ -48,16 +46,14 @@ from autotune.search.samplers import check_sampler, make_sampler, sampler_seed
 from autotune.search.study import Study, open_storage
 from autotune.shared.errors import (
     InputError,
-    OutputError,
     ResumeError,
     SearchError,
     SpaceError,
     StackError,
-    shorten,
 )
 from autotune.shared.paths import shell_word
 from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
-from autotune.shared.urls import CREDENTIALS_MASK, without_password
+from autotune.shared.urls import CREDENTIALS_MASK
 from autotune.space import (
     baseline,
     compile_space,
@@ -74,13 +70,6 @@ from autotune.tasks import task_named
 from autotune.tasks.files import is_local
 from autotune.tasks.gate import Gate, Reference
 from autotune.tasks.workload import UNCALIBRATED, RowSets, Workload, encode
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (
-    *(errno.EROFS, errno.EIO, errno.ESTALE),
-    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
-)
-"""errno values that mean a file's place is full, or that it is read-only, broken or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,49 +116,6 @@ class StoredReferences:
         except WireError as error:
             raise ResumeError(f"the reference of this run: {error}; start a new run") from error
         return self.gate.reference(outputs)
-
-
-@contextlib.contextmanager
-def explained(folder: RunFolder) -> Iterator[None]:
-    """Turn an OSError, or an error of the study's storage, into an InputError.
-
-    Its message says what failed, and how to go on.
-    """
-    go_on = f"continue with --resume --output {shell_word(folder.path)}"
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise OutputError(f"{folder.path}: {error}; free some space, then {go_on}") from error
-        if error.errno in UNWRITABLE and _is_inside(error, folder):
-            words = f"{folder.path} cannot be written: {error}; make it writable, then {go_on}"
-            raise OutputError(words) from error
-        raise InputError(f"the search was stopped by this host: {error}; {go_on}") from error
-    except Exception as error:
-        if not _is_of_storage(error):
-            raise
-        words = shorten(without_password(f"{type(error).__name__}: {error}"))
-        raise InputError(f"--storage failed: {words}; {go_on}") from error
-
-
-def _is_of_storage(error: Exception) -> bool:
-    """Whether `error` is one of Optuna's own, or one of the library that it opens databases with.
-
-    Neither library is imported here: an error of theirs means that it was.
-    """
-    kinds = (("optuna.exceptions", "OptunaError"), ("sqlalchemy.exc", "SQLAlchemyError"))
-    return any(
-        module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
-        for module, name in kinds
-    )
-
-
-def _is_inside(error: OSError, folder: RunFolder) -> bool:
-    """Whether `error` is about a file in `folder`, as far as it says."""
-    if error.filename is None:
-        return True
-    place = Path(os.fsdecode(error.filename)).absolute()
-    return place.is_relative_to(folder.path.absolute())
 
 
 class Tuning:

@@ -23,7 +23,7 @@ import torch
 from autotune.shared.axes import BATCH, InputArray
 from autotune.shared.errors import TrialFailure, describe
 from autotune.shared.records import ModelFacts, ModelSource
-from autotune.worker.batches import FEATURES_FILE, META_FILE, Array, Batch, Features
+from autotune.worker.batches import FEATURES_FILE, Array, Batch, Features
 from autotune.worker.flops import count_work
 from autotune.worker.slim import transformers
 from autotune.worker.work.base import Work
@@ -58,9 +58,7 @@ class ImageWork(Work):
         encoded = [_encode_rows(processor, names, row_set) for row_set in sets]
         work = _work(model, encoded[0]) if len(encoded[0]) else None
         for row_set, features in zip(sets, encoded, strict=True):
-            path = os.path.join(row_set["folder"], META_FILE)
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(replace(features, work=work).meta(), file)
+            replace(features, work=work).write_meta(row_set["folder"])
         return replace(facts, work=work)
 
 

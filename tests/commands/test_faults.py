@@ -9,7 +9,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
-from autotune.commands.search.tune import explained
+from autotune.commands.search.faults import explained
 from autotune.shared.errors import InputError, OutputError
 from autotune.store.folder import RunFolder
 
