@@ -71,7 +71,7 @@ def record(folder: RunFolder, output: Path, count: int, visits: int) -> None:
                 outcome = sides[index].runner.run(config, VISIT_RULE)
                 assert outcome.measurement is not None, outcome.failure
                 found[index] += speeds([outcome])
-            samples = {"config": config.as_dict(), "processes": found}
+            samples = {"config": dict(config), "processes": found}
             # Written after every visit, in case recording is stopped.
             output.write_text(json.dumps(samples, indent=1) + "\n")
         for side in sides:

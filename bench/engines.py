@@ -64,7 +64,7 @@ def configs(found: dict[str, Any], cores: int) -> Iterator[Config]:
                     config
                     for variant in VARIANTS.get(precision, ())
                     for config in [complete(where, {**engine, **variant})]
-                    if variant.items() <= config.as_dict().items()
+                    if variant.items() <= dict(config).items()
                 ]
                 yield from variants or [complete(where, engine)]
 
@@ -158,7 +158,7 @@ def row(config: Config, runner: Any, gate: Gate, reference: Any, before: float) 
     tried: list[tuple[bool, float, int, Outcome]] = []
     failure: Any = None
     for batch in (8, 1):
-        point = Config.of({**config.as_dict(), "batch_size": batch})
+        point = Config.of({**config, "batch_size": batch})
         outcome = runner.run(point, RULE)
         failure = outcome.failure
         if failure is not None:
@@ -166,7 +166,7 @@ def row(config: Config, runner: Any, gate: Gate, reference: Any, before: float) 
         allowed = gate.judge(outcome.outputs, reference).allowed
         tried.append((allowed, rate(outcome), batch, outcome))
     hidden = {"stack", "threads", "padding", "batch_size"}
-    shown = Config.of({k: v for k, v in config.as_dict().items() if k not in hidden})
+    shown = Config.of({k: v for k, v in dict(config).items() if k not in hidden})
     head = f"| {config['stack']} | {describe(shown)} |"
     if not tried:
         words = " ".join(failure.detail.split())[:120].replace("|", "/")

@@ -79,7 +79,7 @@ def cells_of(family: str, folder: Path, engines: Sequence[str]) -> dict[str, str
     from autotune.worker import operations
     from autotune.worker.encode import encode
 
-    operations.set_torch_knobs = lambda process: None  # one process opens many engines
+    operations.set_torch_knobs = lambda session: None  # one process opens many engines
     model = build(folder / "model", family, "text-classification")
     head = "AutoModelForSequenceClassification"
     source = ModelSource(path=str(model), head=head, outputs={"logits": "batch"})
@@ -104,8 +104,7 @@ def cells_of(family: str, folder: Path, engines: Sequence[str]) -> dict[str, str
         try:
             worker.open(
                 source=to_jsonable(source),
-                engine=engine,
-                process={"threads": 1, "interop_threads": 1, "flush_denormals": False},
+                session={"threads": 1, "interop_threads": 1, "flush_denormals": False, **engine},
                 features=str(folder / "features"),
                 calibration=str(folder / "features"),
                 reference=None,

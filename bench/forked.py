@@ -77,7 +77,7 @@ def main() -> None:
                 against.keep_open([config])
                 if kind == "shared":
                     for point in OTHER_POINTS:
-                        against.run(complete(fresh.where, {**config.as_dict(), **point}), ONE_PASS)
+                        against.run(complete(fresh.where, {**config, **point}), ONE_PASS)
                 agreed += compare(kind, config, fresh.runner, against, options.visits)
                 fresh.runner.close()
                 against.close()

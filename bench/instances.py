@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="autotune-instances-") as work:
         run = open_run(RunFolder(options.run), Path(work))
         changed = {name: values[0] for name, values in parse_overrides(options.changed).items()}
-        shared = {**run.chosen.as_dict(), **changed}
+        shared = {**run.chosen, **changed}
         cores = run.where.cores
         one = complete(run.where, {**shared, "threads": cores, "instances": 1})
         many = complete(

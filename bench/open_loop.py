@@ -44,6 +44,7 @@ from autotune.driver.command import environment, worker_commands
 from autotune.host import detect
 from autotune.search.serving import requests_at
 from autotune.shared.padding import batch_width, fits_one_batch, plan
+from autotune.shared.records import Config
 from autotune.shared.stats import percentile, ratio_interval, shuffled
 from autotune.store.folder import RunFolder
 
@@ -143,7 +144,7 @@ class Client:
 
 def client(folder: Path, rate: float, seconds: float) -> None:
     """Answer each seed on standard input with the latencies of its requests, in seconds."""
-    from autotune.driver.runner import ENGINE_KNOBS, KNOBS_SET_BY_WORKER, POINT_KNOBS
+    from autotune.driver.runner import POINT_KNOBS, SESSION_KNOBS
     from autotune.shared.records import to_jsonable
     from autotune.worker.operations import Operations
     from autotune.worker.serve import warm_up_shapes
@@ -156,8 +157,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
         session = Operations(work)
         session.open(
             source=to_jsonable(run.source),
-            engine=run.chosen.only(ENGINE_KNOBS).as_dict(),
-            process={name: run.chosen[name] for name in KNOBS_SET_BY_WORKER},
+            session=run.chosen.only(SESSION_KNOBS),
             features=str(run.folder.workload.resolve()),
             calibration=str(run.folder.calibration.resolve()),
             reference=None,
@@ -167,7 +167,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
         )
         opened = session._opened
         assert opened is not None
-        point: dict[str, Any] = run.chosen.only(POINT_KNOBS).as_dict()
+        point = run.chosen.only(POINT_KNOBS)
         call, features = opened.prepared.call, opened.features
         start = time.monotonic()
         for planned in plan(features.lengths, max_seq_length=features.max_seq_length, **point):
@@ -190,7 +190,7 @@ def client(folder: Path, rate: float, seconds: float) -> None:
 
 
 def drive(
-    call: Any, features: Any, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
+    call: Any, features: Any, point: Config, rows: list[int], arrivals_s: list[float]
 ) -> tuple[list[float], list[tuple[int, int]]]:
     """Latencies in seconds of requests that one thread issues and another answers, and the shapes
     of their batches."""

@@ -57,7 +57,7 @@ def leave_run(path, **promise):
     folder.best.write_text(
         yaml.safe_dump(
             {
-                "config": BEST.as_dict(),
+                "config": dict(BEST),
                 "model": {"path": "m", "head": TASK.head, "outputs": dict(TASK.outputs)},
                 "stack": {"python": "python", "torch": "2.8.0"},
                 "host": host().fingerprint(),

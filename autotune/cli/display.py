@@ -103,7 +103,7 @@ class Events(Quiet):
             "started",
             number=number,
             origin=origin,
-            config=config.as_dict(),
+            config=dict(config),
             description=knobs.describe(config),
         )
 
@@ -115,7 +115,7 @@ class Events(Quiet):
             phase=progress.phase,
             number=trial.number,
             origin=trial.origin,
-            config=trial.config.as_dict(),
+            config=dict(trial.config),
             description=knobs.describe(trial.config),
             value=None if measured is None else self._objective.value(measured),
             metrics=trial.accuracy.metrics if trial.accuracy else None,

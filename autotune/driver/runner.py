@@ -95,18 +95,13 @@ class Inputs:
     for_production: bool = False  # engines keep all files that production can start from
 
 
-KNOBS_SET_BY_WORKER = tuple(name for name, knob in knobs.KNOBS.items() if knob.set_by_worker)
-"""Process knobs that the worker sets itself, before it prepares the engine."""
-
-
 def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
     """The arguments of the worker's request `open` for `config`. Raises InputError for an unknown
     mode."""
     file = engine_named(config["mode"]).file
     return {
         "source": to_jsonable(inputs.source),
-        "engine": config.only(ENGINE_KNOBS).as_dict(),
-        "process": {name: config[name] for name in KNOBS_SET_BY_WORKER},
+        "session": dict(config.only(SESSION_KNOBS)),
         "features": inputs.features,
         "calibration": inputs.calibration,
         "reference": inputs.reference,
@@ -119,7 +114,7 @@ def open_request(config: Config, inputs: Inputs) -> dict[str, object]:
 
 def measure_request(config: Config, rule: StoppingRule) -> dict[str, object]:
     """The arguments of the worker's request `measure` for `config`."""
-    return {"point": config.only(POINT_KNOBS).as_dict(), "rule": to_jsonable(rule)}
+    return {"point": dict(config.only(POINT_KNOBS)), "rule": to_jsonable(rule)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +214,7 @@ class ProcessRunner:
         WorkerFailed.
         """
         key = config.only(SESSION_KNOBS)
-        session, point = self._sessions[key], config.only(POINT_KNOBS).as_dict()
+        session, point = self._sessions[key], dict(config.only(POINT_KNOBS))
         count = len(session.workers)
         requests = [
             {

@@ -34,7 +34,7 @@ def best_yaml(
     content = {
         "format": 1,
         "id": config.id,
-        "config": config.as_dict(),
+        "config": dict(config),
         "task": task,
         "model": to_jsonable(source),
         "max_seq_length": max_seq_length,

@@ -71,7 +71,7 @@ def script_line(
     if engine.script_flags is None:
         missing.append(f"mode={engine.name}: {engine.without_script}")
     if precision.script_flags:
-        chosen = [flag for flag in precision.script_flags if flag.agrees_with(config.as_dict())]
+        chosen = [flag for flag in precision.script_flags if flag.agrees_with(config)]
         flags.append((chosen or precision.script_flags)[0].option)
     elif not precision.is_script_default:
         missing.append(f"precision={precision.name}: the script has no such flag")

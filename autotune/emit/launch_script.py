@@ -81,7 +81,7 @@ def requests(
         rows, arrivals_s = requests_at(
             rate / int(config["instances"]), LAUNCH_SERVING_S, features, np.random.default_rng(0)
         )
-        point = config.only(POINT_KNOBS).as_dict()
+        point = dict(config.only(POINT_KNOBS))
         arguments = {"point": point, "rows": rows, "arrivals_s": arrivals_s}
         lines.append({"id": 3, "op": "serve", "args": arguments})
     return "".join(dumps(line) + "\n" for line in lines)

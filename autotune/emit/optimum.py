@@ -93,7 +93,7 @@ def benchmark_config(name: str, trial: Trial, manifest: Mapping[str, Any]) -> di
                 for package, version in stack["versions"].items()
             },
         },
-        "autotune": {"version": manifest["autotune"], "config": config.as_dict()},
+        "autotune": {"version": manifest["autotune"], "config": dict(config)},
     }
 
 

@@ -29,7 +29,7 @@ def points(trials: Sequence[Trial], objective: Objective, metric: str) -> list[d
             {
                 "trial": trial.number,
                 "description": knobs.describe(trial.config),
-                "config": trial.config.as_dict(),
+                "config": dict(trial.config),
                 "value": own.median,
                 "low": own.low,
                 "high": own.high,
@@ -110,22 +110,20 @@ def one_at_a_time(
     searched = {t.config: t for t in trials if t.measurement is not None and t.origin in SEARCHED}
     if best not in searched:
         return []
-    own = best.as_dict()
     found = []
     for config, trial in searched.items():
-        other = config.as_dict()
-        changed = [name for name in own.keys() & other.keys() if own[name] != other[name]]
+        changed = [name for name in best.keys() & config.keys() if best[name] != config[name]]
         if len(changed) != 1:
             continue
         (name,) = changed
-        others = own.keys() ^ other.keys()
+        others = best.keys() ^ config.keys()
         if any(name not in knobs.KNOBS[dependent].needs for dependent in others):
             continue
         found.append(
             {
                 "knob": name,
-                "from": own[name],
-                "to": other[name],
+                "from": best[name],
+                "to": config[name],
                 "times": objective.ratio(measured(trial), measured(searched[best])),
                 "allowed": trial.succeeded,
                 "trial": trial.number,

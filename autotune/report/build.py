@@ -59,7 +59,7 @@ def entry(
         "trial": trial.number,
         "origin": trial.origin,
         "id": trial.config.id,
-        "config": trial.config.as_dict(),
+        "config": dict(trial.config),
         "description": knobs.describe(trial.config),
         "objective": to_jsonable(own),
         "speedup": to_jsonable(gain or objective.speedup(own, objective.interval(base))),
@@ -191,7 +191,7 @@ def gain_in_parts(result: Result) -> dict[str, Any]:
             {
                 "name": factor.name,
                 "description": knobs.describe(factor.config),
-                "config": factor.config.as_dict(),
+                "config": dict(factor.config),
                 "gain": to_jsonable(factor.gain),
             }
             for factor in result.factors

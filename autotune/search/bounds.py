@@ -73,7 +73,7 @@ class Bounds:
             planned = plan(
                 self.lengths,
                 max_seq_length=self.max_seq_length,
-                **point.as_dict(),  # type: ignore[arg-type]
+                **point,
             )
             self._work[point] = tuple(
                 len(p.rows) * (c + a * p.width + b * p.width**2) for p in planned

@@ -40,5 +40,4 @@ def leaders(trials: Sequence[Trial], objective: Objective, origin: Sequence[str]
 
 def complexity(config: Config, baseline: Config) -> int:
     """The number of knobs whose value differs from the baseline's."""
-    baseline_values = baseline.as_dict()
-    return sum(baseline_values.get(knob) != value for knob, value in config.values)
+    return sum(baseline.get(knob) != value for knob, value in config.items())

@@ -113,7 +113,7 @@ class AutotuneSampler(BaseSampler):
         with self._lock:
             config = self._choose(study)
             self._chosen[study.study_name, trial.number] = config
-        return {name: value for name, value in config.values if name in search_space}
+        return {name: value for name, value in config.items() if name in search_space}
 
     def _choose(self, study: optuna.Study) -> Config:
         trials = study.get_trials(deepcopy=False)
@@ -147,7 +147,7 @@ class AutotuneSampler(BaseSampler):
             trial = numbered.get(key[1])
             if key[0] == name and trial is not None:
                 here = knobs_of(trial, self._space)
-                if not set(here.values) < set(config.values):
+                if not here.items() < config.items():
                     del self._chosen[key]
         return {config for key, config in self._chosen.items() if key[0] == name}
 

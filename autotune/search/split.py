@@ -67,11 +67,11 @@ def steps(baseline: Config, best: Config) -> list[Step]:
 
     A group that changes nothing is left out. The stack goes with the engine.
     """
-    process = baseline.only(PROCESS_KNOBS - {"stack"}).as_dict()
-    engine = best.only(ENGINE_KNOBS | {"stack"}).as_dict()
-    point = best.only(POINT_KNOBS).as_dict()
+    process = baseline.only(PROCESS_KNOBS - {"stack"})
+    engine = best.only(ENGINE_KNOBS | {"stack"})
+    point = best.only(POINT_KNOBS)
     chain = [
-        ("padding", Config.of({**baseline.only(SESSION_KNOBS).as_dict(), **point})),
+        ("padding", Config.of({**baseline.only(SESSION_KNOBS), **point})),
         ("engine", Config.of({**process, **_in_float32(engine), **point})),
         ("precision", Config.of({**process, **engine, **point})),
         ("process", best),

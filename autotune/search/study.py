@@ -216,7 +216,7 @@ class Study:
 
     def enqueue(self, config: Config) -> None:
         """Make `config` the next to be asked for."""
-        self._study.enqueue_trial(dict(config.values), skip_if_exists=False)
+        self._study.enqueue_trial(dict(config), skip_if_exists=False)
 
     def ask(
         self,
@@ -293,7 +293,7 @@ class Study:
         }
         if not self._space.contains(config):
             attributes[OUTSIDE] = {
-                "config": config.as_dict(),
+                "config": dict(config),
                 "value": outcome.value,
                 "excess": outcome.excess,
             }
@@ -303,7 +303,7 @@ class Study:
         return create_trial(
             state=state,
             value=value,
-            params=dict(config.values),
+            params=dict(config),
             distributions=self._distributions(config),
             user_attrs=attributes,
             intermediate_values={0: value} if screened and value is not None else None,

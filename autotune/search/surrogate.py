@@ -86,7 +86,7 @@ class Encoder:
         """Rows of shape (configs, states): 1 at the states of each configuration, else 0."""
         rows = np.zeros((len(configs), len(self.knob)))
         for row, config in zip(rows, configs, strict=True):
-            values = config.as_dict()
+            values = dict(config)
             for dimension, states, end in zip(
                 self._dimensions, self._states, self._first[1:], strict=True
             ):

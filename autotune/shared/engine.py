@@ -16,6 +16,8 @@ from autotune.shared.precisions import Precision
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+ENGINE_KNOBS = frozenset({"mode", "precision", "attention"})
+"""The knobs that every engine has."""
 NO_SCRIPT = "the script only runs torch's own engines"
 
 
@@ -88,6 +90,11 @@ class EngineDescriptor:
             raise ValueError(f"preparing_s of {owner} must be seconds, got {self.preparing_s!r}")
         if self.colour is not None and not COLOUR.fullmatch(self.colour):
             raise ValueError(f"the colour of {self.name} must be like #1f77b4, got {self.colour!r}")
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The knobs that decide how the engine is prepared: those of all engines, and its own."""
+        return ENGINE_KNOBS | {one.name for one in self.options}
 
     @property
     def precision_names(self) -> tuple[str, ...]:

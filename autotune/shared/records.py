@@ -63,29 +63,48 @@ STRICT = {"extra": "forbid", "allow_inf_nan": False}
 """Settings of pydantic for every record: unknown fields and non-finite numbers are errors."""
 
 
-@dataclass(frozen=True, slots=True, eq=True)
-class Config:
-    """One value for every active knob. Equal values give equal `id`s, whatever their order."""
+@dataclass(frozen=True, slots=True, eq=True, repr=False)
+class Config(Mapping[str, Any]):
+    """A configuration: one value for every active knob, in the order of their names.
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    It is the same value from the space to the worker and the report. In JSON and YAML it is an
+    object with a value for each knob, which pydantic reads and writes. A part of a configuration,
+    such as the knobs of its session, is a `Config` too. Equal values give equal `id`s.
+    """
 
-    values: tuple[tuple[str, Scalar], ...]
+    pairs: tuple[tuple[str, Scalar], ...]
 
     @classmethod
     def of(cls, values: Mapping[str, Scalar]) -> Config:
-        return cls(values=tuple(sorted(values.items())))
+        return cls(pairs=tuple(sorted(values.items())))
 
     def __getitem__(self, knob: str) -> Scalar:
-        return dict(self.values)[knob]
+        for name, value in self.pairs:
+            if name == knob:
+                return value
+        raise KeyError(knob)
 
-    def get(self, knob: str, default: Scalar | None = None) -> Any:
-        return dict(self.values).get(knob, default)
+    def get(self, knob: str, default: Any = None) -> Any:
+        return next((value for name, value in self.pairs if name == knob), default)
 
     def __iter__(self) -> Iterator[str]:
-        return (knob for knob, _ in self.values)
+        return (knob for knob, _ in self.pairs)
 
-    def as_dict(self) -> dict[str, Scalar]:
-        return dict(self.values)
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Config.of({dict(self.pairs)})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema  # which a worker may lack
+
+        return core_schema.no_info_after_validator_function(
+            cls.of,
+            handler.generate_schema(dict[str, Scalar]),
+            serialization=core_schema.plain_serializer_function_ser_schema(dict),
+        )
 
     def only(self, knobs: frozenset[str]) -> Config:
         """The values of `knobs` alone; knobs that are not active are left out."""
@@ -94,14 +113,14 @@ class Config:
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(dict(self.pairs), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=1 << 15)
 def _restrict(config: Config, knobs: frozenset[str]) -> Config:
     """`Config.only`, cached: a search asks for the same parts again and again."""
-    return Config(values=tuple((k, v) for k, v in config.values if k in knobs))
+    return Config(pairs=tuple((k, v) for k, v in config.pairs if k in knobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +153,7 @@ class ModelFacts:
     digest: str  # SHA-256 over config, tokenizer and weights
     labels: tuple[str, ...] = ()
     problem: str = "single_label"  # what the labels are: single_label, multi_label or regression
+    padding_neutral: bool = True  # a padded row has the answers that it has alone
     # (c, a, b): a row padded to w tokens costs c + a w + b w^2 floating-point operations
     work: tuple[float, float, float] | None = None
     note: str = ""  # a line for the user about how the model was read; no part of a run
@@ -239,7 +259,9 @@ class Measurement:
     padded_tokens: int  # with padding
     batch_features: tuple[int, ...]  # features in each batch of a pass
     passes: tuple[Pass, ...]
-    phases_s: dict[str, float]  # start, import, prepare, warm_up, measure
+    # start, import, prepare, warm_up, measure; the baseline also has reference, the seconds for the
+    # answers that all others are compared with
+    phases_s: dict[str, float]
     peak_rss_bytes: int
     effective: dict[str, Scalar]  # threads, CPUs, dtype, ... as the worker found them
     # SHA-256 of the last pass's outputs; if instances shared the pass, of all their digests
@@ -481,9 +503,9 @@ class StackFacts:
 
 
 def to_jsonable(record: Any) -> Any:
-    """A record as dicts, lists and scalars. A `Config` becomes its dict of values."""
+    """A record as dicts, lists and scalars."""
     if isinstance(record, Config):
-        return record.as_dict()
+        return dict(record)
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {f.name: to_jsonable(getattr(record, f.name)) for f in dataclasses.fields(record)}
     if isinstance(record, Mapping):

@@ -42,6 +42,13 @@ def dynamic_baseline(surroundings: Surroundings) -> Config:
     return complete(surroundings, {"padding": "longest"})
 
 
+def by_length(baseline: Config) -> Config:
+    """The baseline with rows of like length together: the same answers in less time, if the model
+    answers a padded row as it answers the row alone."""
+    padding = {"padding": "length_sorted"} if "padding" in baseline else {}
+    return Config.of({**baseline, **padding})
+
+
 def complete(surroundings: Surroundings, wanted: Mapping[str, Value]) -> Config:
     """The configuration with the `wanted` values and defaults for the other active knobs.
 
@@ -139,7 +146,7 @@ def _fitted_configs(compiled: Space, configs: Sequence[Config]) -> Iterator[Conf
     """For each of `configs` the nearest allowed configuration of the space, if there is one."""
     for config in configs:
         # The values of knobs are never floats.
-        wanted = {name: value for name, value in config.values if not isinstance(value, float)}
+        wanted = {name: value for name, value in config.items() if not isinstance(value, float)}
         fitted = compiled.fit(wanted)
         if fitted is not None:
             yield fitted

@@ -449,7 +449,7 @@ def describe(config: Config) -> str:
 
     Most knobs are left out if they have their default.
     """
-    values = config.as_dict()
+    values = dict(config)
     words = [str(values.pop(k)) for k in ("mode", "precision") if k in values]
     threads, instances = values.pop("threads", None), values.pop("instances", 1)
     batch, tokens = values.pop("batch_size", None), values.pop("batch_tokens", None)

@@ -66,22 +66,21 @@ class Space:
 
     def violation(self, config: Config) -> str | None:
         """The first reason why `config` may not run, or None if it may."""
-        values = config.as_dict()
-        stack, mode = str(values["stack"]), str(values["mode"])
-        precision, offered = str(values["precision"]), self.modes[stack].get(mode, {})
+        stack, mode = str(config["stack"]), str(config["mode"])
+        precision, offered = str(config["precision"]), self.modes[stack].get(mode, {})
         if precision not in offered:
             return f"{mode} does not offer {precision}"
         if offered[precision] is not None:
             return str(offered[precision])
         for name in PRECISION_KNOBS:
-            other = values.get(name)
+            other = config.get(name)
             if other is not None and offered.get(str(other)) is not None:
                 return f"{name}={other}: {offered[str(other)]}"
-        used = int(values["threads"]) * int(values["instances"])
+        used = int(config["threads"]) * int(config["instances"])
         if used > self.cores:
             return f"instances x threads must fit {self.cores} cores"
         for constraint in self.constraints:
-            if self._holds(constraint.forbid, values):  # type: ignore[arg-type]
+            if self._holds(constraint.forbid, config):
                 return f"{constraint.name}: {constraint.because}".rstrip(": ")
         return None
 
@@ -116,9 +115,8 @@ class Space:
 
     def contains(self, config: Config) -> bool:
         """Whether `config` is an allowed configuration of the space."""
-        values = config.as_dict()
         try:
-            built = self.build(partial(_exact_choice, values=values))
+            built = self.build(partial(_exact_choice, values=config))
         except KeyError:
             return False
         return built == config and self.violation(config) is None
@@ -129,12 +127,12 @@ class Space:
         A number moves to the next choice up or down, any other value to every other choice. A new
         number of instances also changes the threads of each, because instances share the cores.
         """
-        values = {**self.defaults, **config.as_dict()}
+        values = {**self.defaults, **config}
         found: list[Config] = []
         for dimension in self.dimensions:
             if dimension.name not in knobs or dimension.name not in config:
                 continue
-            current = dimension.choices.index(_exact_choice(dimension, config.as_dict()))
+            current = dimension.choices.index(_exact_choice(dimension, config))
             for index, choice in enumerate(dimension.choices):
                 numeric = type(choice) is int
                 if index == current or (numeric and abs(index - current) > 1):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from autotune.shared.records import Config, Trial
+from autotune.shared.records import Trial
 
 Record = TypeVar("Record")
 
@@ -51,7 +51,4 @@ def parse(kind: type[Record], value: Any) -> Record:
 
 def parse_trial(text: str | bytes) -> Trial:
     """The trial in one line of trials.jsonl. Raises WireError."""
-    value = loads(text)
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
-        value["config"] = Config.of(value["config"])
-    return parse(Trial, value)
+    return parse(Trial, loads(text))

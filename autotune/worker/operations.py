@@ -23,6 +23,7 @@ from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
 from autotune.shared.precisions import precision_named
 from autotune.shared.records import (
     SCREEN_RATIO,
+    Config,
     Measurement,
     ModelFacts,
     ModelSource,
@@ -82,18 +83,18 @@ def calibration_batches(features: Features) -> list[Batch]:
     return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
 
 
-def set_torch_knobs(process: Mapping[str, Scalar]) -> None:
-    """Set the process knobs that torch has calls for: its threads, and whether to flush denormals.
+def set_torch_knobs(session: Config) -> None:
+    """Set the knobs of `session` that torch has calls for: threads, and flushing denormals.
 
     Raises TrialFailure `unsupported` if the CPU cannot flush denormals.
     """
     import torch
 
-    flushes = torch.set_flush_denormal(bool(process["flush_denormals"]))
-    if process["flush_denormals"] and not flushes:
+    flushes = torch.set_flush_denormal(bool(session["flush_denormals"]))
+    if session["flush_denormals"] and not flushes:
         raise TrialFailure("unsupported", "this CPU cannot flush denormals")
-    torch.set_num_threads(int(process["threads"]))
-    torch.set_num_interop_threads(int(process["interop_threads"]))
+    torch.set_num_threads(int(session["threads"]))
+    torch.set_num_interop_threads(int(session["interop_threads"]))
 
 
 def seconds_alive() -> float:
@@ -167,8 +168,7 @@ class Operations:
         self,
         *,
         source: dict[str, Any],
-        engine: Mapping[str, Scalar],
-        process: Mapping[str, Scalar],
+        session: Mapping[str, Scalar],
         features: str,
         calibration: str | None,
         reference: str | None,
@@ -179,8 +179,7 @@ class Operations:
     ) -> Opened:
         """Import, load and prepare an engine.
 
-        - `engine`: the engine knobs of the configuration.
-        - `process`: the process knobs that torch has calls for (`set_torch_knobs`).
+        - `session`: the part of the configuration that a session fixes: its process and engine.
         - `features`, `calibration`: folders that `encode` wrote.
         - `reference`: the file of the baseline's outputs. None, or missing, before the baseline
           was measured.
@@ -191,18 +190,18 @@ class Operations:
         Raises TrialFailure as `set_torch_knobs` and `Engine.prepare` do.
         """
         start, alive_s = time.perf_counter(), seconds_alive()
-        model = ModelSource(**source)
+        model, config = ModelSource(**source), Config.of(session)
         from autotune.worker.engines import find_engine
 
         file = None if engine_file is None else EngineFile(**engine_file)
-        descriptor, engine_class = find_engine(str(engine["mode"]), file)
+        descriptor, engine_class = find_engine(str(config["mode"]), file)
         try:
-            precision_named(engine["precision"])
+            precision_named(config["precision"])
         except InputError as error:
             raise TrialFailure("unsupported", str(error)) from error
-        new_engine = engine_class(engine)
-        if not descriptor.own_threads or process["flush_denormals"]:
-            set_torch_knobs(process)
+        new_engine = engine_class(config.only(descriptor.knobs))
+        if not descriptor.own_threads or config["flush_denormals"]:
+            set_torch_knobs(config)
         imported = time.perf_counter()
         loaded = Features.load(features)
         material = Material(
@@ -210,7 +209,7 @@ class Operations:
             arrays=loaded.arrays,
             samples=sample_batches(loaded),
             calibration=calibration_batches(Features.load(calibration)) if calibration else (),
-            threads=int(process["threads"]),
+            threads=int(config["threads"]),
             instruction_sets=frozenset(instruction_sets),
             cache=Path(cache or os.path.join(self._workdir, "cache")),
             for_production=keep,
@@ -245,8 +244,8 @@ class Operations:
         )
         return Opened(phases_s=phases, files=prepared.files, properties=dict(prepared.properties))
 
-    def measure(self, *, point: dict[str, Any], rule: dict[str, Any]) -> Measurement | Screen:
-        """Time `point` (batch size and padding) by `rule`, and write the outputs to the workdir.
+    def measure(self, *, point: Mapping[str, Scalar], rule: dict[str, Any]) -> Measurement | Screen:
+        """Time `point`, the rest of the configuration, by `rule`. Write the outputs to the workdir.
 
         Returns a Screen if the first batches show that the point is too slow. With rung "rest",
         `rule` continues the measurement of the point that was measured last. Raises TrialFailure
@@ -260,21 +259,21 @@ class Operations:
         if opened is None:
             raise TrialFailure("protocol", "measure was asked before a successful open")
         start = time.perf_counter()
-        stopping_rule = StoppingRule(**rule)
-        own = self._plan_own_batches(opened, point)
+        stopping_rule, asked = StoppingRule(**rule), Config.of(point)
+        own = self._plan_own_batches(opened, asked)
         history.measure_requests += 1
         if stopping_rule.rung != "rest":
-            selection = self._warm_up(opened, point, own, stopping_rule, start)
+            selection = self._warm_up(opened, asked, own, stopping_rule, start)
             if isinstance(selection, Screen):
                 return selection
-        elif history.last_point != point:
+        elif history.last_point != asked:
             raise TrialFailure("protocol", "rung `rest` needs the point that was measured last")
         else:
             selection = _TimedSelection(batches=slice(None), settled=True, warm_pass_s=None)
-        history.last_point = point
+        history.last_point = asked
         return self._time_passes(opened, own, stopping_rule, selection, start)
 
-    def _plan_own_batches(self, opened: _Opened, point: dict[str, Any]) -> _OwnBatches:
+    def _plan_own_batches(self, opened: _Opened, point: Config) -> _OwnBatches:
         """The batches of `point` that this instance runs."""
         features, group = opened.features, self._group
         whole = plan(features.lengths, max_seq_length=features.max_seq_length, **point)
@@ -290,7 +289,7 @@ class Operations:
     def _warm_up(
         self,
         opened: _Opened,
-        point: dict[str, Any],
+        point: Config,
         own: _OwnBatches,
         rule: StoppingRule,
         start: float,
@@ -408,7 +407,7 @@ class Operations:
         return self._history.seen_shapes if opened.engine.specialises_by_shape else None
 
     def serve(
-        self, *, point: dict[str, Any], rows: list[int], arrivals_s: list[float]
+        self, *, point: Mapping[str, Scalar], rows: list[int], arrivals_s: list[float]
     ) -> ServedRequests:
         """Answer requests for `rows` as they arrive. Needs `measure` of the point before, to warm
         the engine up. Raises TrialFailure `protocol` if nothing is open."""
@@ -416,11 +415,12 @@ class Operations:
         if opened is None:
             raise TrialFailure("protocol", "serve was asked before a successful open")
         call, features, seen = opened.prepared.call, opened.features, self._seen_shapes(opened)
+        asked = Config.of(point)
         if seen is not None:
-            warm_up_shapes(call, features, point=point, seen_shapes=seen)
+            warm_up_shapes(call, features, point=asked, seen_shapes=seen)
         history.serve_requests += 1
         self._group.wait(f"serve-{history.serve_requests}")
-        return serve(call, features, rows, arrivals_s, point=point, seen_shapes=seen)
+        return serve(call, features, rows, arrivals_s, point=asked, seen_shapes=seen)
 
 
 def _prepare(engine: Engine, material: Material) -> Prepared:
@@ -462,8 +462,8 @@ class _History:
 
     measure_requests: int = 0
     serve_requests: int = 0
-    warm_points: list[dict[str, Any]] = field(default_factory=list)
-    last_point: dict[str, Any] | None = None  # the point measured last
+    warm_points: list[Config] = field(default_factory=list)
+    last_point: Config | None = None  # the point measured last
     seen_shapes: set[Shape] = field(default_factory=set)  # run by an engine that specialises
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autotune.shared.padding import batch_width, fits_one_batch, shapes
-from autotune.shared.records import ServedRequests
+from autotune.shared.records import Config, ServedRequests
 from autotune.worker.batches import Batch, Features, Shape
 
 Clock = Callable[[], float]
@@ -27,7 +27,7 @@ def warm_up_shapes(
     call: Callable[[Batch], Any],
     features: Features,
     *,
-    point: dict[str, Any],
+    point: Config,
     seen_shapes: set[Shape],
     clock: Clock = time.monotonic,
 ) -> None:
@@ -53,7 +53,7 @@ def serve(
     rows: Sequence[int],
     arrivals_s: Sequence[float],
     *,
-    point: dict[str, Any],
+    point: Config,
     seen_shapes: set[Shape] | None = None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -95,7 +95,7 @@ def _take_batch(
     waiting: collections.deque[int],
     features: Features,
     rows: Sequence[int],
-    point: dict[str, Any],
+    point: Config,
 ) -> tuple[list[int], int]:
     """Remove the first requests of `waiting` that fit in one batch; return them and its width."""
     requests = [waiting.popleft()]
@@ -109,6 +109,6 @@ def _take_batch(
     width = batch_width(
         max(lengths),
         max_seq_length=features.max_seq_length,
-        **{name: point[name] for name in ("padding", "bucket_step") if name in point},
+        **point.only(frozenset({"padding", "bucket_step"})),
     )
     return requests, width

@@ -87,7 +87,7 @@ def checked(tmp_path):
         found = launch_check(
             path,
             own,
-            Config.of({**CONFIG.as_dict(), "instances": instances}),
+            Config.of({**CONFIG, "instances": instances}),
             objective_named(objective),
             work=tmp_path / "work",
             beside=beside,

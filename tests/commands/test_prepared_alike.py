@@ -73,7 +73,7 @@ def run(tmp_path):
     """A run whose winner is OpenVINO's static int8, with its engine and its calibration rows."""
     folder = leave_run(tmp_path / "run")
     best = yaml.safe_load(folder.best.read_text())
-    best |= {"config": INT8.as_dict(), "max_seq_length": 64, "doc_stride": 16, "task": "qa"}
+    best |= {"config": dict(INT8), "max_seq_length": 64, "doc_stride": 16, "task": "qa"}
     best["stack"]["python"] = str(tmp_path / "python")
     (tmp_path / "python").write_text("")
     folder.best.write_text(yaml.safe_dump(best))

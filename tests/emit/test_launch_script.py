@@ -195,7 +195,7 @@ def test_unexpressed_parts_are_comments():
 
 
 def test_instances_start_side_by_side_and_meet(tmp_path):
-    config = Config.of({**CONFIG.as_dict(), "threads": 1, "instances": 2})
+    config = Config.of({**CONFIG, "threads": 1, "instances": 2})
     commands = worker_commands(config, host(4), sys.executable)
     spy = tmp_path / "spy"
     spy.write_text(

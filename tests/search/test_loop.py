@@ -318,7 +318,7 @@ def test_a_preparation_that_cannot_work_is_not_tried_again(bench, failure):
     runner = FakeRunner(fail=fail)
     bench.search(runner, trials=60)
     tried = [
-        tuple((k, v) for k, v in c.values if k not in ("batch_size", "padding", "bucket_step"))
+        tuple((k, v) for k, v in c.items() if k not in ("batch_size", "padding", "bucket_step"))
         for c in runner.ran
         if c["mode"] == "jit"
     ]

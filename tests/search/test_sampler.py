@@ -262,7 +262,7 @@ def by_hand(sampler, found, maximize=True):
         study.add_trial(
             optuna.trial.create_trial(
                 value=10 / trial.measurement.passes[0].total_s,
-                params=trial.config.as_dict(),
+                params=dict(trial.config),
                 distributions={
                     d.name: optuna.distributions.CategoricalDistribution(d.choices)
                     for d in SPACE.dimensions

@@ -111,14 +111,14 @@ def test_a_study_rebuilt_from_a_journal_says_the_same_as_the_first_one(tmp_path)
 
 
 def test_a_baseline_outside_the_space_is_seen_by_the_tuner_only(study):
-    outside = Config.of({**SPACE.priors[0].as_dict(), "batch_size": 7})
+    outside = Config.of({**SPACE.priors[0], "batch_size": 7})
     study.add([outcome(outside, 3.0, -0.01)])
     assert [(o.config, o.excess) for o in study.observations()] == [(outside, -0.01)]
     assert [(t.state.name, t.params) for t in study.trials] == [("FAIL", {})]
 
 
 def test_what_another_process_enqueued_wrongly_is_failed_and_the_next_is_asked(study):
-    study._study.enqueue_trial({**SPACE.priors[0].as_dict(), "threads": 77})
+    study._study.enqueue_trial({**SPACE.priors[0], "threads": 77})
     study.enqueue(SPACE.priors[1])
     assert study.ask().config == SPACE.priors[1]
     assert study.trials[0].state.name == "FAIL"

@@ -176,7 +176,7 @@ def test_the_distance_from_the_first_to_the_last_number_is_one(space):
     configs = list(space.configs())
     most = max(int(c["batch_size"]) for c in configs)
     one = next(c for c in configs if c["padding"] == "longest" and c["batch_size"] == 1)
-    other = next(c for c in configs if c.as_dict() == {**one.as_dict(), "batch_size": most})
+    other = next(c for c in configs if dict(c) == {**one, "batch_size": most})
     a, b = encoder.encode([one, other])
     assert a @ encoder.distances @ b == 1.0
     assert a @ encoder.distances @ a == 0.0

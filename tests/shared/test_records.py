@@ -6,6 +6,7 @@ import pytest
 from fakes import trial
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from autotune.shared.records import Config, Failure, dumps
 from autotune.store.wire import WireError, parse_trial
@@ -24,6 +25,32 @@ def test_config_id_does_not_depend_on_order(values, rng):
 def test_config_id_tells_values_and_types_apart():
     ids = {Config.of({"a": v}).id for v in (1, True, "1", 2)}
     assert len(ids) == 4
+
+
+@given(st.dictionaries(st.text(min_size=1), SCALARS, max_size=6))
+def test_pydantic_reads_and_writes_a_configuration_as_one_object(values):
+    adapter, config = TypeAdapter(Config), Config.of(values)
+    assert adapter.dump_python(config) == values
+    read = adapter.validate_json(adapter.dump_json(config))
+    assert read == config
+    assert [type(value) for value in read.values()] == [type(v) for v in config.values()]
+
+
+@pytest.mark.parametrize(
+    "wrong", [[["threads", 1]], {"threads": None}, {"threads": [1]}, "threads"]
+)
+def test_what_is_no_object_of_scalars_is_no_configuration(wrong):
+    with pytest.raises(ValidationError):
+        TypeAdapter(Config).validate_python(wrong)
+
+
+def test_a_configuration_is_a_mapping_of_its_knobs():
+    config = Config.of({"threads": 2, "mode": "jit"})
+    assert dict(config) == {"mode": "jit", "threads": 2}
+    assert (config["threads"], config.get("pinning", "none"), len(config)) == (2, "none", 2)
+    assert "pinning" not in config
+    with pytest.raises(KeyError):
+        config["pinning"]
 
 
 def test_trial_survives_its_line_of_json():

@@ -233,7 +233,7 @@ def test_bounds_in_constraints(space_file):
 
 def test_baseline_is_what_the_user_has_today():
     config = baseline(surroundings(cores=6))
-    assert config.as_dict() == {
+    assert dict(config) == {
         "mode": "eager",
         "precision": "fp32",
         "attention": "sdpa",
@@ -441,7 +441,7 @@ def test_int8_rest_leaves_out_a_precision_that_this_host_lacks():
     assert choices(space, "int8_rest") == ("fp32",)
     assert space.unavailable["int8_rest=bf16"] == BF16
     assert {"mode": "openvino", "precision": "int8_static", "int8_rest": "fp32"}.items() <= (
-        space.priors[0].as_dict().items()
+        space.priors[0].items()
     )
     with pytest.raises(SpaceError, match="int8_rest=bf16 is not available here: bf16 needs"):
         compiled(
@@ -458,7 +458,7 @@ def test_int8_rest_takes_a_precision_that_its_mode_offers():
     assert {c["int8_rest"] for c in space.priors if c["precision"] == "int8_static"} == {"fp32"}
     wanted = {"precision": "int8_static", "int8_rest": "bf16"}
     assert space.fit({**wanted, "mode": "ipex_jit"})["int8_rest"] == "bf16"
-    refused = Config.of({**space.priors[0].as_dict(), "int8_rest": "bf16"})
+    refused = Config.of({**space.priors[0], "int8_rest": "bf16"})
     assert space.violation(refused) == f"int8_rest=bf16: {BF16}"
 
 

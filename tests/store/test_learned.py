@@ -120,7 +120,7 @@ def test_seeds_come_before_the_priors_as_near_as_the_space_has_them():
     narrow = compile_space(
         load_space(SMALL), surroundings(), overrides={"padding": ["longest"]}, first=[jit]
     )
-    assert narrow.priors[0].as_dict() == {**jit.as_dict(), "padding": "longest"}
+    assert dict(narrow.priors[0]) == {**jit, "padding": "longest"}
     assert len(narrow.priors) > 1
 
 

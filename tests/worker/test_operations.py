@@ -24,15 +24,17 @@ PASS_S = ROWS * TOKENS * TOKEN_S
 
 
 class SleepingEngine(Engine):
-    """Takes TOKEN_S for each token, and answers with the tokens."""
+    """Takes TOKEN_S for each token, and answers with the tokens. Or else it `raises`."""
+
+    raises: Exception | None = None
 
     @classmethod
     def unsupported(cls, precision, environment):
         return None
 
     def prepare(self, material):
-        if "raises" in self.options:
-            raise self.options["raises"]
+        if self.raises is not None:
+            raise self.raises
 
         def call(batch):
             time.sleep(TOKEN_S * batch["input_ids"].size)
@@ -79,8 +81,7 @@ def operations(tmp_path, monkeypatch):
 def prepare(operations, **engine):
     operations.open(
         source={"path": "m", "head": "AutoModel", "outputs": {"logits": "token"}},
-        engine=engine,
-        process={"threads": 1, "interop_threads": 1, "flush_denormals": False},
+        session={"threads": 1, "interop_threads": 1, "flush_denormals": False, **engine},
         features=os.path.join(operations._workdir, "features"),
         calibration=None,
         reference=None,
@@ -111,9 +112,12 @@ def test_a_point_far_behind_the_leader_is_screened_out(operations):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such kernel"), ValueError("odd shapes")])
-def test_what_a_library_raises_for_a_model_is_unsupported_with_its_words(operations, error):
+def test_what_a_library_raises_for_a_model_is_unsupported_with_its_words(
+    operations, monkeypatch, error
+):
+    monkeypatch.setattr(SleepingEngine, "raises", error)
     with pytest.raises(TrialFailure) as caught:
-        prepare(operations, mode="sleeping", precision="bf16", raises=error)
+        prepare(operations, mode="sleeping", precision="bf16")
     assert caught.value.kind == "unsupported"
     assert caught.value.detail == (
         f"mode=sleeping, precision=bf16 does not run this model: {describe(error)}"
@@ -132,8 +136,9 @@ def test_what_a_library_raises_for_a_model_is_unsupported_with_its_words(operati
 def test_other_errors_of_preparing_keep_their_meaning(operations, monkeypatch, engine, error):
     both = {name: described(name) for name in ("sleeping", "eager")}
     monkeypatch.setattr(engines, "ENGINES", both)
+    monkeypatch.setattr(SleepingEngine, "raises", error)
     with pytest.raises(type(error)) as caught:
-        prepare(operations, **engine, raises=error)
+        prepare(operations, **engine)
     assert caught.value is error
 
 

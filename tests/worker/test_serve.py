@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_batches import features
 
+from autotune.shared.records import Config
 from autotune.worker.serve import (
     MAX_SHAPES_WARM_UP_S,
     MAX_WARM_UP_SHAPES,
@@ -13,7 +14,7 @@ from autotune.worker.serve import (
 )
 
 FEATURES = features([3, 5, 2, 4])
-BATCHES_OF_TWO = {"padding": "longest", "batch_size": 2}
+BATCHES_OF_TWO = Config.of({"padding": "longest", "batch_size": 2})
 
 
 class Engine:
@@ -70,7 +71,7 @@ def test_shapes_new_to_the_engine_are_counted_once():
     assert answered([0, 1], [0.0, 5.0])[0].unmet == 0  # an engine that does not specialise by shape
 
 
-BUCKETS = {"padding": "buckets", "batch_size": 2, "bucket_step": 4}
+BUCKETS = Config.of({"padding": "buckets", "batch_size": 2, "bucket_step": 4})
 
 
 def test_few_shapes_are_all_run_before_the_first_request():
@@ -84,14 +85,14 @@ def test_few_shapes_are_all_run_before_the_first_request():
 
 def test_many_shapes_are_left_to_the_requests():
     engine, seen = Engine(), set()
-    point = {**BUCKETS, "batch_size": MAX_WARM_UP_SHAPES // 2 + 1}
+    point = Config.of({**BUCKETS, "batch_size": MAX_WARM_UP_SHAPES // 2 + 1})
     warm_up_shapes(engine, FEATURES, point=point, seen_shapes=seen, clock=lambda: engine.now)
     assert not engine.shapes
 
 
 def test_warming_up_shapes_stops_after_its_time_limit():
     engine, seen = Engine(), set()
-    point = {**BUCKETS, "batch_size": 40}
+    point = Config.of({**BUCKETS, "batch_size": 40})
     warm_up_shapes(engine, FEATURES, point=point, seen_shapes=seen, clock=lambda: engine.now)
     assert len(engine.shapes) == len(seen) == MAX_SHAPES_WARM_UP_S  # a second each
 
@@ -107,4 +108,4 @@ def test_warming_up_shapes_stops_after_its_time_limit():
     ],
 )
 def test_batches_are_those_of_the_point(point, shapes):
-    assert answered([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], point)[1] == shapes
+    assert answered([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], Config.of(point))[1] == shapes

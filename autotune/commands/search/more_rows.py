@@ -147,7 +147,7 @@ class MoreRowsJudge:
 def _by_length(baseline: Config) -> Config:
     """The baseline with rows of like length together: the same outputs in less time."""
     padding = {"padding": "length_sorted"} if "padding" in baseline else {}
-    return Config.of({**baseline.as_dict(), **padding})
+    return Config.of({**baseline, **padding})
 
 
 def _row_s(baseline: Trial, winner: Trial) -> float:

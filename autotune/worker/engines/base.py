@@ -16,7 +16,7 @@ from autotune.shared.axes import Axes, InputArray, output_axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.instructions import has_vnni
 from autotune.shared.precisions import precision_named
-from autotune.shared.records import ModelSource, Scalar
+from autotune.shared.records import Config, ModelSource, Scalar
 from autotune.worker.batches import Batch
 
 Call = Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
@@ -126,12 +126,13 @@ def unsupported_precision(precision: str, environment: Environment) -> str | Non
 class Engine(ABC):
     """Turns a model into a callable. One object prepares one configuration.
 
-    `options` holds the engine knobs of the configuration. What can be said of the engine without
-    running it is in its descriptor (`autotune.shared.engines`). An engine with threads of its own
-    says in `Prepared.effective` how many there are.
+    `options` is the part of the configuration that is the engine's (`EngineDescriptor.knobs`).
+    What can be said of the engine without running it is in its descriptor
+    (`autotune.shared.engines`). An engine with threads of its own says in `Prepared.effective` how
+    many there are.
     """
 
-    def __init__(self, options: Mapping[str, Scalar]) -> None:
+    def __init__(self, options: Config) -> None:
         self.options = options
 
     @classmethod

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from autotune.shared.errors import TrialFailure, describe
 from autotune.shared.precisions import precision_named
-from autotune.shared.records import Scalar
+from autotune.shared.records import Config, Scalar
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear, torch_model
 from autotune.worker.engines.base import (
@@ -65,9 +64,7 @@ def import_ipex() -> Any:
     return ipex
 
 
-def optimise_model(
-    material: Material, options: Mapping[str, Scalar]
-) -> tuple[Runnable, dict[str, Scalar]]:
+def optimise_model(material: Material, options: Config) -> tuple[Runnable, dict[str, Scalar]]:
     """The model after `ipex.optimize`, and the number of modules that IPEX replaced.
 
     IPEX runs a sample by position to see the shapes, so it gets the model as a `Positional`.
@@ -99,9 +96,7 @@ def optimise_model(
     return Runnable(module, material.inputs, context), {"ipex_modules": packed}
 
 
-def quantize_model(
-    material: Material, options: Mapping[str, Scalar]
-) -> tuple[Runnable, dict[str, Scalar]]:
+def quantize_model(material: Material, options: Config) -> tuple[Runnable, dict[str, Scalar]]:
     """The model quantised by `ipex.quantization`, not yet traced, and no facts."""
     ipex = import_ipex()
     model = torch_model.load_for(material, str(options["attention"]))

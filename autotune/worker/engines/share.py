@@ -6,11 +6,11 @@ its prepared model really runs on one batch, and asks `check_share` whether that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.precisions import precision_named
-from autotune.shared.records import Scalar
+from autotune.shared.records import Config, Scalar
 from autotune.worker.engines.base import Material
 
 MIN_SHARE = 0.5
@@ -45,7 +45,7 @@ def check_share(
 
 
 def check_torch_share(
-    call: Callable[[], object], options: Mapping[str, Scalar], material: Material
+    call: Callable[[], object], options: Config, material: Material
 ) -> dict[str, Scalar]:
     """`check_share` of a torch engine, for its precision and for the knob `linear`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from autotune.shared.axes import BATCH, WIDTH, InputArray
 from autotune.shared.errors import TrialFailure
 from autotune.shared.precisions import precision_named
-from autotune.shared.records import ModelSource, Scalar
+from autotune.shared.records import Config, ModelSource
 from autotune.worker.batches import Batch
 from autotune.worker.engines import linear
 from autotune.worker.engines.base import Material
@@ -194,9 +194,7 @@ class Positional(torch.nn.Module):
         }
 
 
-def apply_precision(
-    model: torch.nn.Module, material: Material, options: Mapping[str, Scalar]
-) -> Runnable:
+def apply_precision(model: torch.nn.Module, material: Material, options: Config) -> Runnable:
     """Apply the precision and the knob `linear` of `options` to a float32 model, in place.
 
     - bf16 with `bf16_method: autocast` keeps weights, normalisation and softmax in float32, as
