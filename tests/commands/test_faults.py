@@ -7,6 +7,7 @@ import os
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import JournalFileSymlinkLock
 from sqlalchemy.exc import OperationalError
 
 from autotune.commands.search.faults import explained
@@ -41,6 +42,23 @@ def test_only_errors_of_the_runs_folder_say_that_it_cannot_be_written(
         raise failing(number, path)
     assert type(caught.value) is kind
     assert f"--resume --output {folder.path}" in str(caught.value)
+
+
+def test_a_study_whose_lock_is_gone_is_an_error_of_the_runs_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    lock = JournalFileSymlinkLock(str(folder.path / "study.journal"))
+    words = r"run cannot be written: .*No such file"
+    with pytest.raises(OutputError, match=words), explained(folder):
+        lock.release()
+
+
+def test_another_error_of_a_library_keeps_its_traceback(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for error in (RuntimeError("a bug"), ValueError("a bug")):
+        with pytest.raises(type(error)) as caught, explained(folder):
+            raise error
+        assert caught.value is error
 
 
 @pytest.mark.parametrize(

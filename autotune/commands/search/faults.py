@@ -32,17 +32,25 @@ def explained(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise OutputError(f"{folder.path}: {error}; free some space, then {go_on}") from error
-        if error.errno in UNWRITABLE and _is_inside(error, folder):
-            words = f"{folder.path} cannot be written: {error}; make it writable, then {go_on}"
-            raise OutputError(words) from error
-        raise InputError(f"the search was stopped by this host: {error}; {go_on}") from error
+        raise _of_host(error, folder, go_on) from error
     except Exception as error:
+        lock = error.__context__
+        if type(error) is RuntimeError and isinstance(lock, OSError) and _is_inside(lock, folder):
+            raise _of_host(lock, folder, go_on) from error  # Optuna's lock file is gone
         if not _is_of_storage(error):
             raise
         words = shorten(without_password(f"{type(error).__name__}: {error}"))
         raise InputError(f"--storage failed: {words}; {go_on}") from error
+
+
+def _of_host(error: OSError, folder: RunFolder, go_on: str) -> InputError:
+    """What to raise in place of `error`. `go_on` is the end of its message."""
+    if error.errno in FULL:
+        return OutputError(f"{folder.path}: {error}; free some space, then {go_on}")
+    if error.errno in UNWRITABLE and _is_inside(error, folder):
+        words = f"{folder.path} cannot be written: {error}; make it writable, then {go_on}"
+        return OutputError(words)
+    return InputError(f"the search was stopped by this host: {error}; {go_on}")
 
 
 def _is_of_storage(error: Exception) -> bool:
