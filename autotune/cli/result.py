@@ -24,6 +24,7 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
         engine_sentence,
         falls_short,
         launch_sentence,
+        memory_sentence,
         noise_sentence,
         split_sentence,
         table,
@@ -49,6 +50,7 @@ def show_result(report: dict[str, Any], folder: Path) -> None:
         for sentence in (
             accuracy_sentence(report),
             split_sentence(report),
+            memory_sentence(report),
             engine_sentence(report["engine"]),
         ):
             if sentence:

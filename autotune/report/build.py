@@ -69,6 +69,7 @@ def entry(
         "padded_tokens": measurement.padded_tokens,
         "tokens": measurement.tokens,
         "peak_rss_bytes": measurement.peak_rss_bytes,
+        "own_peak_bytes": measurement.own_peak_bytes,
         "phases_s": measurement.phases_s,
         "effective": measurement.effective,
         "metrics": accuracy.metrics if accuracy else None,
@@ -206,11 +207,16 @@ def judgement(result: Result, metric: str) -> dict[str, Any] | None:
     """
     if not result.significant:
         return None
-    config = result.best.config
-    judged = [t for t in result.trials if t.config == config and t.origin == JUDGED and t.accuracy]
-    accuracy = (judged or [result.best])[-1].accuracy
+    accuracy = _judged_accuracy(result)
     assert accuracy is not None
     return accuracy_entry(accuracy, metric)
+
+
+def _judged_accuracy(result: Result) -> Accuracy | None:
+    """The accuracy of the best configuration on the most rows on which it was judged."""
+    config = result.best.config
+    judged = [t for t in result.trials if t.config == config and t.origin == JUDGED and t.accuracy]
+    return (judged or [result.best])[-1].accuracy
 
 
 def accuracy_entry(accuracy: Accuracy, metric: str) -> dict[str, Any]:
@@ -327,12 +333,15 @@ def verdict(result: Result, context: Context) -> str:
     short = objective.caveat(base.measurement)
     at_least = "" if short is None else f" The baseline {short}, so the gain is a lower bound."
     alone = "" if result.others else f" Nothing else was tried. {search_longer(result, context)}"
+    judged = _judged_accuracy(result)
+    more = judged is not None and judged.rows > best.accuracy.rows > 0
+    searched = f" on the {best.accuracy.rows} rows of the search" if more else ""
     return (
         f"{knobs.describe(best.config)} {objective.verb} {gain.median:.1f}x {objective.compared} "
         f"the baseline ({gain.low:.1f} to {gain.high:.1f}){beside}: "
         f"{objective.shown(own.median)} against "
         f"{objective.shown(other.median)}, {main} {best.accuracy.metrics[main]:.2f} against "
-        f"{base.accuracy.metrics[main]:.2f}.{at_least}{alone}{_fewer_rounds(result)}"
+        f"{base.accuracy.metrics[main]:.2f}{searched}.{at_least}{alone}{_fewer_rounds(result)}"
     )
 
 

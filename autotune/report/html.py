@@ -34,6 +34,7 @@ def html(report: Mapping[str, Any]) -> str:
         text.split_sentence(report),
         text.accuracy_sentence(report),
         text.limit_sentence(report),
+        text.memory_sentence(report),
         text.engine_sentence(report["engine"]),
         None if short else text.launch_sentence(report),
     ]

@@ -106,6 +106,7 @@ class Entry(TypedDict):
     padded_tokens: int
     tokens: int
     peak_rss_bytes: int
+    own_peak_bytes: int
     phases_s: dict[str, float]
     effective: dict[str, Any]
     metrics: dict[str, float] | None

@@ -253,6 +253,18 @@ def judged_words(found: Mapping[str, Any], limit: float) -> str:
     return f"{metric} {change} of the baseline's{on}: {within}"
 
 
+def memory_sentence(report: Mapping[str, Any]) -> str | None:
+    """How much memory the best configuration holds; None if that is the baseline."""
+    if not report["significant"]:
+        return None
+    own, base = (_gibibytes(report[name]["own_peak_bytes"]) for name in ("best", "baseline"))
+    return f"At its peak it holds {own} of memory, the baseline {base}."
+
+
+def _gibibytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def engine_sentence(engine: Mapping[str, Any] | None) -> str | None:
     """How much time the kept engine saves."""
     if engine is None:
@@ -303,6 +315,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         split_sentence(report),
         accuracy_sentence(report),
         limit_sentence(report),
+        memory_sentence(report),
         engine_sentence(report["engine"]),
         launch_sentence(report),
     )
