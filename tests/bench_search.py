@@ -83,6 +83,7 @@ class Bench:
         more_rows=None,
         check_s=0.0,
         sampler="autotune",
+        reference=None,
     ):
         where = where or surroundings()
         space = compile_space(load_space(SMALL), where, overrides=parse_overrides(list(overrides)))
@@ -113,6 +114,7 @@ class Bench:
                 max_drop=0.01,
                 seed=seed,
                 bounds=bounds,
+                reference=reference,
             ),
             study=self.study,
             runner=runner,

@@ -135,6 +135,9 @@ class Recorder:
     def started(self, config, origin, number) -> None:
         pass
 
+    def expects(self, outlook) -> None:
+        self.outlook = outlook
+
     def finished(self, progress) -> None:
         self.progress.append(progress)
 

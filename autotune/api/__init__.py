@@ -220,6 +220,9 @@ class _Listener:
     def started(self, config: object, origin: str, number: int) -> None:
         """Nobody asked for it."""
 
+    def expects(self, outlook: object) -> None:
+        """Nobody asked for it."""
+
     def finished(self, progress: Progress) -> None:
         if self._progress is not None:
             self._progress(progress)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +18,7 @@ import click
 from autotune.cli.common import printable, say, show
 from autotune.cli.result import show_result
 from autotune.search.objective import Objective
+from autotune.search.outlook import WANTED, Outlook
 from autotune.search.ranking import AGAIN, BASELINE
 from autotune.shared.records import Config, Trial
 from autotune.space import knobs
@@ -53,6 +56,9 @@ class Quiet:
     def finished(self, progress: Progress) -> None:
         """A trial is over and stored."""
 
+    def expects(self, outlook: Outlook) -> None:
+        """It is known about what the search will cost."""
+
     def result(self, report: dict[str, Any], folder: Path) -> None:
         show_result(report, folder)
 
@@ -74,6 +80,9 @@ class Lines(Quiet):
     def started(self, config: Config, origin: str, number: int) -> None:
         if origin == BASELINE:
             say(f"measuring the baseline: {knobs.describe(config)}")
+
+    def expects(self, outlook: Outlook) -> None:
+        say(expected(outlook))
 
     def finished(self, progress: Progress) -> None:
         trial = progress.trial
@@ -106,6 +115,9 @@ class Events(Quiet):
             config=dict(config),
             description=knobs.describe(config),
         )
+
+    def expects(self, outlook: Outlook) -> None:
+        _event("outlook", **asdict(outlook))
 
     def finished(self, progress: Progress) -> None:
         trial, gain = progress.trial, progress.gain
@@ -175,6 +187,9 @@ class Drawn(Quiet):
 
     def started(self, config: Config, origin: str, number: int) -> None:
         self._note, self._now = "", (knobs.describe(config), time.monotonic())
+
+    def expects(self, outlook: Outlook) -> None:
+        self._live.console.print(expected(outlook), markup=False, highlight=False)
 
     def finished(self, progress: Progress) -> None:
         trial = progress.trial
@@ -270,6 +285,18 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def expected(outlook: Outlook) -> str:
+    """About what a search of this model costs, in one line."""
+    each = f"a configuration takes about {max(1, round(outlook.configuration_s))} s"
+    if outlook.configurations is None or outlook.wanted_budget_s is None:
+        return each
+    line = f"{each}, so about {outlook.configurations} fit into the time budget"
+    if outlook.configurations >= WANTED:
+        return line
+    minutes = math.ceil(outlook.wanted_budget_s / 60)
+    return f"{line}; {WANTED} would need --time-budget {minutes}m"
 
 
 def short(detail: str) -> str:

@@ -20,7 +20,7 @@ from autotune.driver.process import WorkerProcess
 from autotune.host import Host
 from autotune.shared.errors import StackError
 from autotune.shared.padding import plan
-from autotune.shared.precisions import known_precisions, precision_named
+from autotune.shared.precisions import BASELINE, known_precisions, precision_named
 from autotune.shared.records import Config, StackFacts
 from autotune.space.knobs import names
 from autotune.store import cache
@@ -64,6 +64,13 @@ class Bounds:
             return None
         peak = self.peaks[precision, min(counts)]  # more threads are no slower: a bound for fewer
         return tuple(work / peak for work in self.work(config))
+
+    def eager_s(self) -> float:
+        """The least seconds in which float32 can run every row once, without padding."""
+        c, a, b = self.polynomial
+        lengths = self.lengths.astype(float)
+        peak = max(rate for (name, _), rate in self.peaks.items() if name == BASELINE.peak)
+        return float((c + a * lengths + b * lengths**2).sum()) / peak
 
     def work(self, config: Config) -> Sequence[float]:
         """Operations of each batch of a pass, padding included."""

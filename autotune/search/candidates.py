@@ -21,17 +21,16 @@ class Candidates:
         self._state = state
         self._order = self._draw()
         self._spare: Config | None = None
+        self._violations: dict[Config, str | None] = {}  # asked for before each suggestion
 
     def usable(self, config: Config) -> bool:
         return self.refusal(config) is None
 
     def refusal(self, config: Config) -> str | None:
         """Why `config` need not be run; None where it may win."""
-        return (
-            self._state.plan.space.violation(config)
-            or self._state.unusable(config)
-            or self._beaten(config)
-        )
+        if config not in self._violations:
+            self._violations[config] = self._state.plan.space.violation(config)
+        return self._violations[config] or self._state.unusable(config) or self._beaten(config)
 
     def _beaten(self, config: Config) -> str | None:
         """Why `config` cannot be as good as the leader, None where it may be."""

@@ -173,11 +173,9 @@ class Finals:
 
         A configuration may fail in the finals, or in the accuracy test on more rows.
         """
-        return [
-            trial
-            for trial in leaders(trials, self.objective, origins)
-            if not _failures(trials, trial.config)
-        ]
+        failed = {t.config for t in trials if t.origin in (FINAL, JUDGED) and not t.succeeded}
+        ranked = leaders(trials, self.objective, origins)
+        return [trial for trial in ranked if trial.config not in failed]
 
     def dynamic(self, trials: Sequence[Trial]) -> Trial | None:
         """The baseline with dynamic padding; None if it was not measured, or failed."""

@@ -21,6 +21,7 @@ from autotune.search.ending import Ending
 from autotune.search.finals import MIN_FINALISTS
 from autotune.search.measuring import Measuring
 from autotune.search.objective import Objective
+from autotune.search.outlook import outlook
 from autotune.search.plan import MoreRows, References, SearchPlan
 from autotune.search.progress import Listener, progress
 from autotune.search.ranking import AGAIN, BESIDE, DYNAMIC, OTHERS, PRIOR, SEARCH
@@ -92,6 +93,8 @@ class Search:
         interrupted = False
         try:
             self._measure_dynamic()
+            if not self._resumed:
+                self._listener.expects(outlook(self._state, self._ending.expected_s()))
             self._restore_study()
             self._explore()
             self._ending.run()

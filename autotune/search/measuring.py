@@ -8,16 +8,21 @@ from datetime import UTC, datetime
 
 from autotune.driver.runner import Outcome, Runner
 from autotune.search.plan import MoreRows, References
-from autotune.search.ranking import BASELINE, FINAL, JUDGED, STEP, measured
+from autotune.search.ranking import BASELINE, BESIDE, DYNAMIC, FINAL, JUDGED, STEP, measured
 from autotune.search.state import State
 from autotune.shared.errors import ResumeError, SearchError
-from autotune.shared.records import Accuracy, Config, Failure, StoppingRule, Trial
+from autotune.shared.records import ANSWERS, Accuracy, Config, Failure, StoppingRule, Trial
 from autotune.shared.stopping import continued, remaining_rule
 from autotune.tasks.gate import Gate, Reference
 
-SEARCH_RULE = StoppingRule(min_passes=2, budget_s=2.0, patience_s=5.0)
-"""Passes of a trial before the finals. Exploring needs a ranking only; the finals measure longer
-what is reported."""
+BASELINE_RULE = StoppingRule(
+    min_passes=3, max_passes=10, budget_s=3.0, patience_s=4.0, half_width=0.02, part_s=1.0
+)
+"""How the two baselines are timed before the finals, if the reference gives their answers: on parts
+of the workload, spread evenly over its batches."""
+SEARCH_RULE = StoppingRule(min_passes=2, budget_s=2.0, patience_s=3.0)
+"""Passes of a trial before the finals. Exploring needs a ranking only, for which one pass of three
+seconds will do. The finals measure longer what is reported."""
 
 
 class Measuring:
@@ -98,6 +103,8 @@ class Measuring:
         plan, by_rungs = self._state.plan, not self._state.objective.by_requests
         if origin == JUDGED:
             return self._judge_on_more_rows(config)
+        if origin in (BASELINE, DYNAMIC, BESIDE) and by_rungs and plan.reference is not None:
+            return self._time_baseline(config, origin)
         if origin == STEP:  # judged by nobody: a step only says where the gain comes from
             outcome = self._runner.run(config, plan.limits.split.visit)
             return outcome, None, outcome.failure
@@ -118,6 +125,32 @@ class Measuring:
         both = continued(outcome.measurement, more.measurement)
         return replace(outcome, measurement=both), accuracy, failure
 
+    def _time_baseline(
+        self, config: Config, origin: str
+    ) -> tuple[Outcome, Accuracy | None, Failure | None]:
+        """Time a baseline on a part of the workload. Its answers are those of the reference, which
+        runs the whole workload before the first one."""
+        reference, reference_s = self._state.plan.reference, 0.0
+        assert reference is not None
+        if origin == BASELINE:
+            start = self._state.clock()
+            answers = self._runner.run(reference, ANSWERS)
+            if answers.measurement is None:
+                return answers, None, answers.failure
+            reference_s = self._state.clock() - start - answers.measurement.preparing_s
+            self._keep_reference(answers)
+        outcome = self._runner.run(config, BASELINE_RULE)
+        if outcome.measurement is None:
+            return outcome, None, outcome.failure
+        phases = {**outcome.measurement.phases_s, "reference": max(0.0, reference_s)}
+        outcome = replace(outcome, measurement=replace(outcome.measurement, phases_s=phases))
+        assert self._reference is not None
+        return outcome, self._gate.judge(self._reference.outputs, self._reference), None
+
+    def _keep_reference(self, outcome: Outcome) -> None:
+        self._references.save(outcome)
+        self._reference = self._gate.reference(outcome.outputs)
+
     def _leader_s(self) -> float | None:
         """Seconds of a pass that are as good as the leader's objective; None without a leader."""
         leader = self._state.leader
@@ -132,8 +165,7 @@ class Measuring:
             known = next(t for t in self._state.trials if t.config == config and t.succeeded)
             return known.accuracy, None
         if origin == BASELINE:
-            self._references.save(outcome)
-            self._reference = self._gate.reference(outcome.outputs)
+            self._keep_reference(outcome)
         assert self._reference is not None
         accuracy = self._gate.judge(outcome.outputs, self._reference)
         return accuracy, self._gate.failure(accuracy, self._reference)

@@ -17,6 +17,10 @@ from autotune.tasks.gate import Reference
 class SearchPlan:
     """What one search is to do.
 
+    `reference` gives the answers with which all others are compared: the baseline with rows sorted
+    by length, which has the same answers in less time. The baseline and `dynamic` are then timed on
+    parts of the workload. None: the baseline runs the whole workload and gives the answers itself.
+
     `max_drop` is the largest relative loss of accuracy that is allowed, `spent_s` the seconds of
     the time budget that were used before the search. `bounds` rules out configurations that
     cannot be as good as the leader; None rules out nothing. `dynamic` is the baseline with dynamic
@@ -31,6 +35,7 @@ class SearchPlan:
     seed: int
     bounds: Bounds | None = None
     spent_s: float = 0.0
+    reference: Config | None = None
 
 
 class References(Protocol):

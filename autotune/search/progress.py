@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Protocol
 
+from autotune.search.outlook import Outlook
 from autotune.search.ranking import FINAL, JUDGED, STEP, measured
 from autotune.search.split import step_trials
 from autotune.search.state import State
@@ -35,6 +36,9 @@ class Listener(Protocol):
 
     def finished(self, progress: Progress) -> None:
         """A trial is on disk."""
+
+    def expects(self, outlook: Outlook) -> None:
+        """The baselines are measured, so it is known about what the search will cost."""
 
 
 def progress(state: State, trial: Trial, left_s: float) -> Progress:

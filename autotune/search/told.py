@@ -135,8 +135,9 @@ def _costs(trial: Trial, before: Trial | None) -> Costs:
         return Costs(starting_s=0.0, preparing_s=trial.duration_s, measuring_s=0.0, left_open=False)
     measuring_s = own.get("warm_up", 0.0) + own.get("measure", 0.0)
     preparing_s = own.get("import", 0.0) + own.get("prepare", 0.0)
+    reference_s = own.get("reference", 0.0)
     return Costs(
-        starting_s=max(0.0, trial.duration_s - measuring_s - preparing_s),
+        starting_s=max(0.0, trial.duration_s - measuring_s - preparing_s - reference_s),
         preparing_s=preparing_s,
         measuring_s=measuring_s,
         left_open=True,

@@ -454,9 +454,10 @@ class Trial:
         return self.failure is None
 
 
-Rung = Literal["both", "first", "rest"]
+Rung = Literal["both", "first", "rest", "answers"]
 """`first`: one pass, by which the point is judged; new shapes run within it. `rest`: more passes,
-without warming up again. `both`: one measurement that is not split."""
+without warming up again. `both`: one measurement that is not split. `answers`: one pass for its
+outputs alone; nothing is warmed up, so its seconds say little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +480,8 @@ class StoppingRule:
 
 ONE_PASS = StoppingRule(min_passes=1, max_passes=1)
 """One pass that counts. A second pass follows if the first was disturbed or cold."""
+ANSWERS = StoppingRule(min_passes=1, max_passes=1, rung="answers")
+"""One pass for its outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

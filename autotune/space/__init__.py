@@ -1,6 +1,6 @@
 """Search spaces: read a YAML file (`file`) and turn it into a space of this host (`compile`)."""
 
-from autotune.space.compile import baseline, compile_space, complete, dynamic_baseline
+from autotune.space.compile import baseline, by_length, compile_space, complete, dynamic_baseline
 from autotune.space.file import SpaceFile, load_space, parse_overrides
 from autotune.space.space import Dimension, Space
 from autotune.space.surroundings import Surroundings, Value
@@ -12,6 +12,7 @@ __all__ = [
     "Surroundings",
     "Value",
     "baseline",
+    "by_length",
     "compile_space",
     "complete",
     "dynamic_baseline",

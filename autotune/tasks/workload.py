@@ -225,6 +225,13 @@ class RowSets:
     further: list[Row]
     """All others. The winner is judged on them too."""
 
+    def fewer(self, most: int) -> RowSets:
+        """Return at most `most` rows to score; the others are further rows. 0 means all rows."""
+        scored = sample(self.scored, most)
+        kept = {id(row) for row in scored}
+        rest = [row for row in self.scored if id(row) not in kept]
+        return RowSets(scored=scored, calibration=self.calibration, further=[*rest, *self.further])
+
 
 def split(rows: Sequence[Row], most: int, calibration: Sequence[Row] | None) -> RowSets:
     """Return at most `most` rows to score (0: all), and at most CALIBRATION_ROWS to calibrate on.

@@ -249,7 +249,7 @@ def encode(
     operations = fit_work_polynomial(
         model, functools.partial(text_row, model, inputs), max_seq_length
     )
-    padded = choose_padding(model, tokenizer, encoded[0], source.outputs)
+    padded, neutral = choose_padding(model, tokenizer, encoded[0], source.outputs)
     for row_set, features in zip(sets, encoded, strict=True):
         replace(
             features,
@@ -258,7 +258,7 @@ def encode(
             own_pad_token=padded.own_pad_token,
             work=operations,
         ).write_meta(row_set["folder"])
-    return replace(facts, work=operations)
+    return replace(facts, work=operations, padding_neutral=neutral)
 
 
 def _encode_rows(

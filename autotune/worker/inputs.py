@@ -112,8 +112,9 @@ def _position_rows(model: Any) -> Iterator[int]:
 
 def choose_padding(
     model: Any, tokenizer: Any, features: Features, outputs: Mapping[str, str]
-) -> Features:
-    """`features` with a padding under which a row gets the answers that it gets alone.
+) -> tuple[Features, bool]:
+    """`features` with a padding under which a row gets the answers that it gets alone, and whether
+    there is such a padding.
 
     These are tried in turn, on the shortest and on the longest row: the tokenizer's side before
     the other one, and on each side the tokenizer's token before the model's own
@@ -131,7 +132,7 @@ def choose_padding(
     Raises TrialFailure `unsupported`, with the model's words, if the model cannot run a row.
     """
     if not len(features):
-        return features
+        return features, True
     rows = sorted({int(np.argmin(features.lengths)), int(np.argmax(features.lengths))})
     width = min(int(features.lengths.max()) + MEASURED_PADDING, features.max_seq_length)
     try:
@@ -163,8 +164,8 @@ def choose_padding(
     ]
     for choice in choices:
         if _answers_as_alone(model, choice, rows, alone, outputs, width):
-            return choice
-    return choices[0]
+            return choice, True
+    return choices[0], False
 
 
 def _answers_as_alone(

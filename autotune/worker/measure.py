@@ -39,7 +39,7 @@ PASS_BATCHES_PER_SPREAD_BATCH = 4
 """A warm-up round runs at most one batch in this many of the pass."""
 MIN_SPREAD_BATCHES = 2
 """A warm-up round runs at least this many batches. It runs exactly this many of a slow point, and
-of a point that was warm before: the CPU caches may hold another process's data by now."""
+of a point that was warm before."""
 MAX_WARM_UP_ROUNDS = 6
 """Rounds at most, not counting the round that runs new shapes."""
 SETTLED_DIFFERENCE = 0.1
@@ -52,6 +52,11 @@ MAX_WARM_UP_S = 2.0
 as long, one round is enough: cold caches do not matter for batches that take seconds."""
 SLOW_BATCH_S = 0.4
 """If the mean batch takes longer than this, MIN_SPREAD_BATCHES are enough to estimate a pass."""
+NEGLIGIBLE_EXCESS = 0.05
+"""Of the seconds of a pass: what new shapes may cost in a pass that counts."""
+VERY_SLOW_BATCH_S = 1.0
+"""If the mean batch takes longer than this, one batch is enough to estimate a pass. Its smallest
+batch, which was run to find this out, has warmed the engine up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,7 @@ class WarmUp:
     batches: Sequence[Batch]  # of the whole pass
     clock: Clock
     seen_shapes: set[Shape] | None  # that the engine has run; None: it does not specialise by shape
-    point_was_warm: bool = False  # this point was warmed up before, in this process
+    known_pass_s: float | None = None  # estimate of a pass, if the point was warmed up before
     process_is_warm: bool = False  # some point was warmed up before, in this process
     screen_above_s: float = math.inf  # a warm pass that takes longer is not worth running
     check_outputs: Callable[[Sequence[int], Sequence[Logits]], None] = lambda *_: None
@@ -111,14 +116,20 @@ def warm_up(inputs: WarmUp) -> tuple[Screen, bool]:
     1. New shapes: an engine that specialises by shape first runs those of the spread. If that
        round is already within `screen_above_s`, it is the only one, and its screen is not settled.
        `run_new_shapes` later sees to the shapes outside the spread.
-    2. Rounds: at most MAX_WARM_UP_ROUNDS, or one if the point was warm before.
+    2. Rounds: at most MAX_WARM_UP_ROUNDS, or one if the point was warm before. If there is also
+       nothing to screen it against, its smallest batch is run, and the earlier estimate is kept.
     3. A verdict after each round, by `_judge`.
     """
-    numbers = _spread(inputs)
+    if inputs.known_pass_s is not None and inputs.screen_above_s == math.inf:
+        # The CPU caches may hold another process's data by now. Any batch brings the weights back.
+        return replace(_run_smallest(inputs), pass_s=inputs.known_pass_s, settled=True), False
+    numbers, probed = _spread(inputs)
+    if probed is not None:
+        return probed, False
     shapes = shapes_of([inputs.batches[number] for number in numbers])
     seen = inputs.seen_shapes
     has_run_new_shapes = False
-    if seen is not None and not inputs.point_was_warm and not shapes <= seen:
+    if seen is not None and inputs.known_pass_s is None and not shapes <= seen:
         screen = _run_round(inputs, numbers, is_first=True)
         seen |= shapes
         has_run_new_shapes = True
@@ -126,7 +137,7 @@ def warm_up(inputs: WarmUp) -> tuple[Screen, bool]:
             return screen, False
 
     previous_s, deadline = math.inf, math.inf
-    for number in range(1 if inputs.point_was_warm else MAX_WARM_UP_ROUNDS):
+    for number in range(MAX_WARM_UP_ROUNDS if inputs.known_pass_s is None else 1):
         is_first = number == 0
         screen = _run_round(inputs, numbers, is_first=is_first and not has_run_new_shapes)
         round_s = sum(screen.batch_s)
@@ -195,32 +206,48 @@ def _run_round(inputs: WarmUp, numbers: Sequence[int], *, is_first: bool) -> Scr
     )
 
 
-def _spread(inputs: WarmUp) -> list[int]:
+def _spread(inputs: WarmUp) -> tuple[list[int], Screen | None]:
     """The numbers of the batches of a round, evenly spaced over the pass.
 
-    Runs the largest batch once, if that may show that fewer batches are enough.
+    Runs the smallest batch first, which may show that fewer batches are enough. If batches are very
+    slow and no leader is to be compared with, that batch is enough: its estimate is returned.
     """
     count = len(inputs.batches)
     size = min(MAX_SPREAD_BATCHES, count // PASS_BATCHES_PER_SPREAD_BATCH)
     size = min(max(MIN_SPREAD_BATCHES, size), count)
-    if inputs.point_was_warm or (size > MIN_SPREAD_BATCHES and _is_slow(inputs)):
-        size = MIN_SPREAD_BATCHES
+    if inputs.known_pass_s is not None:
+        size = min(size, MIN_SPREAD_BATCHES)
+    elif count > MIN_SPREAD_BATCHES:
+        probed = _probe(inputs)
+        batch_s = probed.pass_s / count
+        if batch_s > VERY_SLOW_BATCH_S:
+            if inputs.screen_above_s == math.inf:
+                return [], probed
+            size = 1
+        elif batch_s > SLOW_BATCH_S:
+            size = min(size, MIN_SPREAD_BATCHES)
     numbers: list[int] = ((np.arange(size) + 0.5) * count / size).astype(int).tolist()
-    return numbers
+    return numbers, None
 
 
-def _is_slow(inputs: WarmUp) -> bool:
-    """Whether the mean batch takes over SLOW_BATCH_S.
+def _probe(inputs: WarmUp) -> Screen:
+    """The estimate of a pass by its smallest batch.
 
-    Times the largest batch, which also makes the allocator take all the memory it needs.
+    If that seems slow it is run again, for an engine prepares itself in its first call.
     """
-    largest = max(inputs.batches, key=_tokens)
-    start = inputs.clock()
-    inputs.call(largest)
+    screen = _run_smallest(inputs)
+    if screen.pass_s > SLOW_BATCH_S * len(inputs.batches):
+        screen = _run_smallest(inputs)
+    return replace(screen, settled=True)
+
+
+def _run_smallest(inputs: WarmUp) -> Screen:
+    """Run the smallest batch. Its outputs are too few to be compared with the reference's."""
+    number = min(range(len(inputs.batches)), key=lambda n: _tokens(inputs.batches[n]))
+    screen = _run_round(inputs, [number], is_first=False)
     if inputs.seen_shapes is not None:
-        inputs.seen_shapes.add(largest.shape)
-    mean_tokens = sum(map(_tokens, inputs.batches)) / len(inputs.batches)
-    return (inputs.clock() - start) * mean_tokens / _tokens(largest) > SLOW_BATCH_S
+        inputs.seen_shapes.add(inputs.batches[number].shape)
+    return screen
 
 
 def _tokens(batch: Batch) -> int:
@@ -370,14 +397,15 @@ def measure(
     settled: bool = True,
     warm_pass_s: float | None = None,
 ) -> tuple[tuple[Pass, ...], Outputs | None, bool]:
-    """Repeat passes until `rule` has enough of them, or run one for the "first" rung.
+    """Repeat passes until `rule` has enough of them. The rungs "first" and "answers" run one.
 
     `planned` is a `share` of the workload's padded tokens. It is `complete` if it is all that
     this instance has to run, not a part of it chosen for speed.
 
     The first pass is cold in two cases:
     - `warm_pass_s` is given: the engine runs new shapes in this pass, and `warm_pass_s` is what
-      warm batches said a pass takes. The excess over it is `Pass.meeting_s`.
+      warm batches said a pass takes. The excess over it is `Pass.meeting_s`. A pass of at least
+      `rule.budget_s` whose excess is below NEGLIGIBLE_EXCESS is warm nevertheless.
     - The engine had not `settled`, unless the pass is at least `rule.patience_s` long: most of
       so long a pass is warm.
 
@@ -392,9 +420,8 @@ def measure(
         batch_s, outputs = run_pass(call, batches, clock)
         after = read_counters()
         loss, total_s = after.taken.since(before.taken), sum(batch_s)
-        cold = not passes and (
-            warm_pass_s is not None or (not settled and total_s < rule.patience_s)
-        )
+        met_shapes = warm_pass_s is not None and not _negligible(total_s, warm_pass_s, rule)
+        cold = not passes and (met_shapes or (not settled and total_s < rule.patience_s))
         passes.append(
             Pass(
                 batch_s=batch_s,
@@ -412,9 +439,14 @@ def measure(
         )
         collected = collect(declared, planned, batches, outputs, features) if complete else None
         digests.add(collected.digest if collected else "")
-        if rule.rung == "first" or enough(passes, rule):
+        if rule.rung in ("first", "answers") or enough(passes, rule):
             return tuple(passes), collected, len(digests) == 1
         before = read_counters()
+
+
+def _negligible(total_s: float, warm_pass_s: float, rule: StoppingRule) -> bool:
+    """Whether new shapes cost a long pass so little that its seconds are those of a warm one."""
+    return total_s >= rule.budget_s and total_s - warm_pass_s < NEGLIGIBLE_EXCESS * total_s
 
 
 def part_of_pass(batches: int, pass_s: float, max_s: float | None) -> slice:

@@ -262,7 +262,11 @@ class Operations:
         stopping_rule, asked = StoppingRule(**rule), Config.of(point)
         own = self._plan_own_batches(opened, asked)
         history.measure_requests += 1
-        if stopping_rule.rung != "rest":
+        selection: _TimedSelection | Screen
+        if stopping_rule.rung == "answers":
+            selection = self._without_warming_up(opened, own)
+            history.has_answered = True
+        elif stopping_rule.rung != "rest":
             selection = self._warm_up(opened, asked, own, stopping_rule, start)
             if isinstance(selection, Screen):
                 return selection
@@ -286,6 +290,13 @@ class Operations:
             workload_tokens=count_padded_tokens(whole),
         )
 
+    def _without_warming_up(self, opened: _Opened, own: _OwnBatches) -> _TimedSelection:
+        """All batches."""
+        seen = self._seen_shapes(opened)
+        if seen is not None:
+            seen |= shapes_of(own.batches)
+        return _TimedSelection(batches=slice(None), settled=True, warm_pass_s=None)
+
     def _warm_up(
         self,
         opened: _Opened,
@@ -297,7 +308,7 @@ class Operations:
         """Warm up and select the batches to time. A Screen if every instance found it too slow."""
         history = self._history
         seen = self._seen_shapes(opened)
-        was_warm = point in history.warm_points
+        known_pass_s = history.warm_points.get(point)
         share = own.tokens / own.workload_tokens
 
         def check_outputs(numbers: Sequence[int], outputs: Sequence[Logits]) -> None:
@@ -311,8 +322,8 @@ class Operations:
                 batches=own.batches,
                 clock=time.perf_counter,
                 seen_shapes=seen,
-                point_was_warm=was_warm,
-                process_is_warm=bool(history.warm_points),
+                known_pass_s=known_pass_s,
+                process_is_warm=bool(history.warm_points) or history.has_answered,
                 screen_above_s=(
                     math.inf if rule.leader_s is None else SCREEN_RATIO * rule.leader_s * share
                 ),
@@ -335,11 +346,10 @@ class Operations:
             selected_tokens = count_padded_tokens(own.planned[selected])
             warm_pass_s = screen.pass_s * selected_tokens / own.tokens
             seen |= shapes_of(batches)
-        if not was_warm:
-            history.warm_points.append(point)
-        return _TimedSelection(
-            batches=selected, settled=was_warm or screen.settled, warm_pass_s=warm_pass_s
-        )
+        if known_pass_s is None:
+            history.warm_points[point] = screen.pass_s
+        settled = known_pass_s is not None or screen.settled
+        return _TimedSelection(batches=selected, settled=settled, warm_pass_s=warm_pass_s)
 
     def _time_passes(
         self,
@@ -462,7 +472,8 @@ class _History:
 
     measure_requests: int = 0
     serve_requests: int = 0
-    warm_points: list[Config] = field(default_factory=list)
+    warm_points: dict[Config, float] = field(default_factory=dict)  # estimated seconds of a pass
+    has_answered: bool = False  # it ran a pass for answers alone
     last_point: Config | None = None  # the point measured last
     seen_shapes: set[Shape] = field(default_factory=set)  # run by an engine that specialises
 

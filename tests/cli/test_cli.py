@@ -443,6 +443,38 @@ def test_a_search_of_every_task_resumes(stubbed, tmp_path, task):
     assert "--doc-stride" in refused.stderr
 
 
+def test_a_model_that_needs_long_is_searched_on_fewer_rows_and_resumes_on_them(stubbed, tmp_path):
+    rows, cache = tmp_path / "rows.jsonl", tmp_path / "cache"
+    row = ROWS_OF_TASKS["text-classification"]
+    rows.write_text("".join(json.dumps(one) + "\n" for one in row * 25))
+    options = ("--task", "text-classification", "--dataset", str(rows), "--set", "threads=1")
+    where = {"XDG_CACHE_HOME": str(cache)}
+
+    def scored(output):
+        manifest = json.loads((tmp_path / output / "manifest.json").read_text())
+        return manifest["workload"]["examples"]
+
+    fast = search(stubbed, *options, "--trials", "1", "--time-budget", "60s", **where)
+    assert fast.returncode in (0, 1), fast.stderr
+    assert scored("run") == 100
+    (peaks,) = (cache / "autotune" / "peaks").iterdir()
+    known = json.loads(peaks.read_text())  # and now a host that needs hours
+    slow = {threads: dict.fromkeys(rates, 1e-3) for threads, rates in known["highest"].items()}
+    peaks.write_text(json.dumps({"occasions": 99, "highest": slow}))
+    more = ("search", "--model", "demo", "--output", "slow")
+    done = stubbed(*more, *options, "--trials", "1", "--time-budget", "60s", **where)
+    assert done.returncode in (0, 1), done.stderr
+    assert "needs long for 100 rows: searching on 64" in done.stderr
+    assert scored("slow") == 64
+    peaks.unlink()
+    again = stubbed(*more, "--resume", "--trials", "2", "--time-budget", "60s", **where)
+    assert again.returncode in (0, 1), again.stderr
+    assert scored("slow") == 64
+    told = stubbed(*more[:3], *options, "--output", "all", "--max-samples", "0", *("--trials", "1"))
+    assert told.returncode in (0, 1), told.stderr
+    assert scored("all") == 100
+
+
 def test_a_baseline_that_fails_is_explained_and_has_a_page(stubbed, tmp_path):
     done = search(stubbed, *SMALL, "--trial-timeout", "0.001s")
     assert done.returncode == 1, done.stderr

@@ -8,7 +8,9 @@ from autotune import demo
 from autotune.commands.search.manifest import check_same, run_id
 from autotune.commands.search.settings import (
     HUB_CACHE_VARIABLES,
+    MIN_ROWS,
     Settings,
+    affordable_rows,
     check_reachable,
     find_space,
     infer_task,
@@ -51,6 +53,31 @@ def test_a_row_that_is_scored_never_calibrates():
     given = split(rows[:5], 0, [*rows[3:5], {"n": -1}])
     assert given == RowSets(scored=rows[:5], calibration=[{"n": -1}], further=[])
     assert split(rows[:5], 2, [{"n": -1}]).further == [rows[1], rows[3], rows[4]]
+
+
+@pytest.mark.parametrize(
+    ("given", "reference_s", "rows"),
+    [
+        ({"time_budget_s": 640.0}, 10.0, 200),  # 24 s are allowed, launch.sh takes 40 s at the end
+        ({"time_budget_s": 640.0}, 48.0, 100),
+        ({"time_budget_s": 640.0}, 480.0, MIN_ROWS),
+        ({"time_budget_s": 640.0, "max_samples": 0}, 480.0, 200),  # the user said how many
+        ({"trials": 3}, 480.0, 200),
+        ({}, 44.8, 100),  # ten minutes by default
+    ],
+)
+def test_a_search_scores_fewer_rows_if_their_answers_take_long(given, reference_s, rows):
+    assert affordable_rows(Settings(model="demo", **given), 200, reference_s) == rows
+
+
+def test_rows_that_are_not_scored_are_further_rows():
+    sets = split([{"n": n} for n in range(300)], 200, [{"n": -1}])
+    fewer = sets.fewer(70)
+    assert len(fewer.scored) == 70
+    assert fewer.calibration == sets.calibration
+    together = [row["n"] for row in (*fewer.scored, *fewer.further)]
+    assert sorted(together) == list(range(300))
+    assert sets.fewer(200) == sets
 
 
 @pytest.mark.parametrize("name", ["owner/name", "bert-base-uncased"])

@@ -167,3 +167,8 @@ def test_the_work_of_the_embedded_model_is_counted_exactly(tmp_path):
     assert (per_token, per_pair) == pytest.approx((a, b), rel=1e-6)
     assert abs(c) < 1e-3 * a
     assert 1e9 < rate["fp32"] < 1e13
+
+
+def test_eager_float32_cannot_be_faster_than_its_rows_at_the_peak():
+    c, a, b = WORK
+    assert KNOWN.eager_s() == pytest.approx(sum(c + a * n + b * n * n for n in LENGTHS) / 100.0)

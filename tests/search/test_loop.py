@@ -20,14 +20,14 @@ from autotune.search.finals import (
     processes,
 )
 from autotune.search.loop import PRIORS_FIRST
-from autotune.search.objective import objective_named
+from autotune.search.objective import objective_named, workload_s
 from autotune.search.ranking import SEARCHED
 from autotune.search.split import STEP_RULE
 from autotune.search.study import Study
 from autotune.shared.errors import ResumeError, SearchError
-from autotune.shared.records import Failure
+from autotune.shared.records import Failure, Pass
 from autotune.shared.stats import gain_interval
-from autotune.space import baseline, compile_space, dynamic_baseline, load_space
+from autotune.space import baseline, by_length, compile_space, dynamic_baseline, load_space
 from autotune.store.journal import read_trials
 
 
@@ -51,6 +51,59 @@ def test_the_baseline_is_first_then_some_priors_and_late_the_others(bench):
         "final",
         "step",
     }
+
+
+class ByParts(FakeRunner):
+    """Runs a quarter of the workload, without outputs, if the rule asks for a part."""
+
+    def run(self, config, rule):
+        outcome = super().run(config, rule)
+        if outcome.measurement is None or rule.part_s is None:
+            return outcome
+        part = Pass(batch_s=(self.seconds(config) / 4,), share=0.25)
+        return Outcome(measurement=replace(outcome.measurement, passes=(part,) * 3))
+
+
+def test_the_reference_answers_for_the_baselines_which_are_timed_on_parts(bench):
+    runner, base = ByParts(), baseline(surroundings())
+    result = bench.search(runner, reference=by_length(base))
+    second = dynamic_baseline(surroundings())
+    assert runner.ran[:3] == [by_length(base), base, second]
+    assert [rule.part_s is None for rule in runner.rules[:3]] == [True, False, False]
+    assert (bench.stored["logits"] == 0).all()
+    first, dynamic = result.trials[:2]
+    assert first.config == base
+    assert first.accuracy == dynamic.accuracy
+    assert first.accuracy.allowed
+    assert workload_s(first.measurement) == pytest.approx(pass_seconds(base))
+    assert workload_s(dynamic.measurement) == pytest.approx(pass_seconds(second))
+    assert result.significant
+
+
+def test_a_search_whose_baselines_were_timed_on_parts_resumes(bench):
+    base = baseline(surroundings())
+    bench.search(ByParts(), trials=6, reference=by_length(base))
+    runner = ByParts()
+    bench.search(runner, trials=12, reference=by_length(base))
+    assert not {by_length(base), base} & set(runner.ran[:3])
+
+
+def test_the_baseline_runs_the_whole_workload_if_it_is_the_reference(bench):
+    runner = ByParts()
+    bench.search(runner)
+    assert runner.ran[0] == baseline(surroundings())
+    assert runner.rules[0].part_s is None
+
+
+def test_a_reference_that_fails_ends_the_search(bench):
+    base = baseline(surroundings())
+    runner = ByParts(
+        fail=lambda config: (
+            Failure(kind="crash", detail="boom") if config == by_length(base) else None
+        )
+    )
+    with pytest.raises(SearchError, match=r"the baseline .* failed, crash: boom"):
+        bench.search(runner, reference=by_length(base))
 
 
 def test_the_search_finds_a_configuration_near_the_optimum(bench):

@@ -155,19 +155,14 @@ def test_warm_up_gives_up_on_a_slow_engine_that_does_not_settle():
     assert machine.calls == len(batches)
 
 
-def test_a_point_that_was_warm_needs_one_short_round():
+@pytest.mark.parametrize(("leader_s", "calls"), [(math.inf, 1), (9.0, 2)])
+def test_a_point_that_was_warm_needs_its_smallest_batch_or_one_short_round(leader_s, calls):
     machine = Machine([0.1])
     batches = [FEATURES.batch([0], 3)] * 9
-    warm_up(
-        WarmUp(
-            call=machine,
-            batches=batches,
-            seen_shapes=set(),
-            point_was_warm=True,
-            clock=lambda: machine.now,
-        )
-    )
-    assert machine.calls == 2
+    screen, _ = machine.warm_up(batches, known_pass_s=7.0, screen_above_s=leader_s)
+    assert machine.calls == calls
+    assert screen.settled is (leader_s == math.inf)
+    assert screen.pass_s == pytest.approx(7.0 if leader_s == math.inf else 9 * 0.1 / len(PLANNED))
 
 
 @pytest.mark.parametrize(
@@ -270,11 +265,11 @@ def test_engines_that_compile_by_shape_see_every_shape_before_a_pass():
     screen, _ = warm_up(WarmUp(call=call, batches=batches, seen_shapes=met, clock=lambda: 0.0))
     spread = [batches[index]["input_ids"].shape[1] for index in screen.batches]
     assert spread == [4, 6, 8]
-    assert seen == [9, *spread, *spread, *spread]  # the largest, what is new, then two rounds
+    assert seen == [3, *spread, *spread, *spread]  # the smallest, what is new, then two rounds
     seen.clear()
     run_new_shapes(call, batches, met)
-    assert not {*seen} & {*spread, 9}
-    assert sorted({*seen, *spread, 9}) == list(range(4, 10))
+    assert not {*seen} & {*spread, 3}
+    assert sorted({*seen, *spread, 3}) == list(range(3, 10))
     assert len(seen) == len(set(seen))
     run_new_shapes(call, batches, met)
     assert len(seen) == len(set(seen))  # another point of the session finds them met
@@ -326,13 +321,31 @@ def test_meeting_shapes_tells_when_a_point_is_worth_its_passes(seconds, rounds, 
     assert met == {batch["attention_mask"].shape for batch in batches}
 
 
-def test_of_a_slow_point_two_batches_are_looked_at():
-    for batch_s, calls in ((0.5, 1 + 2), (0.01, 1 + 2 * 6)):
-        machine = Machine([batch_s * len(PLANNED)])
-        batches = [FEATURES.batch([0], 3)] * 40
-        screen, _ = machine.warm_up(batches)
-        assert machine.calls == calls
-        assert screen.pass_s == pytest.approx(40 * batch_s)
+@pytest.mark.parametrize(
+    ("batch_s", "leader_s", "calls"),
+    [
+        (0.01, math.inf, 1 + 2 * 6),
+        (0.5, math.inf, 2 + 2),
+        (1.5, math.inf, 2),  # nothing to compare with, so the first estimate will do
+        (1.5, 100.0, 2 + 1),
+        (1.5, 50.0, 2 + 2),  # it may be screened out: another round
+    ],
+)
+def test_the_slower_a_point_the_fewer_batches_are_looked_at(batch_s, leader_s, calls):
+    """The smallest is run first, and again if it is slow."""
+    machine = Machine([batch_s * len(PLANNED)])
+    batches = [FEATURES.batch([0], 3)] * 40
+    screen, hopeless = machine.warm_up(batches, screen_above_s=leader_s)
+    assert machine.calls == calls
+    assert screen.pass_s == pytest.approx(40 * batch_s)
+    assert hopeless is (40 * batch_s > leader_s)
+
+
+def test_an_engine_that_prepares_itself_in_its_first_call_is_not_slow():
+    machine = Machine([100.0, 0.01, 0.01])  # for as many calls as there are planned batches
+    machine.calls = len(PLANNED) - 1
+    machine.warm_up([FEATURES.batch([0], 3)] * 40)
+    assert machine.calls - (len(PLANNED) - 1) == 2 + 2 * 6
 
 
 def test_a_cold_first_pass_is_kept_and_does_not_count():
@@ -364,6 +377,16 @@ def test_what_meeting_shapes_took_is_known_by_the_warm_batches():
     assert faster.warm_batch_s == faster.batch_s
     (warm,), _, _ = Machine([3.0]).run(rung="first")
     assert (warm.cold, warm.meeting_s) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("pass_s", "cold"),
+    [(3.0, False), (3.2, True), (0.9, True)],  # 3% and 9% over the warm batches; a short pass
+)
+def test_a_long_pass_counts_if_meeting_its_shapes_took_little(pass_s, cold):
+    warm_s = 2.9 if pass_s > 1 else 0.89
+    (one,), _, _ = Machine([pass_s]).run(rung="first", warm_s=warm_s, budget_s=2.0)
+    assert one.cold is cold
 
 
 REFERENCE = ReferenceOutputs(

@@ -13,7 +13,7 @@ import pytest
 from autotune.shared.engine import EngineDescriptor
 from autotune.shared.errors import TrialFailure, describe
 from autotune.shared.precisions import FP32
-from autotune.shared.records import Measurement, Screen, StoppingRule
+from autotune.shared.records import ANSWERS, Measurement, Screen, StoppingRule
 from autotune.worker import engines
 from autotune.worker.batches import FEATURES_FILE, META_FILE
 from autotune.worker.engines.base import Engine, Prepared
@@ -109,6 +109,19 @@ def test_a_point_far_behind_the_leader_is_screened_out(operations):
     found = measure(operations, PASS_S / 10)
     assert isinstance(found, Screen)
     assert found.pass_s > PASS_S / 2
+
+
+def test_a_pass_for_answers_alone_warms_nothing_up_before_it(operations, tmp_path):
+    ran = []
+    call = operations._opened.prepared.call
+    counting = Prepared(call=lambda batch: ran.append(batch.shape) or call(batch))
+    operations._opened = dataclasses.replace(operations._opened, prepared=counting)
+    point = {"batch_size": 1, "padding": "longest"}
+    found = operations.measure(point=point, rule=dataclasses.asdict(ANSWERS))
+    assert len(ran) == ROWS
+    assert found.whole
+    assert (tmp_path / "outputs.npz").exists()
+    assert operations._history.has_answered
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such kernel"), ValueError("odd shapes")])

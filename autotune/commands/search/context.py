@@ -54,6 +54,9 @@ class Run:
     baseline: Config
     dynamic: Config
     """The baseline with dynamic padding."""
+    reference: Config
+    """What gives the answers of eager float32: the baseline with rows sorted by length, if padding
+    does not change the model's answers."""
     space: Space
     manifest: Mapping[str, Any]
     pace: Pace

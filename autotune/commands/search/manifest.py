@@ -32,6 +32,7 @@ def describe_run(
     objective: str,
     baseline: Config,
     dynamic: Config,
+    reference: Config,
     space_name: str,
     space: Space,
     space_digest: str,
@@ -75,6 +76,7 @@ def describe_run(
         "max_accuracy_drop": settings.max_accuracy_drop,
         "baseline": baseline,
         "dynamic_baseline": dynamic,
+        "reference": reference,
         "seeds": list(seeds),
         "space": {
             "file": space_name,

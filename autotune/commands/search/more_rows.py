@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from autotune.commands.search.context import Run
-from autotune.driver.arrays import FEATURES_FILE
+from autotune.driver.arrays import FEATURES_FILE, EncodedFeatures
 from autotune.driver.forkserver import ForkServers
-from autotune.driver.replies import Expected
+from autotune.driver.replies import Expected, read_outputs
 from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.search.objective import workload_s
 from autotune.search.ranking import measured
 from autotune.shared.axes import WIDTH
 from autotune.shared.errors import InputError
-from autotune.shared.records import ONE_PASS, Accuracy, Config, Failure, Measurement, Trial
+from autotune.shared.records import ANSWERS, Accuracy, Failure, Measurement, Trial
 from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference
 from autotune.tasks.workload import encode_sets, sample
@@ -28,14 +31,15 @@ MIN_MORE_ROWS = 1.25
 """It must be worth its time: at least this many times the rows that were run before."""
 ENCODING_S = 5.0
 """About how many seconds it takes to start a process that encodes the rows."""
-MARGIN = 1.3
-"""Rows are assumed to take this many times as long as on average: a pass also warms up."""
+MARGIN = 1.1
+"""Rows are assumed to take this many times as long as on average: nothing is warmed up."""
 MAX_BYTES = 2**30
 """About the most bytes of the arrays of inputs that have no width, such as images."""
 
 
 class MoreRowsJudge:
-    """Runs eager float32 and the winner once over the rows of the search and `further` ones."""
+    """Runs the winner once over the rows of the search and `further` ones, and eager float32 over
+    the further ones. Its answers on the others are known."""
 
     def __init__(self, run: Run, further: Sequence[Row], fork_servers: ForkServers) -> None:
         self._run = run
@@ -49,7 +53,9 @@ class MoreRowsJudge:
         rows = self._rows_in_time(baseline, winner)
         if not rows:
             return 0.0
-        return _opening_s(baseline, winner) + rows * _row_s(baseline, winner)
+        reference_s, winner_s = _row_s(baseline, winner)
+        further = rows - self._run.workload.expected.examples
+        return _opening_s(baseline, winner) + further * reference_s + rows * winner_s
 
     def judge(
         self, baseline: Trial, winner: Trial
@@ -67,7 +73,7 @@ class MoreRowsJudge:
             return Outcome(), winner.accuracy, None
         runner, gate, reference = self._reference
         try:
-            outcome = runner.run(winner.config, ONE_PASS)
+            outcome = runner.run(winner.config, ANSWERS)
         finally:
             runner.close()
         if outcome.measurement is None:
@@ -84,7 +90,8 @@ class MoreRowsJudge:
         budget = self._run.settings.limits.time_budget_s
         time_s = TIME_WITHOUT_BUDGET_S if budget is None else TIME_SHARE * budget
         time_s -= _opening_s(baseline, winner)
-        rows = min(every, int(time_s / _row_s(baseline, winner)))
+        reference_s, winner_s = _row_s(baseline, winner)
+        rows = min(every, int((time_s + known * reference_s) / (reference_s + winner_s)))
         return rows if rows >= min(every, MIN_MORE_ROWS * known) and rows > known else 0
 
     def _most_rows(self, known: int) -> int:
@@ -113,12 +120,14 @@ class MoreRowsJudge:
         return None
 
     def _prepare(self, count: int) -> tuple[ProcessRunner, Gate, Reference] | Outcome:
-        """Encode the rows and run eager float32 on them. Returns its outcome if that fails."""
+        """Encode the rows, and run eager float32 on the further ones. Returns its outcome if that
+        fails."""
         run, workload = self._run, self._run.workload
         chosen = sample(self._further, count - len(workload.rows))
-        rows = [*workload.rows, *workload.task.with_model_labels(chosen)]
+        further = workload.task.with_model_labels(chosen)
+        rows = [*workload.rows, *further]
         settings, work = run.settings, run.folder.work
-        encoded = work / "judged-rows"
+        encoded, encoded_further = work / "judged-rows", work / "further-rows"
         with start_worker(
             run.host, sys.executable, work / "encode-judged", self._fork_servers
         ) as worker:
@@ -126,35 +135,41 @@ class MoreRowsJudge:
                 worker,
                 task=workload.task,
                 source=workload.source,
-                sets={encoded: rows},
+                sets={encoded: rows, encoded_further: further},
                 max_seq_length=settings.max_seq_length,
                 doc_stride=settings.doc_stride,
             )
-        runner = run.runner(
+        eager = self._runner(encoded_further, further, EncodedFeatures.load(encoded_further))
+        outcome = eager.run(run.reference, ANSWERS)
+        eager.close()
+        if outcome.measurement is None:
+            return outcome
+        known = read_outputs([run.folder.reference], workload.task.outputs, workload.expected)
+        outputs = {name: np.concatenate([known[name], outcome.outputs[name]]) for name in known}
+        gate = Gate(task=workload.task, rows=rows, features=features, rule=settings.gate_rule)
+        return self._runner(encoded, rows, features), gate, gate.reference(outputs)
+
+    def _runner(
+        self, encoded: Path, rows: Sequence[Row], features: EncodedFeatures
+    ) -> ProcessRunner:
+        """A runner over `rows`, whose `features` are in the folder `encoded`."""
+        run = self._run
+        return run.runner(
             self._fork_servers,
             inputs=replace(run.inputs, features=str(encoded.resolve())),
             expected=Expected.of(rows, features),
-            workdir=work / "judged",
+            workdir=run.folder.work / f"{encoded.name}-judged",
         )
-        gate = Gate(task=workload.task, rows=rows, features=features, rule=settings.gate_rule)
-        outcome = runner.run(_by_length(run.baseline), ONE_PASS)
-        runner.close()
-        if outcome.measurement is None:
-            return outcome
-        return runner, gate, gate.reference(outcome.outputs)
 
 
-def _by_length(baseline: Config) -> Config:
-    """The baseline with rows of like length together: the same outputs in less time."""
-    padding = {"padding": "length_sorted"} if "padding" in baseline else {}
-    return Config.of({**baseline, **padding})
-
-
-def _row_s(baseline: Trial, winner: Trial) -> float:
-    """About how many seconds a row takes, in the reference and in the winner together."""
+def _row_s(baseline: Trial, winner: Trial) -> tuple[float, float]:
+    """About how many seconds a row takes in the reference, and in the winner."""
     base = measured(baseline)
     unpadded_share = base.tokens / base.padded_tokens
-    return MARGIN * (unpadded_share * _seconds_a_row(base) + _seconds_a_row(measured(winner)))
+    return (
+        MARGIN * unpadded_share * _seconds_a_row(base),
+        MARGIN * _seconds_a_row(measured(winner)),
+    )
 
 
 def _seconds_a_row(measurement: Measurement) -> float:

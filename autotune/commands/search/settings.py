@@ -25,6 +25,13 @@ DEFAULT_TIME_BUDGET_S = 600.0
 LAUNCH_CHECK_MAX_S = 40.0
 LAUNCH_CHECK_SHARE = 0.25
 """A search ends with one run of launch.sh. It may take 25% of the time budget, at most 40 s."""
+DEFAULT_MAX_SAMPLES = 256
+"""Rows that a search scores if the user does not say how many."""
+REFERENCE_SHARE, MIN_ROWS = 0.04, 64
+"""The answers of eager float32 may take this share of the time budget. If they would take longer, a
+search scores fewer rows, but at least MIN_ROWS. The winner is judged on the others too."""
+EAGER_EFFICIENCY = 0.65
+"""Eager float32 reaches about this share of the host's fastest matrix product."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 """Environment variables that name the folder of downloaded models; the last two are older names."""
@@ -50,7 +57,7 @@ class Settings:
     seed: int = 0
     max_seq_length: int = 384
     doc_stride: int = 128
-    max_samples: int = 256
+    max_samples: int | None = None  # 0: all; None: DEFAULT_MAX_SAMPLES, or fewer for a large model
     calibration: str | None = None
     stacks: tuple[str, ...] = ()
     storage: str | None = None
@@ -235,4 +242,14 @@ def load_rows(settings: Settings, task: Task) -> tuple[Dataset, RowSets]:
     )
     found = task.load(dataset, settings.dataset_split, columns)
     others = None if calibration is None else task.load(calibration, None, columns).rows
-    return found, split(found.rows, settings.max_samples, others)
+    most = DEFAULT_MAX_SAMPLES if settings.max_samples is None else settings.max_samples
+    return found, split(found.rows, most, others)
+
+
+def affordable_rows(settings: Settings, rows: int, reference_s: float) -> int:
+    """Return how many of `rows` the search scores, if eager float32 would take `reference_s` for
+    all of them. All, if the user said how many, or set no limit of time."""
+    budget_s = settings.limits.time_budget_s
+    if settings.max_samples is not None or budget_s is None:
+        return rows
+    return min(rows, max(MIN_ROWS, int(rows * REFERENCE_SHARE * budget_s / reference_s)))

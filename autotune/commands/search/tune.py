@@ -20,7 +20,9 @@ from autotune.commands.search.manifest import check_same, describe_run, run_id, 
 from autotune.commands.search.more_rows import MoreRowsJudge
 from autotune.commands.search.settings import (
     DEFAULT_TIME_BUDGET_S,
+    EAGER_EFFICIENCY,
     Settings,
+    affordable_rows,
     check_reachable,
     dataset_of,
     find_space,
@@ -56,6 +58,7 @@ from autotune.shared.records import DEFAULT_STACK, Config, StackFacts
 from autotune.shared.urls import CREDENTIALS_MASK
 from autotune.space import (
     baseline,
+    by_length,
     compile_space,
     dynamic_baseline,
     load_space,
@@ -203,7 +206,7 @@ class Tuning:
 
     def _run(self, opened: Opened, rows: RowSets) -> Finished:
         opened.folder.clean()
-        workload, found, bounds = self._encode_and_probe(opened, rows)
+        workload, rows, found, bounds = self._encode_and_probe(opened, rows)
         opened.fork_servers.preload(modeling_modules(workload.facts.model_type))
         run = self._describe(opened, workload, found, bounds)
         storage = open_storage(self._settings.storage, run.folder.study)
@@ -241,10 +244,12 @@ class Tuning:
 
     def _encode_and_probe(
         self, opened: Opened, rows: RowSets
-    ) -> tuple[Workload, dict[str, StackFacts], Bounds | None]:
-        """The encoded workload, what each stack can run, and the host's limit for the model.
+    ) -> tuple[Workload, RowSets, dict[str, StackFacts], Bounds | None]:
+        """The encoded workload and its rows, what each stack can run, and the host's limit for the
+        model.
 
-        The stacks are examined while the workload is encoded.
+        The stacks are examined while the workload is encoded. If eager float32 would take too long
+        for all rows, fewer are encoded again.
         """
         settings, task, host, folder = self._settings, self._task, opened.host, opened.folder
         self._announce(
@@ -266,16 +271,36 @@ class Tuning:
                     trust_remote_code=settings.trust_remote_code,
                     allow_pickle=settings.allow_pickle,
                 ),
-                rows=rows.scored,
                 calibration=rows.calibration,
                 max_seq_length=settings.max_seq_length,
                 doc_stride=settings.doc_stride,
                 folder=folder,
             )
-            workload, found = self._await_both(encode_rows, examination, bool(rows.calibration))
+            encode_all = functools.partial(encode_rows, rows=rows.scored)
+            workload, found = self._await_both(encode_all, examination, bool(rows.calibration))
             if workload.facts.note:
                 self._announce(workload.facts.note)
-            return workload, found, self._bounds(worker, host, found, workload)
+            bounds = self._bounds(worker, host, found, workload)
+            rows = rows.fewer(self._rows_to_score(opened, workload, bounds))
+            if len(rows.scored) < len(workload.rows):
+                self._announce(
+                    f"eager float32 needs long for {len(workload.rows)} rows: searching on "
+                    f"{len(rows.scored)}; the winner is judged on as many as there is time for"
+                )
+                workload = encode_rows(rows=rows.scored)
+                if bounds is not None:
+                    bounds = replace(bounds, lengths=workload.features.lengths, _work={})
+            return workload, rows, found, bounds
+
+    def _rows_to_score(self, opened: Opened, workload: Workload, bounds: Bounds | None) -> int:
+        """How many rows the search scores. A resumed search scores as many as before."""
+        if not opened.fresh:
+            stored = opened.folder.read_manifest().get("workload", {}).get("examples")
+            return int(stored or len(workload.rows))
+        if bounds is None:
+            return len(workload.rows)
+        reference_s = bounds.eager_s() / EAGER_EFFICIENCY
+        return affordable_rows(self._settings, len(workload.rows), reference_s)
 
     def _await_both(
         self, encode_rows: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
@@ -315,6 +340,7 @@ class Tuning:
         )
         seeds = self._seeds(opened, workload)
         base, dynamic = baseline(surroundings), dynamic_baseline(surroundings)
+        reference = by_length(base) if workload.facts.padding_neutral else base
         space = compile_space(
             self._space_file,
             surroundings,
@@ -331,6 +357,7 @@ class Tuning:
             objective=self._objective.name,
             baseline=base,
             dynamic=dynamic,
+            reference=reference,
             space_name=self._space_path.name,
             space=space,
             space_digest=space_digest(self._space_file, space),
@@ -348,6 +375,7 @@ class Tuning:
             bounds=bounds,
             baseline=base,
             dynamic=dynamic,
+            reference=reference,
             space=space,
             manifest=manifest,
             pace=self._pace,
@@ -450,6 +478,7 @@ class Tuning:
                 space=run.space,
                 baseline=run.baseline,
                 dynamic=run.dynamic,
+                reference=None if run.reference == run.baseline else run.reference,
                 limits=replace(settings.limits, finals=run.pace.finals, split=run.pace.split),
                 max_drop=settings.max_accuracy_drop,
                 seed=settings.seed,
