@@ -34,7 +34,7 @@ Array = npt.NDArray[np.float64]
 
 ADDITIVE_DECAY = 2.0
 """The factor of D_d in the covariance's sum over knobs."""
-FIRST_WALK_STEPS, LATER_WALK_STEPS = 150, 25
+FIRST_WALK_STEPS, LATER_WALK_STEPS = 600, 100
 """Steps of the random walk: of the first one, and of those that start from the last result."""
 STEP_DEVIATION = 0.4
 """Standard deviation of one step of a hyperparameter's logarithm."""
