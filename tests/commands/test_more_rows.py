@@ -13,6 +13,7 @@ from autotune.search.limits import Limits
 from autotune.shared.axes import BATCH, WIDTH
 from autotune.shared.errors import ModelError
 from autotune.shared.records import Failure
+from autotune.store.wire import WireError
 
 KNOWN = 10
 
@@ -78,10 +79,15 @@ def refused(count):
     raise ModelError("row 3 is too long")
 
 
+def damaged(count):
+    raise WireError("features.npz cannot be read")
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
         (refused, "row 3 is too long"),
+        (damaged, "features.npz cannot be read"),
         (
             lambda count: Outcome(failure=Failure(kind="timeout", detail="took 9 s")),
             "eager float32 failed, timeout: took 9 s",

@@ -20,6 +20,7 @@ from autotune.search.ranking import measured
 from autotune.shared.axes import WIDTH
 from autotune.shared.errors import InputError
 from autotune.shared.records import ANSWERS, Accuracy, Failure, Measurement, Trial
+from autotune.store.wire import WireError
 from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference
 from autotune.tasks.workload import encode_sets, sample
@@ -108,7 +109,7 @@ class MoreRowsJudge:
         """What `_prepare` returns. None, and a line for the user, if that fails."""
         try:
             prepared = self._prepare(count)
-        except InputError as error:
+        except (InputError, WireError) as error:
             cause = str(error)
         else:
             if not isinstance(prepared, Outcome):
