@@ -33,8 +33,6 @@ INTERVAL_PERCENT = (2.5, 97.5)
 CHANCE_PERCENT = 1.0
 """The reference's lead over uninformed predictions must be above zero in all but this percentage
 of resamples."""
-MOST_TIMES = 100
-"""Nobody is advised to judge more than this many times the rows: the loss is too near the limit."""
 ROUNDING = 1e-9
 """Differences of metrics below this, in percentage points, are rounding errors."""
 
@@ -236,16 +234,14 @@ class Gate:
         return PROVEN if high is not None and high <= self._rule.max_drop else UNPROVEN
 
     def _rows_to_prove(self, drop: float, high: float | None) -> int | None:
-        """Return about how many rows would prove a loss within the limit. None if none would, or
-        if MOST_TIMES as many would not.
+        """Return about how many rows would prove a loss within the limit. None if none would.
 
         The distance from the loss to the end of its interval shrinks with the root of the rows.
         """
         room = self._rule.max_drop - drop
         if high is None or room <= 0 or high <= self._rule.max_drop:
             return None
-        times = ((high - drop) / room) ** 2
-        return math.ceil(len(self._rows) * times) if times <= MOST_TIMES else None
+        return math.ceil(len(self._rows) * ((high - drop) / room) ** 2)
 
 
 def _drift(
