@@ -20,8 +20,9 @@ from opened import VISIT, OpenedRun, open_run, speeds
 
 from autotune.commands.promise.reopen import visit_in_turn
 from autotune.search.objective import throughput
-from autotune.shared.records import Config, StoppingRule
+from autotune.shared.records import Config
 from autotune.shared.stats import median_interval
+from autotune.shared.stopping import StoppingRule
 from autotune.space import complete
 from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder

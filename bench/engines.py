@@ -27,7 +27,8 @@ from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import detect
 from autotune.search.objective import throughput
-from autotune.shared.records import Config, StoppingRule
+from autotune.shared.records import Config
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Surroundings, baseline, complete
 from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder

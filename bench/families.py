@@ -75,7 +75,8 @@ def cells_of(family: str, folder: Path, engines: Sequence[str]) -> dict[str, str
 
     from autotune.host import detect
     from autotune.shared.errors import TrialFailure
-    from autotune.shared.records import ModelSource, StoppingRule, to_jsonable
+    from autotune.shared.records import ModelSource, to_jsonable
+    from autotune.shared.stopping import StoppingRule
     from autotune.worker import operations
     from autotune.worker.encode import encode
 

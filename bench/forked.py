@@ -24,8 +24,9 @@ from autotune.driver.runner import ProcessRunner
 from autotune.host import detect
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import throughput
-from autotune.shared.records import ONE_PASS, Config, Measurement, StoppingRule
+from autotune.shared.records import Config, Measurement
 from autotune.shared.stats import ratio_interval, shuffled
+from autotune.shared.stopping import ONE_PASS, StoppingRule
 from autotune.space import compile_space, complete, load_space
 from autotune.space.knobs import describe
 from autotune.store.folder import RunFolder

@@ -12,7 +12,8 @@ from autotune.driver.forkserver import ForkServers
 from autotune.driver.runner import Outcome, ProcessRunner
 from autotune.host import detect
 from autotune.search.objective import throughput
-from autotune.shared.records import Config, StackFacts, StoppingRule
+from autotune.shared.records import Config, StackFacts
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Surroundings
 from autotune.store.folder import RunFolder
 from autotune.tasks.gate import Gate, Reference

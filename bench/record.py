@@ -27,7 +27,8 @@ from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.runner import SESSION_KNOBS, Outcome, ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import detect
-from autotune.shared.records import Config, Failure, StoppingRule, Trial
+from autotune.shared.records import Config, Failure, Trial
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Space, baseline, compile_space, load_space
 from autotune.store.folder import RunFolder
 from autotune.store.journal import Journal

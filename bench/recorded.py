@@ -17,16 +17,8 @@ from typing import Any
 import numpy as np
 
 from autotune.driver.runner import SESSION_KNOBS, Outcome
-from autotune.shared.records import (
-    Accuracy,
-    Config,
-    Failure,
-    Measurement,
-    Pass,
-    StoppingRule,
-    Trial,
-    dumps,
-)
+from autotune.shared.records import Accuracy, Config, Failure, Measurement, Pass, Trial, dumps
+from autotune.shared.stopping import StoppingRule
 from autotune.store.wire import parse_trial
 from autotune.tasks.gate import Reference
 

@@ -46,8 +46,9 @@ from autotune.search.objective import Objective, objective_named
 from autotune.search.plan import SearchPlan
 from autotune.search.samplers import SAMPLERS, make_sampler
 from autotune.search.study import Study
-from autotune.shared.records import Config, StoppingRule
+from autotune.shared.records import Config
 from autotune.shared.stats import percentile
+from autotune.shared.stopping import StoppingRule
 from autotune.space import (
     Space,
     Surroundings,

@@ -42,9 +42,9 @@ def difference(features, source, folder, options, *, attention, width, expected)
     """How far the first rows are from `expected`, relative to the largest expected number."""
     import numpy as np
 
+    from autotune.worker.batches import calibration_batches, sample_batches
     from autotune.worker.engines import engine_class
     from autotune.worker.engines.base import Material
-    from autotune.worker.operations import calibration_batches, sample_batches
 
     material = Material(
         source=source,

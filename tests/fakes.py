@@ -9,15 +9,8 @@ import numpy as np
 from autotune.driver.runner import Outcome
 from autotune.host import Host
 from autotune.host.topology import Cpu
-from autotune.shared.records import (
-    Accuracy,
-    Config,
-    Failure,
-    Measurement,
-    Pass,
-    StoppingRule,
-    Trial,
-)
+from autotune.shared.records import Accuracy, Config, Failure, Measurement, Pass, Trial
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Surroundings
 
 MODES = {

@@ -12,13 +12,13 @@ import pytest
 from autotune.commands.evaluate import Flags
 from autotune.search.objective import IMPLEMENTATIONS, objective_named
 from autotune.shared import options
-from autotune.shared.engine import EngineDescriptor
+from autotune.shared.engine import COMMON_KNOBS, EngineDescriptor
 from autotune.shared.engines import BASELINE, built_in, engine_named, options_of
 from autotune.shared.errors import InputError
 from autotune.shared.objectives import OBJECTIVES
 from autotune.shared.options import Option
 from autotune.shared.precisions import FP32, known_precisions, precision_named
-from autotune.space.knobs import KNOBS
+from autotune.space.knobs import KNOBS, names
 from autotune.testing.engines import LIMITS
 
 PACKAGE = Path(__file__).parents[1] / "autotune"
@@ -213,3 +213,9 @@ def test_an_option_has_its_values_and_one_of_them_as_default(changes):
 def test_a_precision_that_cannot_be_used_says_the_rule(changes):
     with pytest.raises(ValueError, match="must be"):
         replace(FP32, **changes)
+
+
+def test_the_engine_knobs_are_the_common_ones_and_the_options():
+    assert names("engine") == COMMON_KNOBS | {one.name for one in options_of(ENGINES)}
+    for engine in ENGINES.values():
+        assert engine.knobs <= names("engine")

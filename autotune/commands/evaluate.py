@@ -29,13 +29,8 @@ from autotune.shared.flags import ScriptFlag
 from autotune.shared.objectives import DEFAULT
 from autotune.shared.paths import kind_of
 from autotune.shared.precisions import known_precisions
-from autotune.shared.records import (
-    DEFAULT_STACK,
-    ONE_PASS,
-    Config,
-    ModelFacts,
-    StackFacts,
-)
+from autotune.shared.records import DEFAULT_STACK, Config, ModelFacts, StackFacts
+from autotune.shared.stopping import ONE_PASS
 from autotune.space import Surroundings, complete, knobs
 from autotune.space.surroundings import Value
 from autotune.store.folder import RunFolder, write

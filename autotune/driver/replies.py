@@ -13,7 +13,8 @@ from autotune.driver.arrays import EncodedFeatures, read_arrays
 from autotune.driver.channel import WorkerFailed
 from autotune.driver.command import Command
 from autotune.shared.axes import WIDTH, output_axes
-from autotune.shared.records import Failure, Measurement, Screen, ServedRequests, StoppingRule
+from autotune.shared.records import Failure, Measurement, Screen, ServedRequests
+from autotune.shared.stopping import StoppingRule
 from autotune.store.wire import WireError
 
 OutputArrays = Mapping[str, npt.NDArray[np.float32]]

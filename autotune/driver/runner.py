@@ -34,10 +34,9 @@ from autotune.shared.records import (
     Screen,
     ServedRequests,
     StackFacts,
-    StoppingRule,
     to_jsonable,
 )
-from autotune.shared.stopping import rule_per_instance
+from autotune.shared.stopping import StoppingRule, rule_per_instance
 from autotune.space import knobs
 from autotune.store.wire import WireError, parse
 

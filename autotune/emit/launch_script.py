@@ -17,7 +17,8 @@ from autotune.driver.command import INHERITED_PREFIX, INHERITED_VARIABLES, Comma
 from autotune.driver.runner import POINT_KNOBS, Inputs, measure_request, open_request
 from autotune.emit.huggingface import ScriptLine
 from autotune.search.serving import requests_at
-from autotune.shared.records import Config, StoppingRule, dumps
+from autotune.shared.records import Config, dumps
+from autotune.shared.stopping import StoppingRule
 
 WORKLOAD = "workload"
 CALIBRATION = "workload/calibration"

@@ -25,7 +25,7 @@ from autotune.search.ranking import (
     leaders,
     measured,
 )
-from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, StoppingRule, Trial
+from autotune.shared.records import SHARE_TOLERANCE, Config, Measurement, Trial
 from autotune.shared.stats import (
     CONFIDENCE,
     Interval,
@@ -34,6 +34,7 @@ from autotune.shared.stats import (
     process_spread,
     shuffled,
 )
+from autotune.shared.stopping import StoppingRule
 
 MIN_FINALISTS, MAX_FINALISTS = 2, 3
 """How many leaders go to the finals, besides the baseline."""

@@ -11,8 +11,8 @@ from autotune.search.plan import MoreRows, References
 from autotune.search.ranking import BASELINE, BESIDE, DYNAMIC, FINAL, JUDGED, STEP, measured
 from autotune.search.state import State
 from autotune.shared.errors import ResumeError, SearchError
-from autotune.shared.records import ANSWERS, Accuracy, Config, Failure, StoppingRule, Trial
-from autotune.shared.stopping import continued, remaining_rule
+from autotune.shared.records import Accuracy, Config, Failure, Trial
+from autotune.shared.stopping import ANSWERS, StoppingRule, continued, remaining_rule
 from autotune.tasks.gate import Gate, Reference
 
 BASELINE_RULE = StoppingRule(

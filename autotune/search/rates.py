@@ -16,7 +16,8 @@ from autotune.driver.channel import WorkerFailed
 from autotune.driver.runner import Outcome, ProcessRunner, Runner
 from autotune.search.objective import Objective, features_per_s
 from autotune.search.serving import LoadTest
-from autotune.shared.records import Config, LoadResult, StoppingRule, Trial
+from autotune.shared.records import Config, LoadResult, Trial
+from autotune.shared.stopping import StoppingRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

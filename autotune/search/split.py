@@ -14,8 +14,9 @@ from autotune.driver.runner import ENGINE_KNOBS, POINT_KNOBS, PROCESS_KNOBS, SES
 from autotune.search.objective import Objective
 from autotune.search.ranking import FINAL, STEP, measured
 from autotune.shared.precisions import BASELINE
-from autotune.shared.records import Config, Scalar, StoppingRule, Trial
+from autotune.shared.records import Config, Scalar, Trial
 from autotune.shared.stats import Interval, gain_interval, ratio_interval
+from autotune.shared.stopping import StoppingRule
 from autotune.space.knobs import KNOBS, is_active
 
 STEP_RULE = StoppingRule(

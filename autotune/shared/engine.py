@@ -16,8 +16,8 @@ from autotune.shared.precisions import Precision
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-ENGINE_KNOBS = frozenset({"mode", "precision", "attention"})
-"""The knobs that every engine has."""
+COMMON_KNOBS = frozenset({"mode", "precision", "attention"})
+"""The engine knobs that every engine has. The others are options."""
 NO_SCRIPT = "the script only runs torch's own engines"
 
 
@@ -94,7 +94,7 @@ class EngineDescriptor:
     @property
     def knobs(self) -> frozenset[str]:
         """The knobs that decide how the engine is prepared: those of all engines, and its own."""
-        return ENGINE_KNOBS | {one.name for one in self.options}
+        return COMMON_KNOBS | {one.name for one in self.options}
 
     @property
     def precision_names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 Scalar = bool | int | float | str
 
@@ -43,14 +43,6 @@ do the same again, for minutes. Memory may suffice next time, so `out-of-memory`
 
 DEFAULT_STACK = "default"
 """The name of the stack of the interpreter that runs autotune."""
-
-ONE_PASS_RATIO = 1.05
-"""If the first warm pass takes over this many times the leader's, measuring stops there. The
-configuration then has a speed, but no interval of it."""
-
-SCREEN_RATIO = 1.15
-"""Screening: a configuration is dropped as `slow` if its first batches estimate that a pass takes
-over this many times the leader's."""
 
 DISTURBED_SHARE = 0.1
 """A pass is disturbed if others held one of its threads, or one of its CPUs, for over this share of
@@ -83,9 +75,6 @@ class Config(Mapping[str, Any]):
             if name == knob:
                 return value
         raise KeyError(knob)
-
-    def get(self, knob: str, default: Any = None) -> Any:
-        return next((value for name, value in self.pairs if name == knob), default)
 
     def __iter__(self) -> Iterator[str]:
         return (knob for knob, _ in self.pairs)
@@ -454,36 +443,6 @@ class Trial:
         return self.failure is None
 
 
-Rung = Literal["both", "first", "rest", "answers"]
-"""`first`: one pass, by which the point is judged; new shapes run within it. `rest`: more passes,
-without warming up again. `both`: one measurement that is not split. `answers`: one pass for its
-outputs alone; nothing is warmed up, so its seconds say little."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoppingRule:
-    """When a worker stops to measure a point; `autotune.shared.stopping` applies the rule."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    min_passes: int = 3
-    max_passes: int = 20
-    half_width: float = 0.03  # stop once the median is known to plus or minus this (relative)
-    budget_s: float = 10.0  # stop once passes took this long, if there are min_passes
-    patience_s: float = 40.0  # stop once passes took this long, even if below min_passes
-    # Seconds of the leader's pass. Stop after a warm pass of over ONE_PASS_RATIO times this. Drop
-    # the point before any pass if the first batches estimate over SCREEN_RATIO times this.
-    leader_s: float | None = None
-    part_s: float | None = None  # run only a part of longer passes, about as long as this
-    rung: Rung = "both"
-
-
-ONE_PASS = StoppingRule(min_passes=1, max_passes=1)
-"""One pass that counts. A second pass follows if the first was disturbed or cold."""
-ANSWERS = StoppingRule(min_passes=1, max_passes=1, rung="answers")
-"""One pass for its outputs."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFacts:
     """One interpreter and what it can run."""
@@ -507,12 +466,10 @@ class StackFacts:
 
 def to_jsonable(record: Any) -> Any:
     """A record as dicts, lists and scalars."""
-    if isinstance(record, Config):
-        return dict(record)
+    if isinstance(record, Mapping):  # a Config too
+        return {str(key): to_jsonable(value) for key, value in record.items()}
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {f.name: to_jsonable(getattr(record, f.name)) for f in dataclasses.fields(record)}
-    if isinstance(record, Mapping):
-        return {str(key): to_jsonable(value) for key, value in record.items()}
     if isinstance(record, tuple | list):
         return [to_jsonable(item) for item in record]
     return record

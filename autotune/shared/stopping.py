@@ -6,10 +6,49 @@ The worker asks after each pass. The search asks between the two rungs of a poin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
-from autotune.shared.records import ONE_PASS_RATIO, Measurement, Pass, StoppingRule
+from autotune.shared.records import STRICT, Measurement, Pass
 from autotune.shared.stats import median_interval
+
+ONE_PASS_RATIO = 1.05
+"""If the first warm pass takes over this many times the leader's, measuring stops there. The
+configuration then has a speed, but no interval of it."""
+
+SCREEN_RATIO = 1.15
+"""Screening: a configuration is dropped as `slow` if its first batches estimate that a pass takes
+over this many times the leader's."""
+
+Rung = Literal["both", "first", "rest", "answers"]
+"""`first`: one pass, by which the point is judged; new shapes run within it. `rest`: more passes,
+without warming up again. `both`: one measurement that is not split. `answers`: one pass for its
+outputs alone; nothing is warmed up, so its seconds say little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingRule:
+    """When a worker stops to measure a point."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    min_passes: int = 3
+    max_passes: int = 20
+    half_width: float = 0.03  # stop once the median is known to plus or minus this (relative)
+    budget_s: float = 10.0  # stop once passes took this long, if there are min_passes
+    patience_s: float = 40.0  # stop once passes took this long, even if below min_passes
+    # Seconds of the leader's pass. Stop after a warm pass of over ONE_PASS_RATIO times this. Drop
+    # the point before any pass if the first batches estimate over SCREEN_RATIO times this.
+    leader_s: float | None = None
+    part_s: float | None = None  # run only a part of longer passes, about as long as this
+    rung: Rung = "both"
+
+
+ONE_PASS = StoppingRule(min_passes=1, max_passes=1)
+"""One pass that counts. A second pass follows if the first was disturbed or cold."""
+ANSWERS = StoppingRule(min_passes=1, max_passes=1, rung="answers")
+"""One pass for its outputs."""
+
 
 EXTENSION_FACTOR = 2
 """How many times the limits of a rule a measurement may take, to replace passes that were disturbed

@@ -29,7 +29,8 @@ from autotune.shared.precisions import (
     INT8_STATIC,
     precision_named,
 )
-from autotune.shared.records import Config, ModelSource, StackFacts, StoppingRule
+from autotune.shared.records import Config, ModelSource, StackFacts
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Surroundings, Value, complete
 from autotune.store.folder import RunFolder
 from autotune.tasks import task_named

@@ -179,3 +179,32 @@ class Features:
         if self.padding_side == "right":
             return [output[i, :length] for i, length in enumerate(lengths)]
         return [output[i, -length:] for i, length in enumerate(lengths)]
+
+
+def sample_batches(features: Features) -> list[Batch]:
+    """Five batches: the example to trace with, and a shorter, a longer, an odd, a full-width one.
+
+    They do not depend on the point to measure. Points that share a session run on one prepared
+    engine, and launch.sh must prepare the same engine.
+    """
+    order = np.argsort(features.lengths, kind="stable")
+    middle = len(order) // 2
+
+    def rows_at(*positions: int) -> list[int]:
+        return [int(order[position % len(order)]) for position in positions]
+
+    def batch_of(rows: list[int]) -> Batch:
+        return features.batch(rows, max(int(features.lengths[row]) for row in rows))
+
+    return [
+        batch_of(rows_at(middle - 1, middle, middle + 1, middle + 2)),
+        batch_of(rows_at(0)),
+        batch_of(rows_at(-1, -2, -3)),
+        batch_of(rows_at(0, middle, -1, middle // 2, 1)),
+        features.batch(rows_at(middle), features.max_seq_length),
+    ]
+
+
+def calibration_batches(features: Features) -> list[Batch]:
+    """Each calibration row as a batch of its own, without padding."""
+    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from autotune.shared.axes import WIDTH, Axes
 from autotune.shared.errors import TrialFailure
 from autotune.shared.padding import PlannedBatch
-from autotune.shared.records import Pass, Screen, StoppingRule
-from autotune.shared.stopping import enough
+from autotune.shared.records import Pass, Screen
+from autotune.shared.stopping import StoppingRule, enough
 from autotune.worker.batches import Batch, Features, Shape
 from autotune.worker.disturbance import Moment, Taken
 
@@ -113,19 +113,25 @@ def warm_up(inputs: WarmUp) -> tuple[Screen, bool]:
     (FIRST_ROUND_SLOWDOWN after the first round).
 
     Phases:
-    1. New shapes: an engine that specialises by shape first runs those of the spread. If that
+    1. The smallest batch, which may show that few batches are enough. If they are very slow, and
+       there is nothing to screen the point against, its estimate is the result.
+    2. New shapes: an engine that specialises by shape first runs those of the spread. If that
        round is already within `screen_above_s`, it is the only one, and its screen is not settled.
        `run_new_shapes` later sees to the shapes outside the spread.
-    2. Rounds: at most MAX_WARM_UP_ROUNDS, or one if the point was warm before. If there is also
+    3. Rounds: at most MAX_WARM_UP_ROUNDS, or one if the point was warm before. If there is also
        nothing to screen it against, its smallest batch is run, and the earlier estimate is kept.
-    3. A verdict after each round, by `_judge`.
+    4. A verdict after each round, by `_judge`.
     """
     if inputs.known_pass_s is not None and inputs.screen_above_s == math.inf:
         # The CPU caches may hold another process's data by now. Any batch brings the weights back.
         return replace(_run_smallest(inputs), pass_s=inputs.known_pass_s, settled=True), False
-    numbers, probed = _spread(inputs)
-    if probed is not None:
-        return probed, False
+    batch_s = 0.0  # not known
+    if inputs.known_pass_s is None and len(inputs.batches) > MIN_SPREAD_BATCHES:
+        probed = _probe(inputs)
+        batch_s = probed.pass_s / len(inputs.batches)
+        if batch_s > VERY_SLOW_BATCH_S and inputs.screen_above_s == math.inf:
+            return probed, False
+    numbers = _spread(inputs, batch_s)
     shapes = shapes_of([inputs.batches[number] for number in numbers])
     seen = inputs.seen_shapes
     has_run_new_shapes = False
@@ -206,28 +212,20 @@ def _run_round(inputs: WarmUp, numbers: Sequence[int], *, is_first: bool) -> Scr
     )
 
 
-def _spread(inputs: WarmUp) -> tuple[list[int], Screen | None]:
+def _spread(inputs: WarmUp, batch_s: float) -> list[int]:
     """The numbers of the batches of a round, evenly spaced over the pass.
 
-    Runs the smallest batch first, which may show that fewer batches are enough. If batches are very
-    slow and no leader is to be compared with, that batch is enough: its estimate is returned.
+    The more seconds a batch is expected to take (`batch_s`), the fewer there are.
     """
     count = len(inputs.batches)
     size = min(MAX_SPREAD_BATCHES, count // PASS_BATCHES_PER_SPREAD_BATCH)
     size = min(max(MIN_SPREAD_BATCHES, size), count)
-    if inputs.known_pass_s is not None:
+    if batch_s > VERY_SLOW_BATCH_S:
+        size = 1
+    elif batch_s > SLOW_BATCH_S or inputs.known_pass_s is not None:
         size = min(size, MIN_SPREAD_BATCHES)
-    elif count > MIN_SPREAD_BATCHES:
-        probed = _probe(inputs)
-        batch_s = probed.pass_s / count
-        if batch_s > VERY_SLOW_BATCH_S:
-            if inputs.screen_above_s == math.inf:
-                return [], probed
-            size = 1
-        elif batch_s > SLOW_BATCH_S:
-            size = min(size, MIN_SPREAD_BATCHES)
     numbers: list[int] = ((np.arange(size) + 0.5) * count / size).astype(int).tolist()
-    return numbers, None
+    return numbers
 
 
 def _probe(inputs: WarmUp) -> Screen:

@@ -22,7 +22,6 @@ from autotune.shared.errors import InputError, TrialFailure, describe, is_out_of
 from autotune.shared.padding import PlannedBatch, batches_of_instance, plan
 from autotune.shared.precisions import precision_named
 from autotune.shared.records import (
-    SCREEN_RATIO,
     Config,
     Measurement,
     ModelFacts,
@@ -32,9 +31,15 @@ from autotune.shared.records import (
     Screen,
     ServedRequests,
     StackFacts,
-    StoppingRule,
 )
-from autotune.worker.batches import Batch, Features, Shape
+from autotune.shared.stopping import SCREEN_RATIO, StoppingRule
+from autotune.worker.batches import (
+    Batch,
+    Features,
+    Shape,
+    calibration_batches,
+    sample_batches,
+)
 from autotune.worker.effective import read_effective, read_shared_bytes
 from autotune.worker.engines.base import Call, Engine, Material, Prepared
 from autotune.worker.group import Group
@@ -52,35 +57,6 @@ from autotune.worker.serve import serve, warm_up_shapes
 from autotune.worker.work import work_named
 
 OUTPUTS_FILE = "outputs.npz"
-
-
-def sample_batches(features: Features) -> list[Batch]:
-    """Five batches: the example to trace with, and a shorter, a longer, an odd, a full-width one.
-
-    They do not depend on the point to measure. Points that share a session run on one prepared
-    engine, and launch.sh must prepare the same engine.
-    """
-    order = np.argsort(features.lengths, kind="stable")
-    middle = len(order) // 2
-
-    def rows_at(*positions: int) -> list[int]:
-        return [int(order[position % len(order)]) for position in positions]
-
-    def batch_of(rows: list[int]) -> Batch:
-        return features.batch(rows, max(int(features.lengths[row]) for row in rows))
-
-    return [
-        batch_of(rows_at(middle - 1, middle, middle + 1, middle + 2)),
-        batch_of(rows_at(0)),
-        batch_of(rows_at(-1, -2, -3)),
-        batch_of(rows_at(0, middle, -1, middle // 2, 1)),
-        features.batch(rows_at(middle), features.max_seq_length),
-    ]
-
-
-def calibration_batches(features: Features) -> list[Batch]:
-    """Each calibration row as a batch of its own, without padding."""
-    return [features.batch([row], int(length)) for row, length in enumerate(features.lengths)]
 
 
 def set_torch_knobs(session: Config) -> None:
@@ -265,7 +241,6 @@ class Operations:
         selection: _TimedSelection | Screen
         if stopping_rule.rung == "answers":
             selection = self._without_warming_up(opened, own)
-            history.has_answered = True
         elif stopping_rule.rung != "rest":
             selection = self._warm_up(opened, asked, own, stopping_rule, start)
             if isinstance(selection, Screen):
@@ -323,7 +298,7 @@ class Operations:
                 clock=time.perf_counter,
                 seen_shapes=seen,
                 known_pass_s=known_pass_s,
-                process_is_warm=bool(history.warm_points) or history.has_answered,
+                process_is_warm=history.last_point is not None,
                 screen_above_s=(
                     math.inf if rule.leader_s is None else SCREEN_RATIO * rule.leader_s * share
                 ),
@@ -473,7 +448,6 @@ class _History:
     measure_requests: int = 0
     serve_requests: int = 0
     warm_points: dict[Config, float] = field(default_factory=dict)  # estimated seconds of a pass
-    has_answered: bool = False  # it ran a pass for answers alone
     last_point: Config | None = None  # the point measured last
     seen_shapes: set[Shape] = field(default_factory=set)  # run by an engine that specialises
 

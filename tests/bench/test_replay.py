@@ -12,7 +12,8 @@ from fakes import FakeRunner, measurement, surroundings
 from recorded import ReplayGate, ReplayRunner, Table
 
 from autotune.driver.runner import SESSION_KNOBS
-from autotune.shared.records import Accuracy, Failure, Pass, StoppingRule, Trial
+from autotune.shared.records import Accuracy, Failure, Pass, Trial
+from autotune.shared.stopping import StoppingRule
 from autotune.space import baseline, compile_space, load_space
 
 SPACE = compile_space(load_space(SMALL), surroundings())

@@ -18,8 +18,9 @@ from autotune.commands.promise.reopen import reopen
 from autotune.commands.promise.verify import ROUNDS, lines, measure_again
 from autotune.driver.runner import Outcome
 from autotune.search.finals import VISITS_PER_PROCESS, processes
-from autotune.shared.records import ONE_PASS, OUTSIDE, PROVEN, Accuracy, Failure, StackFacts
+from autotune.shared.records import OUTSIDE, PROVEN, Accuracy, Failure, StackFacts
 from autotune.shared.stats import gain_interval, process_spread
+from autotune.shared.stopping import ONE_PASS
 
 ZEROS = np.zeros(10, np.float32)
 

@@ -22,10 +22,9 @@ from autotune.shared.records import (
     Pass,
     ServedRequests,
     StackFacts,
-    StoppingRule,
     to_jsonable,
 )
-from autotune.shared.stopping import rule_per_instance
+from autotune.shared.stopping import StoppingRule, rule_per_instance
 from autotune.store.wire import WireError
 
 OUTPUTS = {"start": "batch width", "label": "batch"}

@@ -22,7 +22,8 @@ from autotune.search.rates import (
     rate_again,
 )
 from autotune.search.serving import requests_at
-from autotune.shared.records import Config, Failure, LoadResult, ServedRequests, StoppingRule
+from autotune.shared.records import Config, Failure, LoadResult, ServedRequests
+from autotune.shared.stopping import StoppingRule
 
 CONFIG = Config.of({"mode": "jit"})
 LIMIT_S = 0.2

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from fakes import measurement
 
-from autotune.shared.records import Pass, StoppingRule
-from autotune.shared.stopping import continued, enough, remaining_rule
+from autotune.shared.records import Pass
+from autotune.shared.stopping import StoppingRule, continued, enough, remaining_rule
 
 RULE = StoppingRule(min_passes=2, budget_s=4.0, patience_s=10.0, leader_s=1.0)
 

@@ -18,8 +18,7 @@ from autotune.driver.command import worker_commands
 from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.shared.engines import engine_named
 from autotune.shared.errors import ModelError
-from autotune.shared.records import StoppingRule
-from autotune.shared.stopping import continued, remaining_rule
+from autotune.shared.stopping import StoppingRule, continued, remaining_rule
 from autotune.store.folder import RunFolder
 from autotune.testing import check_outputs
 

@@ -10,7 +10,7 @@ from test_batches import features
 
 from autotune.shared.errors import TrialFailure
 from autotune.shared.padding import plan
-from autotune.shared.records import StoppingRule
+from autotune.shared.stopping import StoppingRule
 from autotune.worker.disturbance import Moment, Taken
 from autotune.worker.measure import (
     ReferenceOutputs,

@@ -31,10 +31,10 @@ from autotune.shared.records import (
     Measurement,
     ModelSource,
     StackFacts,
-    StoppingRule,
     to_jsonable,
 )
 from autotune.shared.stats import Interval, shuffled
+from autotune.shared.stopping import StoppingRule
 from autotune.space import knobs
 from autotune.store.folder import RunFolder, folder_of
 from autotune.store.wire import WireError, parse

@@ -12,8 +12,9 @@ from autotune.search.objective import features_per_s
 from autotune.search.rates import RateSearch, confirmed_rate, highest_rate
 from autotune.search.serving import LoadTest
 from autotune.shared.errors import InputError, SearchError
-from autotune.shared.records import ONE_PASS, Config, LoadResult, to_jsonable
+from autotune.shared.records import Config, LoadResult, to_jsonable
 from autotune.shared.stats import samples_needed
+from autotune.shared.stopping import ONE_PASS
 
 WARM_UP_S, WARM_UP_SHARE = 5.0, 0.5
 """One warm-up: requests for so many seconds, at this share of the capacity. They do not count."""

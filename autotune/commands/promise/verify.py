@@ -31,8 +31,9 @@ from autotune.search.finals import VISIT_RULE, VISITS_PER_PROCESS, processes
 from autotune.search.objective import objective_named
 from autotune.search.rates import for_objective
 from autotune.shared.errors import ModelError, StackError
-from autotune.shared.records import ONE_PASS, Config, StackFacts, StoppingRule, to_jsonable
+from autotune.shared.records import Config, StackFacts, to_jsonable
 from autotune.shared.stats import Interval, gain_interval, median_interval, process_spread
+from autotune.shared.stopping import ONE_PASS, StoppingRule
 from autotune.space import knobs
 from autotune.store.folder import folder_of
 

@@ -18,7 +18,8 @@ from autotune.search.bounds import Bounds
 from autotune.search.finals import FINALS_LIMITS, FinalsLimits
 from autotune.search.objective import Objective
 from autotune.search.split import SPLIT_LIMITS, SplitLimits
-from autotune.shared.records import Config, StackFacts, StoppingRule
+from autotune.shared.records import Config, StackFacts
+from autotune.shared.stopping import StoppingRule
 from autotune.space import Space
 from autotune.store.folder import RunFolder
 from autotune.tasks.workload import Workload, inputs_of

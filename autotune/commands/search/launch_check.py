@@ -23,7 +23,7 @@ from autotune.driver.runner import Runner, measure_request
 from autotune.emit.launch_script import THEN
 from autotune.search.finals import VISIT_RULE
 from autotune.search.objective import Objective
-from autotune.shared.records import Config, Failure, Measurement, StoppingRule
+from autotune.shared.records import Config, Failure, Measurement
 from autotune.shared.stats import (
     CONFIDENCE,
     UNKNOWN_HOST,
@@ -33,7 +33,7 @@ from autotune.shared.stats import (
     ratio_interval,
     shuffled,
 )
-from autotune.shared.stopping import rule_per_instance
+from autotune.shared.stopping import StoppingRule, rule_per_instance
 from autotune.store.wire import parse
 
 TIMEOUT_S = 1800

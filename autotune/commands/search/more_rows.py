@@ -19,7 +19,8 @@ from autotune.search.objective import workload_s
 from autotune.search.ranking import measured
 from autotune.shared.axes import WIDTH
 from autotune.shared.errors import InputError
-from autotune.shared.records import ANSWERS, Accuracy, Failure, Measurement, Trial
+from autotune.shared.records import Accuracy, Failure, Measurement, Trial
+from autotune.shared.stopping import ANSWERS
 from autotune.store.wire import WireError
 from autotune.tasks.base import Row
 from autotune.tasks.gate import Gate, Reference

@@ -14,7 +14,8 @@ from typing import Any
 from autotune.driver.replies import Expected
 from autotune.driver.runner import EngineFiles, Inputs, ProcessRunner
 from autotune.host import Host
-from autotune.shared.records import ONE_PASS, Config, Measurement, StackFacts
+from autotune.shared.records import Config, Measurement, StackFacts
+from autotune.shared.stopping import ONE_PASS
 from autotune.store.folder import RunFolder
 
 
