@@ -23,11 +23,13 @@ from autotune import demo
 from autotune.driver.runner import POINT_KNOBS
 from autotune.driver.start import start_worker
 from autotune.host import detect
+from autotune.search.bounds import Bounds
 from autotune.shared.padding import batches_of_instance, plan
 from autotune.shared.stats import percentile
 from autotune.store.folder import RunFolder
 from autotune.tasks import task_named
 from autotune.tasks.workload import Workload, encode, sample
+from autotune.worker.measure import part_of_pass
 
 LEAST_BATCHES = 8
 MAX_SEQ_LENGTH, DOC_STRIDE = 384, 128
@@ -52,19 +54,22 @@ def workload(rows: int, folder: RunFolder) -> Workload:
 
 def errors(table: Table, of: Workload, every: int) -> tuple[list[float], list[float]]:
     """The relative errors of parts of every `every`th batch: by padded tokens, by operations."""
-    lengths, polynomial = of.features.lengths, of.facts.work
-    assert polynomial is not None
-    c, a, b = polynomial
+    assert of.facts.work is not None
+    lengths = of.features.lengths
+    bounds = Bounds(
+        polynomial=of.facts.work, peaks={}, lengths=lengths, max_seq_length=MAX_SEQ_LENGTH
+    )
     by_tokens, by_work = [], []
     for config, trial in table.trials.items():
         if trial.measurement is None:
             continue
         planned = plan(lengths, max_seq_length=MAX_SEQ_LENGTH, **config.only(POINT_KNOBS))
         tokens = [len(p.rows) * p.width for p in planned]
-        work = [len(p.rows) * (c + a * p.width + b * p.width**2) for p in planned]
+        work = bounds.work(config)
         for timed in trial.measurement.counted:
             own = batches_of_instance(len(planned), timed.instance, int(config["instances"]))
-            seconds, place = timed.warm_batch_s, slice((every - 1) // 2, None, every)
+            seconds = timed.warm_batch_s
+            place = part_of_pass(len(seconds), pass_s=every, max_s=1.0)
             if not len(seconds) == len(tokens[own]) >= LEAST_BATCHES:
                 continue
             for found, weights in ((by_tokens, tokens[own]), (by_work, work[own])):

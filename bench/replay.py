@@ -123,6 +123,7 @@ def search(
                 space=problem.space,
                 baseline=baseline(problem.where),
                 dynamic=dynamic_baseline(problem.where),
+                reference=baseline(problem.where),
                 limits=Limits(trials=max_configs, time_budget_s=None),
                 max_drop=0.01,
                 seed=seed,

@@ -116,6 +116,17 @@ def measure_request(config: Config, rule: StoppingRule) -> dict[str, object]:
     return {"point": dict(config.only(POINT_KNOBS)), "rule": to_jsonable(rule)}
 
 
+def serve_request(
+    config: Config, rows: Sequence[int], arrivals_s: Sequence[float]
+) -> dict[str, object]:
+    """The arguments of the worker's request `serve` for `config`."""
+    return {
+        "point": dict(config.only(POINT_KNOBS)),
+        "rows": list(rows),
+        "arrivals_s": list(arrivals_s),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
     """The exported files that an engine starts from, instead of the model."""
@@ -213,14 +224,10 @@ class ProcessRunner:
         WorkerFailed.
         """
         key = config.only(SESSION_KNOBS)
-        session, point = self._sessions[key], dict(config.only(POINT_KNOBS))
+        session = self._sessions[key]
         count = len(session.workers)
         requests = [
-            {
-                "point": point,
-                "rows": list(rows[index::count]),
-                "arrivals_s": list(arrivals_s[index::count]),
-            }
+            serve_request(config, rows[index::count], arrivals_s[index::count])
             for index in range(count)
         ]
         try:

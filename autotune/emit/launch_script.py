@@ -14,7 +14,7 @@ from importlib import resources
 import numpy as np
 
 from autotune.driver.command import INHERITED_PREFIX, INHERITED_VARIABLES, Command
-from autotune.driver.runner import POINT_KNOBS, Inputs, measure_request, open_request
+from autotune.driver.runner import Inputs, measure_request, open_request, serve_request
 from autotune.emit.huggingface import ScriptLine
 from autotune.search.serving import requests_at
 from autotune.shared.records import Config, dumps
@@ -82,9 +82,7 @@ def requests(
         rows, arrivals_s = requests_at(
             rate / int(config["instances"]), LAUNCH_SERVING_S, features, np.random.default_rng(0)
         )
-        point = dict(config.only(POINT_KNOBS))
-        arguments = {"point": point, "rows": rows, "arrivals_s": arrivals_s}
-        lines.append({"id": 3, "op": "serve", "args": arguments})
+        lines.append({"id": 3, "op": "serve", "args": serve_request(config, rows, arrivals_s)})
     return "".join(dumps(line) + "\n" for line in lines)
 
 

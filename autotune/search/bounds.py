@@ -19,7 +19,7 @@ from autotune.driver.channel import WorkerFailed
 from autotune.driver.process import WorkerProcess
 from autotune.host import Host
 from autotune.shared.errors import StackError
-from autotune.shared.padding import plan
+from autotune.shared.padding import UNPADDED, plan
 from autotune.shared.precisions import BASELINE, known_precisions, precision_named
 from autotune.shared.records import Config, StackFacts
 from autotune.space.knobs import names
@@ -67,10 +67,17 @@ class Bounds:
 
     def eager_s(self) -> float:
         """The least seconds in which float32 can run every row once, without padding."""
-        c, a, b = self.polynomial
-        lengths = self.lengths.astype(float)
-        peak = max(rate for (name, _), rate in self.peaks.items() if name == BASELINE.peak)
-        return float((c + a * lengths + b * lengths**2).sum()) / peak
+        config = Config.of(
+            {
+                "precision": BASELINE.name,
+                "threads": max(threads for _, threads in self.peaks),
+                "padding": UNPADDED,
+                "batch_size": 1,
+            }
+        )
+        row_s = self.batch_s(config)
+        assert row_s is not None  # every host has a peak of float32
+        return sum(row_s)
 
     def work(self, config: Config) -> Sequence[float]:
         """Operations of each batch of a pass, padding included."""

@@ -43,7 +43,7 @@ class Candidates:
             measured(state.baseline),
             int(config["instances"]),
         )
-        if not state.objective.better(state.leading_value(), limit):
+        if not state.objective.better(state.leading_value, limit):
             return None
         return f"at this host's peak it could reach {state.objective.shown(limit)}"
 

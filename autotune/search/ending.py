@@ -28,7 +28,7 @@ class Ending:
     def expected_s(self) -> float:
         """Seconds that the finals, judging the winner on more rows and the split will take."""
         limits, state = self._state.plan.limits, self._state
-        seconds = state.finals.expected_s(state.trials)
+        seconds = state.finals_s
         seconds += limits.split.seconds(limits.time_budget_s)
         return seconds + (self._measuring.judging_s(state.leader) if state.leader else 0.0)
 

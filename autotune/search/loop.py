@@ -195,7 +195,7 @@ class Search:
     def _again(self) -> Config | None:
         """A configuration whose trial was disturbed and that is worth a second try now."""
         state = self._state
-        found = select_retries(state.searched, state.objective, state.value, state.leading_value())
+        found = select_retries(state.searched, state.objective, state.value, state.leading_value)
         return next(
             (
                 config

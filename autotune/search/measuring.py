@@ -103,7 +103,8 @@ class Measuring:
         plan, by_rungs = self._state.plan, not self._state.objective.by_requests
         if origin == JUDGED:
             return self._judge_on_more_rows(config)
-        if origin in (BASELINE, DYNAMIC, BESIDE) and by_rungs and plan.reference is not None:
+        by_parts = by_rungs and plan.reference != plan.baseline
+        if origin in (BASELINE, DYNAMIC, BESIDE) and by_parts:
             return self._time_baseline(config, origin)
         if origin == STEP:  # judged by nobody: a step only says where the gain comes from
             outcome = self._runner.run(config, plan.limits.split.visit)
@@ -130,22 +131,22 @@ class Measuring:
     ) -> tuple[Outcome, Accuracy | None, Failure | None]:
         """Time a baseline on a part of the workload. Its answers are those of the reference, which
         runs the whole workload before the first one."""
-        reference, reference_s = self._state.plan.reference, 0.0
-        assert reference is not None
+        phases = {}
         if origin == BASELINE:
             start = self._state.clock()
-            answers = self._runner.run(reference, ANSWERS)
+            answers = self._runner.run(self._state.plan.reference, ANSWERS)
             if answers.measurement is None:
                 return answers, None, answers.failure
-            reference_s = self._state.clock() - start - answers.measurement.preparing_s
+            passed_s = self._state.clock() - start
+            phases["reference"] = max(0.0, passed_s - answers.measurement.preparing_s)
             self._keep_reference(answers)
         outcome = self._runner.run(config, BASELINE_RULE)
         if outcome.measurement is None:
             return outcome, None, outcome.failure
-        phases = {**outcome.measurement.phases_s, "reference": max(0.0, reference_s)}
-        outcome = replace(outcome, measurement=replace(outcome.measurement, phases_s=phases))
+        timed = replace(outcome.measurement, phases_s={**outcome.measurement.phases_s, **phases})
         assert self._reference is not None
-        return outcome, self._gate.judge(self._reference.outputs, self._reference), None
+        accuracy = self._gate.judge(self._reference.outputs, self._reference)
+        return replace(outcome, measurement=timed), accuracy, None
 
     def _keep_reference(self, outcome: Outcome) -> None:
         self._references.save(outcome)

@@ -57,11 +57,7 @@ class Objective(ABC):
         """A value with its unit, for people."""
 
     def value(self, measurement: Measurement) -> float:
-        """The objective's median. It is remembered: a search ranks its trials again and again."""
-        known: dict[int, tuple[Measurement, float]] = self.__dict__.setdefault("_values", {})
-        if id(measurement) not in known:  # the measurement is kept, so that its id stays its own
-            known[id(measurement)] = measurement, self.interval(measurement).median
-        return known[id(measurement)][1]
+        return self.interval(measurement).median
 
     def estimate(self, pass_s: float, like: Measurement, instances: int) -> float:
         """The objective of a configuration whose pass takes `pass_s` on each of its `instances`.

@@ -19,7 +19,7 @@ class SearchPlan:
 
     `reference` gives the answers with which all others are compared: the baseline with rows sorted
     by length, which has the same answers in less time. The baseline and `dynamic` are then timed on
-    parts of the workload. None: the baseline runs the whole workload and gives the answers itself.
+    parts of the workload. If it is the baseline, that runs the whole workload.
 
     `max_drop` is the largest relative loss of accuracy that is allowed, `spent_s` the seconds of
     the time budget that were used before the search. `bounds` rules out configurations that
@@ -30,12 +30,12 @@ class SearchPlan:
     space: Space
     baseline: Config
     dynamic: Config
+    reference: Config
     limits: Limits
     max_drop: float
     seed: int
     bounds: Bounds | None = None
     spent_s: float = 0.0
-    reference: Config | None = None
 
 
 class References(Protocol):

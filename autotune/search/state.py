@@ -6,6 +6,7 @@ stood before.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from autotune.driver.runner import SESSION_KNOBS
@@ -30,7 +31,6 @@ class State:
         self.clock = clock
         self.finals = Finals(objective, limits.time_budget_s, limits.finals, plan.seed)
         self._start = clock() - plan.spent_s - sum(trial.duration_s for trial in journal.trials)
-        self._leading = (0, 0.0)  # number of trials, and the leader's objective then
         self._unusable: dict[Config, str] = {}  # process and engine knobs that cannot run
         for trial in journal.trials:
             self._remember(trial)
@@ -62,6 +62,8 @@ class State:
     def append(self, trial: Trial) -> None:
         """Write `trial` to the journal before anything else happens."""
         self.journal.append(trial)
+        for name in ("leader", "leading_value", "finals_s"):
+            self.__dict__.pop(name, None)
         self._remember(trial)
 
     def _remember(self, trial: Trial) -> None:
@@ -72,20 +74,23 @@ class State:
         """Why the session of `config` cannot run; None if nothing is known that keeps it."""
         return self._unusable.get(session(config))
 
-    @property
+    # Asked for again and again between two trials: these are computed once, until `append`.
+
+    @functools.cached_property
     def leader(self) -> Trial | None:
         """The best trial so far that is allowed; None before there is one."""
         return next(iter(leaders(self.searched, self.objective, SEARCHED)), None)
 
+    @functools.cached_property
     def leading_value(self) -> float:
-        """The leader's objective; kept until the next trial, for every candidate needs it."""
-        known, value = self._leading
-        if known != len(self.journal.trials):
-            leader = self.leader
-            assert leader is not None
-            value = self.objective.value(measured(leader))
-            self._leading = (len(self.journal.trials), value)
-        return value
+        """The leader's objective. There must be a leader."""
+        assert self.leader is not None
+        return self.objective.value(measured(self.leader))
+
+    @functools.cached_property
+    def finals_s(self) -> float:
+        """About how many seconds the finals will take."""
+        return self.finals.expected_s(self.trials)
 
     def value(self, trial: Trial) -> float | None:
         """The objective of `trial`: an estimate where it was screened, None where it failed."""

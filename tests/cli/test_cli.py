@@ -470,6 +470,9 @@ def test_a_model_that_needs_long_is_searched_on_fewer_rows_and_resumes_on_them(s
     again = stubbed(*more, "--resume", "--trials", "2", "--time-budget", "60s", **where)
     assert again.returncode in (0, 1), again.stderr
     assert scored("slow") == 64
+    refused = stubbed(*more, "--resume", "--max-samples", "0", "--trials", "3", **where)
+    assert refused.returncode == 2, refused.stderr
+    assert "--resume: workload" in refused.stderr
     told = stubbed(*more[:3], *options, "--output", "all", "--max-samples", "0", *("--trials", "1"))
     assert told.returncode in (0, 1), told.stderr
     assert scored("all") == 100

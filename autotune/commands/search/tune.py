@@ -11,13 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autotune.commands.search.context import PACE, Pace, Run
 from autotune.commands.search.faults import explained
 from autotune.commands.search.finish import finish, write_failure
 from autotune.commands.search.manifest import check_same, describe_run, run_id, space_digest
 from autotune.commands.search.more_rows import MoreRowsJudge
+from autotune.commands.search.references import StoredReferences
 from autotune.commands.search.settings import (
     DEFAULT_TIME_BUDGET_S,
     EAGER_EFFICIENCY,
@@ -32,11 +31,10 @@ from autotune.commands.search.settings import (
 from autotune.driver import stacks
 from autotune.driver.forkserver import ForkServers, modeling_modules
 from autotune.driver.process import WorkerProcess
-from autotune.driver.replies import read_outputs
-from autotune.driver.runner import Outcome, ProcessRunner
+from autotune.driver.runner import ProcessRunner
 from autotune.driver.start import start_worker
 from autotune.host import Host, detect
-from autotune.search.bounds import Bounds, peaks
+from autotune.search.bounds import Bounds, Peaks, peaks
 from autotune.search.loop import Search
 from autotune.search.objective import objective_named
 from autotune.search.plan import SearchPlan
@@ -48,7 +46,6 @@ from autotune.search.samplers import check_sampler, make_sampler, sampler_seed
 from autotune.search.study import Study, open_storage
 from autotune.shared.errors import (
     InputError,
-    ResumeError,
     SearchError,
     SpaceError,
     StackError,
@@ -68,10 +65,9 @@ from autotune.store import learned
 from autotune.store.claim import Claim, claim
 from autotune.store.folder import RunFolder, default_path
 from autotune.store.journal import Journal
-from autotune.store.wire import WireError
 from autotune.tasks import task_named
 from autotune.tasks.files import is_local
-from autotune.tasks.gate import Gate, Reference
+from autotune.tasks.gate import Gate
 from autotune.tasks.workload import UNCALIBRATED, RowSets, Workload, encode
 
 
@@ -93,32 +89,6 @@ class Opened:
     journal: Journal
     host: Host
     fork_servers: ForkServers
-
-
-@dataclass(frozen=True, slots=True)
-class StoredReferences:
-    """The baseline's outputs in the run's folder."""
-
-    file: Path
-    workload: Workload
-    gate: Gate
-
-    def save(self, outcome: Outcome) -> None:
-        """Write the whole file, or nothing where the process is killed."""
-        partial = self.file.with_name("partial.npz")
-        np.savez(partial, **dict(outcome.outputs))  # type: ignore[arg-type]
-        partial.replace(self.file)
-
-    def load(self) -> Reference | None:
-        """Raises ResumeError where the file is damaged."""
-        if not self.file.exists():
-            return None
-        workload = self.workload
-        try:
-            outputs = read_outputs([self.file], workload.task.outputs, workload.expected)
-        except WireError as error:
-            raise ResumeError(f"the reference of this run: {error}; start a new run") from error
-        return self.gate.reference(outputs)
 
 
 class Tuning:
@@ -252,6 +222,7 @@ class Tuning:
         for all rows, fewer are encoded again.
         """
         settings, task, host, folder = self._settings, self._task, opened.host, opened.folder
+        rows = self._rows_as_before(opened, rows)
         self._announce(
             f"encoding {len(rows.scored)} examples and probing {', '.join(self._pythons)}"
         )
@@ -280,27 +251,28 @@ class Tuning:
             workload, found = self._await_both(encode_all, examination, bool(rows.calibration))
             if workload.facts.note:
                 self._announce(workload.facts.note)
-            bounds = self._bounds(worker, host, found, workload)
-            rows = rows.fewer(self._rows_to_score(opened, workload, bounds))
-            if len(rows.scored) < len(workload.rows):
+            rates = self._peak_rates(worker, host, found, workload)
+            bounds = self._bounds(workload, rates)
+            every = most = len(rows.scored)
+            if bounds is not None and opened.fresh:
+                most = affordable_rows(settings, every, bounds.eager_s() / EAGER_EFFICIENCY)
+            if most < every:
                 self._announce(
-                    f"eager float32 needs long for {len(workload.rows)} rows: searching on "
-                    f"{len(rows.scored)}; the winner is judged on as many as there is time for"
+                    f"eager float32 needs long for {every} rows: searching on {most}; the winner "
+                    "is judged on as many as there is time for"
                 )
+                rows = rows.fewer(most)
                 workload = encode_rows(rows=rows.scored)
-                if bounds is not None:
-                    bounds = replace(bounds, lengths=workload.features.lengths, _work={})
+                bounds = self._bounds(workload, rates)
             return workload, rows, found, bounds
 
-    def _rows_to_score(self, opened: Opened, workload: Workload, bounds: Bounds | None) -> int:
-        """How many rows the search scores. A resumed search scores as many as before."""
-        if not opened.fresh:
-            stored = opened.folder.read_manifest().get("workload", {}).get("examples")
-            return int(stored or len(workload.rows))
-        if bounds is None:
-            return len(workload.rows)
-        reference_s = bounds.eager_s() / EAGER_EFFICIENCY
-        return affordable_rows(self._settings, len(workload.rows), reference_s)
+    def _rows_as_before(self, opened: Opened, rows: RowSets) -> RowSets:
+        """The rows of a resumed search: as many as it scored before, unless the user says how
+        many."""
+        if opened.fresh or self._settings.max_samples is not None:
+            return rows
+        workload = opened.folder.read_manifest().get("workload", {})
+        return rows.fewer(int(workload.get("examples", 0)))
 
     def _await_both(
         self, encode_rows: Callable[[], Workload], examination: stacks.Examination, calibrated: bool
@@ -423,27 +395,29 @@ class Tuning:
             ),
         )
 
-    def _bounds(
+    def _peak_rates(
         self,
         worker: WorkerProcess,
         host: Host,
         found: Mapping[str, StackFacts],
         workload: Workload,
-    ) -> Bounds | None:
-        """The host's limit for this model, from its peak speed and the model's operations.
-
-        None, and nothing is ruled out, where either could not be measured.
-        """
+    ) -> Peaks | None:
+        """The peak rates of the host. None if they cannot be measured, or if nothing needs them."""
         if workload.facts.work is None:
             return None
         try:
-            measured_peaks = peaks(worker, host, found[DEFAULT_STACK])
+            return peaks(worker, host, found[DEFAULT_STACK])
         except StackError as error:
             self._announce(str(error))
             return None
+
+    def _bounds(self, workload: Workload, rates: Peaks | None) -> Bounds | None:
+        """The host's limit for this model. None, and nothing is ruled out, if it is not known."""
+        if workload.facts.work is None or rates is None:
+            return None
         return Bounds(
             polynomial=workload.facts.work,
-            peaks=measured_peaks,
+            peaks=rates,
             lengths=workload.features.lengths,
             max_seq_length=self._settings.max_seq_length,
         )
@@ -478,7 +452,7 @@ class Tuning:
                 space=run.space,
                 baseline=run.baseline,
                 dynamic=run.dynamic,
-                reference=None if run.reference == run.baseline else run.reference,
+                reference=run.reference,
                 limits=replace(settings.limits, finals=run.pace.finals, split=run.pace.split),
                 max_drop=settings.max_accuracy_drop,
                 seed=settings.seed,
